@@ -1,0 +1,204 @@
+"""Classical bandit strategies to compare with, each playing B independent bandits at once."""
+
+from __future__ import annotations
+
+from collections import deque
+
+import torch
+from torch import Tensor
+from typing_extensions import Protocol
+
+from grpo_adapters.bandit.environments import RewardDistribution, seeded_generator
+
+
+class Strategy(Protocol):
+    """Chooses an arm in each of B bandits and learns from what it gives."""
+
+    def select(self) -> Tensor:
+        """The next arm in each bandit, int64 of shape [B]."""
+        ...
+
+    def update(self, arms: Tensor, rewards: Tensor) -> None:
+        """Learn from the rewards of these arms, [B] each."""
+        ...
+
+
+def play(strategy: Strategy, mean_paths: Tensor, rewards: RewardDistribution, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Let a strategy pull one arm at a time along the paths of B dynamic bandits.
+
+    Args:
+        strategy: made for B bandits of K arms.
+        mean_paths: means of the arms at each time, [B, T, K].
+        rewards: their distribution.
+        seed: of the rewards.
+
+    Returns:
+        Arms and rewards, [B, T] each.
+    """
+    generator = seeded_generator("play", seed)
+    all_arms, all_rewards = [], []
+    for means in mean_paths.unbind(1):
+        arms = strategy.select()
+        gained = rewards.sample(means.gather(1, arms.unsqueeze(1)).squeeze(1), generator)
+        strategy.update(arms, gained)
+        all_arms.append(arms)
+        all_rewards.append(gained)
+    return torch.stack(all_arms, 1), torch.stack(all_rewards, 1)
+
+
+class _Averages:
+    """Sums of rewards and numbers of pulls of each arm, [B, K]."""
+
+    def __init__(self, num_bandits: int, num_arms: int) -> None:
+        self.counts = torch.zeros(num_bandits, num_arms)
+        self.sums = torch.zeros(num_bandits, num_arms)
+        self.bandits = torch.arange(num_bandits)
+
+    def update(self, arms: Tensor, rewards: Tensor) -> None:
+        self.counts[self.bandits, arms] += 1
+        self.sums[self.bandits, arms] += rewards
+
+    def averages(self) -> Tensor:
+        """Sample average of each arm, infinite for one that was not pulled yet, [B, K]."""
+        return torch.where(self.counts > 1e-6, self.sums / self.counts, torch.inf)
+
+
+class EpsilonGreedy(_Averages):
+    """The arm of the highest sample average, or with probability ε any.
+
+    Args:
+        num_bandits: B.
+        num_arms: K.
+        epsilon: ε, in [0, 1].
+        seed: of the exploration.
+
+    References:
+        Sutton & Barto 2018, "Reinforcement learning: an introduction", section 2.4.
+    """
+
+    def __init__(self, num_bandits: int, num_arms: int, *, epsilon: float = 0.1, seed: int = 0) -> None:
+        super().__init__(num_bandits, num_arms)
+        self.epsilon = epsilon
+        self.generator = seeded_generator(type(self).__name__, seed)
+
+    def select(self) -> Tensor:
+        """The next arm in each bandit."""
+        averages = self.averages()
+        at_random = torch.randint(averages.shape[1], (len(averages),), generator=self.generator)
+        explores = torch.rand(len(averages), generator=self.generator) < self.epsilon
+        return torch.where(explores, at_random, averages.argmax(1))
+
+
+class UCB1(_Averages):
+    """The arm of the highest average + c σ √(log t / n), where t counts all pulls and n those of the arm.
+
+    Args:
+        num_bandits: B.
+        num_arms: K.
+        reward_std: σ, standard deviation of the rewards.
+        exploration: c.
+
+    References:
+        Auer, Cesa-Bianchi & Fischer 2002, "Finite-time analysis of the multiarmed bandit problem".
+    """
+
+    def __init__(
+        self, num_bandits: int, num_arms: int, *, reward_std: float = 1.0, exploration: float = 2**0.5
+    ) -> None:
+        super().__init__(num_bandits, num_arms)
+        self.width = exploration * reward_std
+
+    def select(self) -> Tensor:
+        """The next arm in each bandit."""
+        log_time = self.counts.sum(1, keepdim=True).clamp(min=1).log()
+        return (self.averages() + self.width * (log_time / self.counts).sqrt()).argmax(1)
+
+
+class DiscountedUCB(UCB1):
+    """UCB1 on averages that forget: every pull discounts all counts and sums by γ.
+
+    Args:
+        num_bandits: B.
+        num_arms: K.
+        discount: γ, in (0, 1).
+        reward_std: σ, standard deviation of the rewards.
+        exploration: c.
+
+    References:
+        Garivier & Moulines 2008, "On upper-confidence bound policies for non-stationary bandit problems",
+        arXiv:0805.3415.
+    """
+
+    def __init__(
+        self,
+        num_bandits: int,
+        num_arms: int,
+        *,
+        discount: float,
+        reward_std: float = 1.0,
+        exploration: float = 2**0.5,
+    ) -> None:
+        super().__init__(num_bandits, num_arms, reward_std=reward_std, exploration=exploration)
+        self.discount = discount
+
+    def update(self, arms: Tensor, rewards: Tensor) -> None:
+        """Discount everything, then count these pulls."""
+        self.counts *= self.discount
+        self.sums *= self.discount
+        super().update(arms, rewards)
+
+
+class SlidingWindowUCB(UCB1):
+    """UCB1 on the last τ pulls only.
+
+    Args:
+        num_bandits: B.
+        num_arms: K.
+        window: τ.
+        reward_std: σ, standard deviation of the rewards.
+        exploration: c.
+
+    References:
+        Garivier & Moulines 2008, arXiv:0805.3415.
+    """
+
+    def __init__(
+        self, num_bandits: int, num_arms: int, *, window: int, reward_std: float = 1.0, exploration: float = 2**0.5
+    ) -> None:
+        super().__init__(num_bandits, num_arms, reward_std=reward_std, exploration=exploration)
+        self.past: deque[tuple[Tensor, Tensor]] = deque()
+        self.window = window
+
+    def update(self, arms: Tensor, rewards: Tensor) -> None:
+        """Count these pulls and forget those that leave the window."""
+        super().update(arms, rewards)
+        self.past.append((arms, rewards))
+        if len(self.past) > self.window:
+            old_arms, old_rewards = self.past.popleft()
+            self.counts[self.bandits, old_arms] -= 1
+            self.sums[self.bandits, old_arms] -= old_rewards
+
+
+class ThompsonSampling(_Averages):
+    """The arm of the highest draw from its posterior, N(Σr / (n + 1), σ² / (n + 1)).
+
+    Args:
+        num_bandits: B.
+        num_arms: K.
+        reward_std: σ, standard deviation of the rewards and of the prior around 0.
+        seed: of the draws.
+
+    References:
+        Thompson 1933; Agrawal & Goyal 2013, "Further optimal regret bounds for Thompson sampling", arXiv:1209.3353.
+    """
+
+    def __init__(self, num_bandits: int, num_arms: int, *, reward_std: float = 1.0, seed: int = 0) -> None:
+        super().__init__(num_bandits, num_arms)
+        self.reward_std = reward_std
+        self.generator = seeded_generator(type(self).__name__, seed)
+
+    def select(self) -> Tensor:
+        """The next arm in each bandit."""
+        weights = self.counts + 1
+        noise = torch.randn(weights.shape, generator=self.generator)
+        return (self.sums / weights + self.reward_std * noise / weights.sqrt()).argmax(1)

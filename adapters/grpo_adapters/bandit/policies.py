@@ -1,0 +1,98 @@
+"""Softmax policies over the arms of a bandit."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from grpo import Batch, Evaluation, TensorBatch
+
+
+class ContextualSoftmaxPolicy(nn.Module):
+    """A softmax over K arms whose logits are a network's output for the context.
+
+    Args:
+        network: from contexts [N, ...] to logits [N, K].
+        generator: to sample with; None for PyTorch's global one.
+
+    Example:
+        >>> policy = ContextualSoftmaxPolicy(nn.Linear(4, 3))
+        >>> policy.generate_actions(torch.zeros(2, 4), num_actions_per_state=5).shape
+        torch.Size([2, 5])
+    """
+
+    def __init__(self, network: nn.Module, generator: torch.Generator | None = None) -> None:
+        super().__init__()
+        self.network = network
+        self.generator = generator
+
+    def observe(self, states: Tensor | Sequence[Tensor]) -> Tensor:
+        """The network's input for N states, [N, ...]."""
+        return states if isinstance(states, Tensor) else torch.stack(list(states))
+
+    def log_probabilities(self, states: Any) -> Tensor:
+        """Log π of every arm in N states, [N, K], nats; [1, K] where they are the same in all states."""
+        return self.network(self.observe(states)).log_softmax(-1)  # type: ignore[no-any-return]
+
+    def generate_actions(self, states: Any, num_actions_per_state: int, **kwargs: Any) -> Tensor:
+        """Arms, int64 of shape [S, G]."""
+        probabilities = self.log_probabilities(states).exp().expand(len(states), -1)
+        return torch.multinomial(probabilities, num_actions_per_state, replacement=True, generator=self.generator)
+
+    def encode_actions(self, states: Any, actions: Tensor | Sequence[int]) -> TensorBatch:
+        """One decision, and one row, a pull."""
+        observations = self.observe(states)
+        return TensorBatch(observations, torch.as_tensor(actions, device=observations.device))
+
+    def evaluate_actions(self, batch: TensorBatch) -> Evaluation:
+        """Log-probs and entropy of the pulls."""
+        log_probabilities = self.network(batch.observations).log_softmax(-1)
+        entropy = -(log_probabilities.exp() * log_probabilities).sum(-1)
+        num_pulls = batch.actions.shape[0]
+        log_probs = log_probabilities.expand(num_pulls, -1).gather(1, batch.actions.unsqueeze(1)).squeeze(1)
+        return Evaluation(log_probs, entropy.expand(num_pulls))
+
+    def get_log_probabilities(self, states: Any, actions: Tensor | Sequence[int]) -> Tensor:
+        """Log π(arm|context), [N], nats."""
+        return self.evaluate_actions(self.encode_actions(states, actions)).log_probs
+
+    def get_parameters(self) -> Mapping[str, Tensor]:
+        """The network's parameters."""
+        return dict(self.named_parameters())
+
+
+class SoftmaxPolicy(ContextualSoftmaxPolicy):
+    """A softmax over K logits, the same in every state: the policy of a bandit without contexts.
+
+    Args:
+        num_arms: K.
+        generator: to sample with; None for PyTorch's global one.
+
+    Example:
+        >>> SoftmaxPolicy(num_arms=4).probabilities()
+        tensor([0.2500, 0.2500, 0.2500, 0.2500])
+    """
+
+    def __init__(self, num_arms: int, generator: torch.Generator | None = None) -> None:
+        super().__init__(_SameLogits(num_arms), generator)
+
+    def observe(self, states: Batch[Any]) -> Tensor:
+        """Nothing is observed: [N, 0]."""
+        return torch.empty(len(states), 0, device=self.network.logits.device)  # type: ignore[arg-type]
+
+    @torch.no_grad()
+    def probabilities(self) -> Tensor:
+        """π of every arm, [K]."""
+        return self.network.logits.softmax(0)  # type: ignore[operator]
+
+
+class _SameLogits(nn.Module):
+    def __init__(self, num_arms: int) -> None:
+        super().__init__()
+        self.logits = nn.Parameter(torch.zeros(num_arms))
+
+    def forward(self, observations: Tensor) -> Tensor:
+        return self.logits.unsqueeze(0)

@@ -1,0 +1,70 @@
+"""A policy's evaluation of a batch, whole or by rows, checked on its way into the core."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from grpo.experience import ActionBatch, Evaluation
+from grpo.policy_base import PairwisePolicy, PolicyModel, as_sequential
+from grpo.validation import check_action_batch, check_evaluation, check_gradient_connection
+
+
+class Evaluator:
+    """A policy as the core sees it: it encodes samples once and evaluates rows of them.
+
+    Args:
+        policy: any policy; a minimal one is upgraded here, once.
+        role: what to call it in errors.
+    """
+
+    def __init__(self, policy: PolicyModel[Any, Any], role: str = "policy") -> None:
+        self.policy = as_sequential(policy, role)
+        method = "get_log_probabilities" if isinstance(self.policy, PairwisePolicy) else "evaluate_actions"
+        self.source = f"{role}.{method}"
+        self.role = role
+
+    def encode(self, states: Any, actions: Any) -> ActionBatch:
+        """N samples made ready for evaluation."""
+        return check_action_batch(
+            self.policy.encode_actions(states, actions), len(actions), f"{self.role}.encode_actions"
+        )
+
+    def evaluate(
+        self, batch: ActionBatch, rows: Tensor | None = None, *, requires_gradient: bool = False
+    ) -> Evaluation:
+        """Evaluation of the given rows, in the order given; of all rows for None.
+
+        Args:
+            batch: the samples.
+            rows: int64 of shape [K].
+            requires_gradient: whether the log-probs must depend on parameters.
+        """
+        part, segments = (batch, batch.rows) if rows is None else (batch.select(rows), batch.rows.select(rows))
+        evaluation = self.policy.evaluate_actions(part)
+        evaluation = check_evaluation(evaluation, segments, self.source, partial(locate, batch, rows))
+        if requires_gradient:
+            check_gradient_connection(evaluation.log_probs, self.source)
+        return evaluation
+
+    @torch.no_grad()
+    def log_probs(self, batch: ActionBatch, rows_per_call: int | None) -> Tensor:
+        """Log-probs of all decisions, [D], nats, without gradient."""
+        num_rows = len(batch.rows)
+        if rows_per_call is None or rows_per_call >= num_rows:
+            return self.evaluate(batch).log_probs.detach()
+        rows = torch.arange(num_rows, device=batch.rows.device)
+        return torch.cat([self.evaluate(batch, part).log_probs for part in rows.split(rows_per_call)])
+
+
+def locate(batch: ActionBatch, rows: Tensor | None, position: int) -> str:
+    """Where the decision at ``position`` of the given rows comes from, to name in an error."""
+    if rows is not None:
+        position = int(batch.rows.positions(rows)[position])
+    sample = int(batch.samples.ids[position])
+    if batch.samples.total == len(batch.samples):
+        return f"sample {sample}"
+    return f"sample {sample} (its decision {position - int(batch.samples.starts[sample])})"

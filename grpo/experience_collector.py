@@ -1,0 +1,97 @@
+"""From states to experience: sampling, scoring, old and reference log-probs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Generic
+
+import torch
+
+from grpo.batches import join_groups, repeat_entries
+from grpo.config import TrainerConfig
+from grpo.evaluator import Evaluator
+from grpo.experience import Experience
+from grpo.policy_base import ActionsT, StatesT
+from grpo.reward_model_base import RewardModel
+from grpo.segments import Segments
+from grpo.validation import check_groups, check_rewards, check_states
+
+
+class ExperienceCollector(Generic[StatesT, ActionsT]):
+    """Samples a group of actions for every state, scores them, and notes what the policies thought of them.
+
+    Args:
+        config: group size, rows per evaluation, and how many updates a rollout is for.
+        policy: the policy that samples.
+        reward_model: scores the samples.
+        reference: evaluates the samples too, if given.
+    """
+
+    def __init__(
+        self,
+        config: TrainerConfig,
+        policy: Evaluator,
+        reward_model: RewardModel[StatesT, ActionsT],
+        reference: Evaluator | None = None,
+    ) -> None:
+        self.config = config
+        self.policy = policy
+        self.reward_model = reward_model
+        self.reference = reference
+
+    def collect(self, states: StatesT, **generation_kwargs: Any) -> Experience:
+        """Sample ``group_size`` actions for each of the S states and score them.
+
+        Args:
+            states: S states.
+            generation_kwargs: handed on to ``generate_actions``.
+        """
+        check_states(states)
+        self.policy.policy.eval()
+        with torch.no_grad():
+            groups = self.policy.policy.generate_actions(states, self.config.group_size, **generation_kwargs)
+        check_groups(groups, len(states), self.config.group_size)
+        return self._score(states, join_groups(groups), Segments(len(states), self.config.group_size))
+
+    def score(self, states: StatesT, groups: Sequence[ActionsT]) -> Experience:
+        """Experience from actions that are already there, taken for samples of the policy as it is now.
+
+        Args:
+            states: S states.
+            groups: the actions given to each state, at least one each; the groups may differ in size.
+        """
+        check_states(states)
+        if len(groups) != len(states):
+            raise ValueError(
+                f"score was given {len(states)} states and {len(groups)} groups, expected one group a state"
+            )
+        self.policy.policy.eval()
+        return self._score(states, join_groups(groups), Segments.of_lengths([len(group) for group in groups]))
+
+    @torch.no_grad()
+    def _score(self, states: StatesT, actions: ActionsT, groups: Segments) -> Experience:
+        sample_states: StatesT = repeat_entries(states, groups)
+        batch = self.policy.encode(sample_states, actions)
+        self.reward_model.eval()
+        rewards = check_rewards(self.reward_model.compute_rewards(sample_states, actions), batch.samples)
+        old_log_probs = reference_log_probs = None
+        if self.config.num_updates(len(batch.rows)) > 1:
+            old_log_probs = self.policy.log_probs(batch, self.config.micro_batch_size)
+        if self.reference is not None:
+            self.reference.policy.eval()
+            reference_batch = self.reference.encode(sample_states, actions)
+            reference_log_probs = self.reference.log_probs(reference_batch, self.config.micro_batch_size)
+            if len(reference_log_probs) != batch.samples.total:
+                raise ValueError(
+                    f"the reference policy sees {len(reference_log_probs)} decisions in {len(batch.samples)} samples, "
+                    f"the policy {batch.samples.total}: both must encode actions in the same way"
+                )
+        return Experience(
+            states=sample_states,
+            actions=actions,
+            batch=batch,
+            groups=groups if groups.device == batch.samples.device else groups.to(batch.samples.device),
+            rewards=rewards,
+            old_log_probs=old_log_probs,
+            reference_log_probs=reference_log_probs,
+        )

@@ -1,0 +1,101 @@
+"""What is minimised: a surrogate, a divergence from a reference policy, an entropy bonus."""
+
+from __future__ import annotations
+
+from pydantic import ConfigDict, NonNegativeFloat
+from torch import Tensor
+from typing_extensions import Protocol
+
+from grpo.config import FrozenModel
+from grpo.experience import Decisions, Evaluation
+from grpo.kl_divergence import KL_ESTIMATORS, KLEstimator
+from grpo.surrogate import ClippedSurrogate, Surrogate, Terms, old_or_current, probability_ratio
+
+
+class Objective(Protocol):
+    """Anything that turns an evaluation and what is known of its decisions into a loss for each decision.
+
+    It may have two attributes. ``requires_reference``: whether the reference policy's log-probs are to be computed,
+    true where it is missing. ``requires_whole_samples``: whether every minibatch must hold whole samples, false where
+    it is missing.
+
+    Example:
+        >>> def squared_advantage_regression(evaluation: Evaluation, decisions: Decisions) -> Terms:
+        ...     error = evaluation.log_probs - decisions.advantages
+        ...     return Terms(error.square(), {"absolute_error": error.detach().abs()})
+    """
+
+    def __call__(self, evaluation: Evaluation, decisions: Decisions, /) -> Terms:
+        """The loss of each decision, [D], and metrics, [D] each."""
+        ...
+
+
+class GRPOObjective(FrozenModel):
+    """surrogate + β KL(π‖π_ref) - c H, per decision.
+
+    Attributes:
+        surrogate: one of :mod:`grpo.surrogate`, or your own.
+        kl_coefficient: β ≥ 0; above 0 a reference policy is needed.
+        kl_estimator: ``"k1"``, ``"k2"`` or ``"k3"``, see :mod:`grpo.kl_divergence`.
+        kl_importance_correction: multiply the estimator by the probability ratio, with gradient through both.
+        entropy_coefficient: c ≥ 0; above 0 the policy's evaluation must hold an entropy.
+
+    References:
+        Shao et al. 2024, arXiv:2402.03300; corrected estimator: DeepSeek-AI 2025, arXiv:2512.02556.
+
+    Example:
+        >>> import torch
+        >>> from grpo import Segments
+        >>> decisions = Decisions(torch.tensor([1.0]), None, torch.tensor([-1.0]), Segments(1, 1))
+        >>> terms = GRPOObjective(kl_coefficient=0.5)(Evaluation(torch.tensor([-2.0])), decisions)
+        >>> terms.loss, terms.metrics["kl"]
+        (tensor([-0.6409]), tensor([0.7183]))
+    """
+
+    model_config = ConfigDict(arbitrary_types_allowed=True)
+
+    surrogate: Surrogate = ClippedSurrogate()
+    kl_coefficient: NonNegativeFloat = 0.0
+    kl_estimator: KLEstimator = "k3"
+    kl_importance_correction: bool = False
+    entropy_coefficient: NonNegativeFloat = 0.0
+
+    @property
+    def requires_reference(self) -> bool:
+        """Whether a divergence is part of the loss."""
+        return self.kl_coefficient > 0
+
+    @property
+    def requires_whole_samples(self) -> bool:
+        """Whether the surrogate looks at a sample as a whole."""
+        return bool(getattr(self.surrogate, "requires_whole_samples", False))
+
+    def __call__(self, evaluation: Evaluation, decisions: Decisions) -> Terms:
+        """The loss of each decision; the surrogate's metrics, ``kl`` and ``entropy`` where they are known."""
+        terms = self.surrogate(evaluation.log_probs, decisions)
+        loss, metrics = terms.loss, dict(terms.metrics)
+        if self.kl_coefficient > 0:
+            kl = self._kl(evaluation.log_probs, decisions)
+            loss = loss + self.kl_coefficient * kl
+            metrics["kl"] = kl.detach()
+        if evaluation.entropy is not None:
+            metrics["entropy"] = evaluation.entropy.detach()
+        if self.entropy_coefficient > 0:
+            if evaluation.entropy is None:
+                raise ValueError(
+                    f"entropy_coefficient={self.entropy_coefficient} needs an entropy, but the policy's evaluation has "
+                    f"none: return Evaluation(log_probs, entropy) from evaluate_actions, or set it to 0"
+                )
+            loss = loss - self.entropy_coefficient * evaluation.entropy
+        return Terms(loss, metrics)
+
+    def _kl(self, log_probs: Tensor, decisions: Decisions) -> Tensor:
+        if decisions.reference_log_probs is None:
+            raise ValueError(
+                f"kl_coefficient={self.kl_coefficient} needs a reference policy, but there is none: "
+                f"pass reference_policy=copy.deepcopy(policy) to the trainer, or set it to 0"
+            )
+        kl = KL_ESTIMATORS[self.kl_estimator](log_probs, decisions.reference_log_probs)
+        if self.kl_importance_correction:
+            kl = kl * probability_ratio(log_probs, old_or_current(log_probs, decisions))
+        return kl

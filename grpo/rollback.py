@@ -1,0 +1,78 @@
+"""What a failed step puts back: random generators, parameters, the optimiser's state."""
+
+from __future__ import annotations
+
+import copy
+import random
+from collections.abc import Iterable
+from types import TracebackType
+
+import torch
+from torch import Tensor
+
+
+class RestoresRandomStates:
+    """A ``with`` block that puts PyTorch's, Python's and the models' own random generators back if it fails.
+
+    Args:
+        models: a model that draws from a :class:`torch.Generator` of its own keeps it in an attribute ``generator``.
+    """
+
+    def __init__(self, models: Iterable[object]) -> None:
+        own = (getattr(model, "generator", None) for model in models)
+        self._generators = [generator for generator in own if isinstance(generator, torch.Generator)]
+
+    def __enter__(self) -> None:
+        self._python = random.getstate()
+        self._cpu = torch.get_rng_state()
+        self._cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None
+        self._own = [generator.get_state() for generator in self._generators]
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if error is not None:
+            self.restore()
+
+    def restore(self) -> None:
+        """Put all of them back to where they were at the start of the block."""
+        random.setstate(self._python)
+        torch.set_rng_state(self._cpu)
+        if self._cuda is not None:
+            torch.cuda.set_rng_state_all(self._cuda)
+        for generator, state in zip(self._generators, self._own, strict=True):
+            generator.set_state(state)
+
+
+class RestoresTraining:
+    """A ``with`` block that puts the parameters and the optimiser's state back if it fails, and drops the gradients.
+
+    Args:
+        optimizer: the optimiser, with the parameters it holds; None for nothing to put back.
+        num_updates: optimiser steps in the block at the most. A single one is its last act, so nothing is copied.
+    """
+
+    def __init__(self, optimizer: torch.optim.Optimizer | None, num_updates: int) -> None:
+        self._optimizer = optimizer
+        self._copies = optimizer is not None and num_updates > 1
+
+    def __enter__(self) -> None:
+        if self._optimizer is not None and self._copies:
+            self._parameters: list[tuple[Tensor, Tensor]] = [
+                (parameter, parameter.detach().clone())
+                for group in self._optimizer.param_groups
+                for parameter in group["params"]
+            ]
+            self._state = copy.deepcopy(self._optimizer.state_dict())
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if error is None or self._optimizer is None:
+            return
+        self._optimizer.zero_grad()
+        if self._copies:
+            with torch.no_grad():
+                for parameter, value in self._parameters:
+                    parameter.copy_(value)
+            self._optimizer.load_state_dict(self._state)

@@ -1,0 +1,156 @@
+"""Consecutive runs in a flat tensor: decisions of samples, samples of groups."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+
+class Segments:
+    """A flat tensor of ``total`` entries cut into ``len(self)`` consecutive segments.
+
+    Nothing is padded: segment k owns ``lengths[k]`` entries, right behind those of segment k - 1. Where all segments
+    have one length, sums and means go through a reshape; otherwise through :func:`torch.segment_reduce`, which
+    is deterministic on a GPU as well.
+
+    Attributes:
+        count: K, the same as ``len``.
+        total: entries of all segments together.
+        uniform_length: entries of every segment where they are equally many, else None.
+
+    Args:
+        count: number of segments, K.
+        length: entries of every segment, or the lengths themselves as an int64 tensor of shape [K].
+        device: where tensors made here live; the lengths' own device where they are given as a tensor.
+
+    Raises:
+        ValueError: if a segment has no entry, or the lengths are not a vector of K integers.
+
+    Example:
+        >>> episodes = Segments.of_lengths([2, 1])
+        >>> episodes.sum(torch.tensor([1.0, 2.0, 5.0]))
+        tensor([3., 5.])
+        >>> episodes.expand(torch.tensor([7, 8]))
+        tensor([7, 7, 8])
+    """
+
+    def __init__(self, count: int, length: int | Tensor, device: torch.device | str | None = None) -> None:
+        self.count = count
+        self.uniform_length: int | None
+        if isinstance(length, Tensor):
+            if length.shape != (count,) or length.dtype != torch.int64:
+                raise ValueError(
+                    f"lengths of {count} segments: expected int64 of shape [{count}], "
+                    f"got {length.dtype} of shape {list(length.shape)}"
+                )
+            shortest, longest = (int(bound) for bound in torch.aminmax(length)) if count else (1, 1)
+            self.uniform_length = shortest if shortest == longest else None
+            self.total = shortest * count if shortest == longest else int(length.sum())
+            self.device = length.device
+            self.lengths = length
+        else:
+            shortest = length
+            self.uniform_length = length
+            self.total = length * count
+            self.device = torch.device(device) if device is not None else torch.device("cpu")
+        if shortest < 1:
+            raise ValueError(f"every segment needs at least one entry, but the shortest has {shortest}")
+
+    @classmethod
+    def of_lengths(cls, lengths: Sequence[int] | Tensor, device: torch.device | str | None = None) -> Segments:
+        """Segments of the given lengths, a sequence or an int64 tensor of shape [K]."""
+        if not isinstance(lengths, Tensor):
+            lengths = torch.tensor(lengths, dtype=torch.int64, device=device)
+        return cls(len(lengths), lengths)
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __repr__(self) -> str:
+        shape = self.uniform_length if self.uniform_length is not None else "varied"
+        return f"Segments(count={self.count}, length={shape}, total={self.total})"
+
+    @cached_property
+    def lengths(self) -> Tensor:
+        """Entries of each segment, int64 of shape [K]."""
+        assert self.uniform_length is not None
+        return torch.full((self.count,), self.uniform_length, device=self.device)
+
+    @cached_property
+    def starts(self) -> Tensor:
+        """Position of each segment's first entry, int64 of shape [K]."""
+        if self.uniform_length is not None:
+            return torch.arange(self.count, device=self.device) * self.uniform_length
+        return self.lengths.cumsum(0) - self.lengths
+
+    @cached_property
+    def ids(self) -> Tensor:
+        """The segment each entry belongs to, int64 of shape [total]."""
+        return self.expand(torch.arange(self.count, device=self.device))
+
+    def sum(self, values: Tensor) -> Tensor:
+        """Sum of the entries of each segment, [total] -> [K]; differentiable."""
+        return self._reduce(values, "sum")
+
+    def mean(self, values: Tensor) -> Tensor:
+        """Mean of the entries of each segment, [total] -> [K]; differentiable."""
+        return self._reduce(values, "mean")
+
+    def _reduce(self, values: Tensor, reduction: str) -> Tensor:
+        if self.uniform_length == 1:
+            return values
+        if self.uniform_length is not None:
+            table = values.view(self.count, self.uniform_length)
+            return table.sum(1) if reduction == "sum" else table.mean(1)
+        reduced: Tensor = torch.segment_reduce(values, reduction, lengths=self.lengths, unsafe=True)
+        return reduced
+
+    def center(self, values: Tensor) -> Tensor:
+        """Each entry minus the mean of its segment, [total] -> [total]; exactly 0 where entries are equal."""
+        # Counting from a segment's first entry makes equal entries cancel exactly, and large offsets harmless.
+        if self.uniform_length is not None:
+            table = values.view(self.count, self.uniform_length)
+            offsets = table - table[:, :1]
+            return (offsets - offsets.mean(1, keepdim=True)).view(-1)
+        offsets = values - self.expand(values[self.starts])
+        return offsets - self.expand(self.mean(offsets))
+
+    def norm(self, values: Tensor) -> Tensor:
+        """Square root of the sum of squares of each segment, [total] -> [K]."""
+        if self.uniform_length is not None:
+            norms: Tensor = torch.linalg.vector_norm(values.view(self.count, self.uniform_length), dim=1)
+            return norms
+        return self.sum(values.square()).sqrt()
+
+    def expand(self, values: Tensor) -> Tensor:
+        """Each segment's value at all of its entries, [K] -> [total]; differentiable."""
+        if self.uniform_length == 1:
+            return values
+        if self.uniform_length is not None:
+            return values.repeat_interleave(self.uniform_length, output_size=self.total)
+        return values.repeat_interleave(self.lengths, output_size=self.total)
+
+    def positions(self, segments: Tensor) -> Tensor:
+        """Positions of all entries of the given segments, in the order given, int64."""
+        if self.uniform_length == 1:
+            return segments
+        if self.uniform_length is not None:
+            offsets = torch.arange(self.uniform_length, device=self.device)
+            return (segments.unsqueeze(1) * self.uniform_length + offsets).reshape(-1)
+        chosen = self.select(segments)
+        return chosen.expand(self.starts[segments] - chosen.starts) + torch.arange(chosen.total, device=self.device)
+
+    def to(self, device: torch.device) -> Segments:
+        """The same segments on a device."""
+        if self.uniform_length is not None:
+            return Segments(self.count, self.uniform_length, device)
+        return Segments(self.count, self.lengths.to(device))
+
+    def select(self, segments: Tensor) -> Segments:
+        """Only the given segments, in the order given."""
+        if self.uniform_length is not None:
+            return Segments(len(segments), self.uniform_length, self.device)
+        return Segments(len(segments), self.lengths[segments])

@@ -1,0 +1,245 @@
+"""Checks at the boundary to the user's code. Each error names the object, what was expected, what came, and the fix."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from grpo.experience import ActionBatch, Evaluation
+from grpo.segments import Segments
+
+
+class NonFiniteError(ValueError):
+    """A reward, log-prob, entropy, loss or gradient is NaN or infinite."""
+
+
+def missing_methods(model: object, protocol: type) -> list[str]:
+    """Methods of the protocol that the model does not have."""
+    names = (name for name, member in vars(protocol).items() if callable(member) and not name.startswith("_"))
+    return [name for name in names if not callable(getattr(model, name, None))]
+
+
+def require_methods(model: object, protocol: type, role: str) -> None:
+    """Raise a TypeError that names every method the model lacks."""
+    missing = missing_methods(model, protocol)
+    if missing:
+        hint = (
+            f"pass an instance, not the class: {model.__name__}(...)"
+            if isinstance(model, type)
+            else (f"add {'them' if len(missing) > 1 else 'it'}; grpo.{protocol.__name__} documents each")
+        )
+        raise TypeError(
+            f"{role} {_type_name(model)} is not a {protocol.__name__}: it lacks {', '.join(missing)}. {hint}"
+        )
+    if isinstance(model, type):
+        raise TypeError(f"{role} is the class {model.__name__}, expected an instance: pass {model.__name__}(...)")
+
+
+def check_states(states: Any) -> None:
+    """States must be a batch with at least one entry."""
+    if isinstance(states, str) or not (hasattr(states, "__len__") and hasattr(states, "__getitem__")):
+        raise TypeError(
+            f"states is a {_type_name(states)}, expected a batch: a list with an entry a state, "
+            f"or a tensor whose first dimension counts them"
+        )
+    if len(states) == 0:
+        raise ValueError("states is empty, expected at least one state: there is nothing to learn from")
+
+
+def check_groups(groups: Any, num_states: int, num_actions_per_state: int) -> None:
+    """``generate_actions`` must give one group for each state and the number of actions it was asked for."""
+    source = "generate_actions"
+    if isinstance(groups, Tensor):
+        if groups.shape[:2] != (num_states, num_actions_per_state):
+            raise ValueError(
+                f"{source} returned a tensor of shape {list(groups.shape)}, expected "
+                f"[{num_states}, {num_actions_per_state}, ...]: num_actions_per_state actions for each state"
+            )
+        return
+    if isinstance(groups, str) or not hasattr(groups, "__len__"):
+        raise TypeError(f"{source} returned a {_type_name(groups)}, expected one sequence of actions for each state")
+    if len(groups) != num_states:
+        raise ValueError(
+            f"{source} returned {len(groups)} groups, expected {num_states}: one group of actions for each state"
+        )
+    for index, group in enumerate(groups):
+        if isinstance(group, str) or not hasattr(group, "__len__"):
+            raise TypeError(
+                f"{source} returned a {_type_name(group)} for state {index}, expected a sequence of "
+                f"{num_actions_per_state} actions: nest the actions of a state in a list"
+            )
+        if len(group) != num_actions_per_state:
+            raise ValueError(
+                f"{source} returned {len(group)} actions for state {index}, expected {num_actions_per_state}: "
+                f"sample as many as num_actions_per_state asks for"
+            )
+
+
+def check_action_batch(batch: object, num_samples: int, source: str) -> ActionBatch:
+    """``encode_actions`` must give a batch of as many samples as it was given."""
+    if not isinstance(batch, ActionBatch):
+        raise TypeError(
+            f"{source} returned a {_type_name(batch)}, expected a grpo.ActionBatch with samples, rows and select: "
+            f"grpo.TensorBatch is a ready one"
+        )
+    if len(batch.samples) != num_samples or batch.rows.total != batch.samples.total:
+        raise ValueError(
+            f"{source} returned {len(batch.samples)} samples of {batch.samples.total} decisions in rows of "
+            f"{batch.rows.total}, expected {num_samples} samples and rows that hold the same decisions"
+        )
+    return batch
+
+
+def check_rewards(rewards: object, samples: Segments) -> Tensor:
+    """Rewards as a detached tensor, [N] or [D], float32 or better."""
+    source = "compute_rewards"
+    if not isinstance(rewards, Tensor):
+        raise TypeError(
+            f"{source} returned a {_type_name(rewards)}, expected a tensor of shape [{len(samples)}]: "
+            f"wrap it in torch.tensor(..., dtype=torch.float32)"
+        )
+    if rewards.ndim != 1 or rewards.shape[0] not in (samples.count, samples.total):
+        raise ValueError(f"{source} returned {_misshapen(rewards, samples)}")
+    _check_floating(source, rewards)
+    _check_device(source, rewards, samples.device)
+    rewards = full_precision(rewards.detach())
+    if not _is_finite(rewards):
+        unit = "sample" if len(rewards) == len(samples) else "decision"
+        raise NonFiniteError(f"{source} returned {_first_non_finite(rewards, unit)}, expected finite rewards")
+    return rewards
+
+
+def check_evaluation(evaluation: object, rows: Segments, source: str, locate: Callable[[int], str]) -> Evaluation:
+    """The evaluation of ``rows`` in float32 or better, with one finite entry a decision.
+
+    Args:
+        evaluation: what the policy returned.
+        rows: the rows that it was given.
+        source: the method that returned it, to name in errors.
+        locate: tells where a decision of these rows comes from, to name in errors.
+    """
+    if not isinstance(evaluation, Evaluation):
+        raise TypeError(f"{source} returned a {_type_name(evaluation)}, expected a grpo.Evaluation(log_probs, entropy)")
+    log_probs = _check_decision_values(f"{source} returned log-probs", evaluation.log_probs, rows, locate)
+    if evaluation.entropy is None:
+        return evaluation if log_probs is evaluation.log_probs else Evaluation(log_probs)
+    return Evaluation(
+        log_probs, _check_decision_values(f"{source} returned an entropy", evaluation.entropy, rows, locate)
+    )
+
+
+def _check_decision_values(what: str, values: object, rows: Segments, locate: Callable[[int], str]) -> Tensor:
+    if not isinstance(values, Tensor):
+        raise TypeError(f"{what} of type {_type_name(values)}, expected a tensor of shape [{rows.total}]")
+    if values.shape != (rows.total,):
+        raise ValueError(
+            f"{what} of shape {list(values.shape)}, expected [{rows.total}], one a decision{_squeeze_hint(values)}"
+        )
+    _check_floating(what, values)
+    _check_device(what, values, rows.device)
+    values = full_precision(values)
+    if not _is_finite(values.detach()):
+        position = int(torch.nonzero(~values.detach().isfinite())[0])
+        raise NonFiniteError(
+            f"{what} with {values[position].item()} for {locate(position)}, expected finite values: "
+            f"a sampled action has a probability above 0"
+        )
+    return values
+
+
+def check_gradient_connection(log_probs: Tensor, source: str) -> None:
+    """Log-probs must depend on the parameters by autograd where there are any to train."""
+    if not log_probs.requires_grad:
+        raise ValueError(
+            f"{source} returned log-probs without gradient while there are parameters to train: compute them from "
+            f"the tensors in get_parameters, without detach() or no_grad()"
+        )
+
+
+def check_advantages(advantages: object, samples: Segments) -> Tensor:
+    """An estimator's advantages, [N] or [D], as detached advantages of the decisions, [D]."""
+    source = "advantage_estimator"
+    if not isinstance(advantages, Tensor):
+        raise TypeError(f"{source} returned a {_type_name(advantages)}, expected a tensor of shape [{len(samples)}]")
+    if advantages.ndim != 1 or advantages.shape[0] not in (samples.count, samples.total):
+        raise ValueError(f"{source} returned {_misshapen(advantages, samples)}")
+    _check_floating(source, advantages)
+    _check_device(source, advantages, samples.device)
+    advantages = full_precision(advantages.detach())
+    if not _is_finite(advantages):
+        unit = "sample" if len(advantages) == len(samples) else "decision"
+        raise NonFiniteError(f"{source} returned {_first_non_finite(advantages, unit)}, expected finite advantages")
+    return advantages if advantages.shape[0] == samples.total else samples.expand(advantages)
+
+
+def check_loss(loss: object, rows: Segments, locate: Callable[[int], str]) -> Tensor:
+    """An objective's loss, one finite entry a decision."""
+    return _check_decision_values("objective returned a loss", loss, rows, locate)
+
+
+def check_optimizer(optimizer: torch.optim.Optimizer, parameters: Mapping[str, Tensor]) -> None:
+    """An optimizer must hold at least one of the trainable parameters."""
+    held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+    if not any(id(parameter) in held for parameter in parameters.values()):
+        raise ValueError(
+            f"optimizer {_type_name(optimizer)} holds none of the policy's {len(parameters)} trainable parameters: "
+            f"build it from policy.get_parameters().values(), the very tensors that the policy computes with"
+        )
+
+
+def check_reference(parameters: Mapping[str, Tensor], reference_parameters: Mapping[str, Tensor]) -> None:
+    """A reference policy must not change when the policy is trained."""
+    trained = {parameter.data_ptr(): name for name, parameter in parameters.items() if parameter.numel() > 0}
+    shared = [trained[tensor.data_ptr()] for tensor in reference_parameters.values() if tensor.data_ptr() in trained]
+    if shared:
+        raise ValueError(
+            f"reference_policy shares trainable parameters with the policy ({', '.join(shared[:3])}"
+            f"{', ...' if len(shared) > 3 else ''}) and would change with it: pass copy.deepcopy(policy)"
+        )
+
+
+def full_precision(values: Tensor) -> Tensor:
+    """The values in float32, or in float64 where they already are."""
+    return values if values.dtype in (torch.float32, torch.float64) else values.float()
+
+
+def _is_finite(values: Tensor) -> bool:
+    if math.isfinite(values.sum().item()):
+        return True
+    return bool(values.isfinite().all())
+
+
+def _first_non_finite(values: Tensor, unit: str) -> str:
+    index = int(torch.nonzero(~values.isfinite())[0])
+    return f"{values[index].item()} for {unit} {index}"
+
+
+def _check_floating(what: str, values: Tensor) -> None:
+    if not values.is_floating_point():
+        raise TypeError(f"{what} of dtype {values.dtype}, expected a floating-point tensor: call .float() on it")
+
+
+def _check_device(what: str, values: Tensor, device: torch.device) -> None:
+    if values.device != device:
+        raise ValueError(f"{what} on device {values.device}, expected {device}: call .to({str(device)!r}) on it")
+
+
+def _misshapen(values: Tensor, samples: Segments) -> str:
+    expected = f"[{len(samples)}]"
+    if samples.total != len(samples):
+        expected += f" (one a sample) or [{samples.total}] (one a decision)"
+    return f"shape {list(values.shape)}, expected {expected}{_squeeze_hint(values)}"
+
+
+def _squeeze_hint(values: Tensor) -> str:
+    if values.ndim == 2 and values.shape[-1] == 1:
+        return ": squeeze the last dimension"
+    return ""
+
+
+def _type_name(value: object) -> str:
+    return value.__name__ if isinstance(value, type) else type(value).__name__
