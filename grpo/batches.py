@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from itertools import repeat
 from typing import Any, TypeVar
 
@@ -24,6 +24,8 @@ class Batch(Protocol[EntryT_co]):
     """
 
     def __len__(self) -> int: ...
+
+    def __iter__(self) -> Iterator[EntryT_co]: ...
 
     def __getitem__(self, index: int, /) -> EntryT_co: ...
 

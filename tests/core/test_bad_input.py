@@ -1,0 +1,416 @@
+"""Bad input: a clear error, and parameters, optimizer and random generators as they were before the step."""
+
+from __future__ import annotations
+
+import copy
+import random
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from models import FunctionRewards, Quiet, SequencePolicy, TablePolicy
+from torch import Tensor
+
+from grpo import Evaluation, GRPOConfig, GRPOObjective, GRPOTrainer, NonFiniteError
+
+
+def grade(state: Any, action: Any) -> float:
+    return float(action == state)
+
+
+class BrokenPolicy(TablePolicy):
+    """A policy that works until ``breaks`` is set, then gives what that makes of the right answer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.generator = torch.Generator().manual_seed(0)
+        self.break_groups: Callable[[Any], Any] = lambda groups: groups
+        self.break_log_probs: Callable[[Tensor], Any] = lambda log_probs: log_probs
+        self.evaluations_until_broken = 0
+
+    def generate_actions(self, states: Any, num_actions_per_state: int, **kwargs: Any) -> Any:
+        torch.rand(1, generator=self.generator)
+        random.random()
+        return self.break_groups(super().generate_actions(states, num_actions_per_state))
+
+    def get_log_probabilities(self, states: Any, actions: Any) -> Any:
+        log_probs = super().get_log_probabilities(states, actions)
+        self.evaluations_until_broken -= 1
+        return log_probs if self.evaluations_until_broken >= 0 else self.break_log_probs(log_probs)
+
+
+class BrokenRewards(FunctionRewards):
+    def __init__(self) -> None:
+        super().__init__(lambda state, action: float(action - state))
+        self.break_rewards: Callable[[Tensor], Any] = lambda rewards: rewards
+
+    def compute_rewards(self, states: Any, actions: Any) -> Any:
+        return self.break_rewards(super().compute_rewards(states, actions))
+
+
+class Harness:
+    """A trainer that has made two good steps, and everything that a failed one must leave alone."""
+
+    def __init__(self, **settings: Any) -> None:
+        torch.manual_seed(0)
+        self.policy, self.rewards = BrokenPolicy(), BrokenRewards()
+        self.trainer = GRPOTrainer(GRPOConfig(group_size=4, **settings), self.policy, self.rewards)
+        for _ in range(2):
+            self.trainer.step([0, 1])
+
+    def state(self) -> list[Any]:
+        assert self.trainer.optimizer is not None
+        optimizer_state = copy.deepcopy(self.trainer.optimizer.state_dict())
+        generators = [torch.get_rng_state(), self.policy.generator.get_state(), self.trainer.generator.get_state()]
+        return [self.policy.logits.detach().clone(), optimizer_state, generators, random.getstate()]
+
+    def assert_fails(self, error: type[Exception], message: str, states: Any = (0, 1)) -> None:
+        before = self.state()
+        gradient = self.policy.logits.grad
+        with pytest.raises(error, match=message):
+            self.trainer.step(states)
+        torch.testing.assert_close(self.state(), before, rtol=0, atol=0)
+        assert self.policy.logits.grad is None or self.policy.logits.grad is gradient
+
+
+def set_at(index: int, value: float) -> Callable[[Tensor], Tensor]:
+    return lambda tensor: tensor.index_fill(0, torch.tensor([index]), value)
+
+
+@pytest.mark.parametrize(
+    ("break_groups", "error", "message"),
+    [
+        (lambda groups: groups[:1], ValueError, "returned 1 groups, expected 2"),
+        (lambda groups: [groups[0], groups[1][:3]], ValueError, "returned 3 actions for state 1, expected 4"),
+        (lambda groups: [action for group in groups for action in group], ValueError, "returned 8 groups, expected 2"),
+        (lambda groups: [0, 1], TypeError, "returned a int for state 0, expected a sequence of 4 actions"),
+        (lambda groups: torch.zeros(2, 5), ValueError, r"returned a tensor of shape \[2, 5\], expected \[2, 4, ...\]"),
+        (lambda groups: None, TypeError, "returned a NoneType, expected one sequence of actions for each state"),
+        (lambda groups: "ab", TypeError, "returned a str"),
+    ],
+)
+def test_wrong_groups(break_groups: Callable[[Any], Any], error: type[Exception], message: str) -> None:
+    harness = Harness()
+    harness.policy.break_groups = break_groups
+    harness.assert_fails(error, f"generate_actions {message}")
+
+
+@pytest.mark.parametrize(
+    ("break_rewards", "error", "message"),
+    [
+        (lambda rewards: rewards.unsqueeze(1), ValueError, r"shape \[8, 1\], expected \[8\]: squeeze the last dim"),
+        (lambda rewards: rewards[:5], ValueError, r"shape \[5\], expected \[8\]"),
+        (lambda rewards: rewards.mean(), ValueError, r"shape \[\], expected \[8\]"),
+        (lambda rewards: rewards.long(), TypeError, r"dtype torch.int64, expected a floating-point .* \.float\(\)"),
+        (lambda rewards: rewards.tolist(), TypeError, "returned a list, expected a tensor"),
+        (lambda rewards: rewards.to("meta"), ValueError, r"device meta, expected cpu: call .to\('cpu'\)"),
+        (set_at(3, float("nan")), NonFiniteError, "returned nan for sample 3"),
+        (set_at(7, float("-inf")), NonFiniteError, "returned -inf for sample 7"),
+    ],
+)
+def test_wrong_rewards(break_rewards: Callable[[Tensor], Any], error: type[Exception], message: str) -> None:
+    harness = Harness()
+    harness.rewards.break_rewards = break_rewards
+    harness.assert_fails(error, f"compute_rewards.* {message}")
+
+
+@pytest.mark.parametrize("settings", [{}, {"batch_size": 3, "num_epochs_per_update": 2}])
+@pytest.mark.parametrize(
+    ("break_log_probs", "error", "message"),
+    [
+        (
+            lambda log_probs: log_probs.unsqueeze(1),
+            ValueError,
+            r"shape \[\d, 1\], expected \[\d\].*squeeze the last dim",
+        ),
+        (lambda log_probs: log_probs[:-1], ValueError, r"expected \[\d\]"),
+        (lambda log_probs: log_probs.exp().long(), TypeError, "dtype torch.int64"),
+        (lambda log_probs: log_probs.tolist(), TypeError, "type list, expected a tensor"),
+        (lambda log_probs: log_probs.to("meta"), ValueError, "device meta, expected cpu"),
+        (set_at(1, float("nan")), NonFiniteError, r"nan for sample \d"),
+        (set_at(0, float("-inf")), NonFiniteError, r"-inf for sample \d"),
+        (lambda log_probs: log_probs.detach(), ValueError, "without gradient while there are parameters to train"),
+    ],
+)
+@pytest.mark.parametrize("good_evaluations", [0, 4])
+def test_wrong_log_probs(
+    break_log_probs: Callable[[Tensor], Any],
+    error: type[Exception],
+    message: str,
+    settings: dict[str, int],
+    good_evaluations: int,
+) -> None:
+    """At the first evaluation or, with several updates, in the middle of them, when parameters have moved already."""
+    harness = Harness(**settings)
+    harness.policy.break_log_probs = break_log_probs
+    harness.policy.evaluations_until_broken = good_evaluations if settings else 0
+    harness.assert_fails(error, f"policy.get_log_probabilities returned.*{message}")
+
+
+def test_the_sample_is_named_under_shuffling_and_micro_batches() -> None:
+    harness = Harness(batch_size=4, micro_batch_size=2)
+
+    harness.policy.get_log_probabilities = lambda states, actions: torch.where(  # type: ignore[method-assign]
+        (torch.tensor(states) == 1) & (torch.tensor(actions) == 2) & torch.is_grad_enabled(),
+        torch.nan,
+        TablePolicy.get_log_probabilities(harness.policy, states, actions),
+    )
+    harness.policy.break_groups = lambda groups: [[0, 0, 0, 0], [1, 1, 2, 1]]
+    harness.assert_fails(NonFiniteError, "nan for sample 6")
+
+
+def test_a_gradient_that_is_not_finite_names_the_sample_and_the_parameter() -> None:
+    class Root(TablePolicy):
+        def get_log_probabilities(self, states: Any, actions: Any) -> Tensor:
+            bad = torch.tensor(actions) == 3
+            return super().get_log_probabilities(states, actions) + torch.where(bad, (0 * self.logits[0, 0]).sqrt(), 0)
+
+        def generate_actions(self, states: Any, num_actions_per_state: int, **kwargs: Any) -> Any:
+            return [[0, 1, 2, 3]]
+
+    trainer = GRPOTrainer(GRPOConfig(group_size=4), Root(), FunctionRewards(grade))
+    with pytest.raises(NonFiniteError, match=r"gradient of logits is not finite: .* for sample \d"):
+        trainer.step([0])
+
+
+@pytest.mark.parametrize(
+    ("states", "error", "message"),
+    [
+        ([], ValueError, "states is empty, expected at least one state"),
+        (torch.zeros(0, 2), ValueError, "states is empty"),
+        ("prompt", TypeError, "states is a str, expected a batch"),
+        (3, TypeError, "states is a int, expected a batch"),
+    ],
+)
+def test_wrong_states(states: Any, error: type[Exception], message: str) -> None:
+    Harness().assert_fails(error, message, states)
+
+
+def test_an_interrupted_update_is_put_back() -> None:
+    harness = Harness(batch_size=2)
+
+    def interrupt(log_probs: Tensor) -> Tensor:
+        raise KeyboardInterrupt
+
+    harness.policy.break_log_probs = interrupt
+    harness.policy.evaluations_until_broken = 3
+    before = harness.state()
+    with pytest.raises(KeyboardInterrupt):
+        harness.trainer.step([0, 1])
+    torch.testing.assert_close(harness.state(), before, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("bad", ["rewards", "log_probs"])
+def test_non_finite_values_are_skipped_and_counted_on_request(bad: str) -> None:
+    harness = Harness(non_finite="skip", batch_size=4)
+    before = harness.policy.logits.detach().clone()
+    if bad == "rewards":
+        harness.rewards.break_rewards = set_at(0, float("nan"))
+        assert harness.trainer.step([0, 1]) == {"num_updates": 0.0, "skipped_updates": 1.0}
+        assert torch.equal(harness.policy.logits, before)
+    else:
+        harness.policy.break_log_probs = set_at(0, float("nan"))
+        harness.policy.evaluations_until_broken = 2  # old log-probs and the first of two updates
+        metrics = harness.trainer.step([0, 1])
+        assert metrics["skipped_updates"] == 1
+        assert metrics["num_updates"] == 1
+        assert not torch.equal(harness.policy.logits, before)
+        assert harness.policy.logits.isfinite().all()
+
+
+def test_not_a_policy() -> None:
+    class Half:
+        def generate_actions(self) -> None: ...
+
+    message = (
+        "policy Half is not a PolicyModel: it lacks get_log_probabilities, get_parameters, train, eval, to. add them"
+    )
+    with pytest.raises(TypeError, match=message):
+        GRPOTrainer(GRPOConfig(), Half(), FunctionRewards(grade))  # type: ignore[arg-type]
+    with pytest.raises(
+        TypeError, match="reward_model Half is not a RewardModel: it lacks compute_rewards, train, eval, to"
+    ):
+        GRPOTrainer(GRPOConfig(), TablePolicy(), Half())  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="policy is the class TablePolicy, expected an instance"):
+        GRPOTrainer(GRPOConfig(), TablePolicy, FunctionRewards(grade))  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="reference_policy Half is not a PolicyModel"):
+        GRPOTrainer(GRPOConfig(), TablePolicy(), FunctionRewards(grade), Half())  # type: ignore[arg-type]
+
+
+def test_group_size_one_has_nothing_to_compare_with() -> None:
+    with pytest.raises(ValueError, match="group_size is 1, expected at least 2"):
+        GRPOTrainer(GRPOConfig(group_size=1), TablePolicy(), FunctionRewards(grade))
+
+
+def test_an_explicit_kl_coefficient_needs_a_reference_policy() -> None:
+    with pytest.raises(ValueError, match="needs a reference policy"):
+        GRPOTrainer(GRPOConfig(kl_coefficient=0.1), TablePolicy(), FunctionRewards(grade))
+    with pytest.raises(ValueError, match="needs a reference policy"):
+        GRPOTrainer(GRPOConfig(), TablePolicy(), FunctionRewards(grade), objective=GRPOObjective(kl_coefficient=0.1))
+
+
+def test_objective_settings_beside_an_objective_are_refused() -> None:
+    with pytest.raises(ValueError, match="config sets clip_high, kl_estimator, which the objective"):
+        GRPOTrainer(
+            GRPOConfig(clip_high=0.28, kl_estimator="k2"),
+            TablePolicy(),
+            FunctionRewards(grade),
+            objective=GRPOObjective(),
+        )
+
+
+def test_an_optimizer_must_hold_a_parameter_of_the_policy() -> None:
+    optimizer = torch.optim.SGD([torch.zeros(3, requires_grad=True)], lr=0.1)
+    with pytest.raises(ValueError, match="optimizer SGD holds none of the policy's 1 trainable parameters"):
+        GRPOTrainer(GRPOConfig(), TablePolicy(), FunctionRewards(grade), optimizer=optimizer)
+
+
+def test_a_reference_policy_must_not_share_trainable_parameters() -> None:
+    policy = TablePolicy()
+    for reference in (policy, copy.copy(policy)):
+        with pytest.raises(ValueError, match=r"shares trainable parameters with the policy \(logits\)"):
+            GRPOTrainer(GRPOConfig(), policy, FunctionRewards(grade), reference)
+
+
+def test_a_reference_policy_must_see_the_same_decisions() -> None:
+    trainer = GRPOTrainer(GRPOConfig(), SequencePolicy(), FunctionRewards(lambda state, action: 0.0), _WholeSequences())
+    with pytest.raises(ValueError, match="both must encode actions in the same way"):
+        trainer.step([1])
+
+
+class _WholeSequences(Quiet):
+    """Sequences as single decisions."""
+
+    def __init__(self) -> None:
+        policy = SequencePolicy()
+        self.generate_actions = policy.generate_actions
+        self.get_log_probabilities = policy.get_log_probabilities
+        self.get_parameters = policy.get_parameters
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"group_sise": 4},
+        {"group_size": 0},
+        {"batch_size": 0},
+        {"micro_batch_size": -1},
+        {"num_epochs_per_update": 0},
+        {"learning_rate": -0.1},
+        {"learning_rate": float("nan")},
+        {"max_grad_norm": 0},
+        {"loss_averaging": "per_token"},
+        {"loss_averaging": 0},
+        {"non_finite": "ignore"},
+        {"clip_low": 2},
+        {"clip_high": -0.2},
+        {"dual_clip": 1.0},
+        {"kl_coefficient": -0.1},
+        {"kl_estimator": "k4"},
+        {"entropy_coefficient": -1},
+        {"seed": -1},
+    ],
+)
+def test_config_keys_that_are_unknown_or_out_of_range(bad: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=next(iter(bad))):
+        GRPOConfig(**bad)
+
+
+def test_configs_are_frozen_and_survive_a_round_trip() -> None:
+    config = GRPOConfig(group_size=4, loss_averaging=128, clip_high=0.28)
+    with pytest.raises(ValueError, match="frozen"):
+        config.group_size = 5  # type: ignore[misc]
+    assert GRPOConfig(**config.model_dump()) == config
+    assert GRPOConfig.model_validate_json(config.model_dump_json()) == config
+
+
+@pytest.mark.parametrize(
+    ("estimator", "error", "message"),
+    [
+        (lambda experience: [1.0], TypeError, "advantage_estimator returned a list"),
+        (lambda experience: torch.zeros(3), ValueError, r"shape \[3\], expected \[8\]"),
+        (
+            lambda experience: torch.full((8,), torch.nan),
+            NonFiniteError,
+            "advantage_estimator returned nan for sample 0",
+        ),
+        (lambda experience: torch.zeros(8, dtype=torch.int64), TypeError, "advantage_estimator of dtype torch.int64"),
+    ],
+)
+def test_wrong_advantages(estimator: Any, error: type[Exception], message: str) -> None:
+    harness = Harness()
+    harness.trainer.advantage_estimator = estimator
+    harness.assert_fails(error, message)
+
+
+@pytest.mark.parametrize(
+    ("break_loss", "message"),
+    [
+        (lambda loss: loss.mean(), r"loss of shape \[\], expected \[8\], one a decision"),
+        (lambda loss: loss * torch.nan, "objective returned a loss with nan for sample 0"),
+    ],
+)
+def test_wrong_losses(break_loss: Callable[[Tensor], Tensor], message: str) -> None:
+    harness = Harness()
+    objective = harness.trainer.objective
+    harness.trainer.objective = lambda evaluation, decisions: type(terms := objective(evaluation, decisions))(
+        break_loss(terms.loss), terms.metrics
+    )
+    harness.assert_fails(ValueError, message)
+
+
+@pytest.mark.parametrize(
+    ("evaluation", "error", "message"),
+    [
+        (lambda e: e.log_probs, TypeError, r"evaluate_actions returned a Tensor, expected a grpo.Evaluation"),
+        (lambda e: Evaluation(e.log_probs, e.entropy[:-1]), ValueError, "an entropy of shape"),
+        (lambda e: Evaluation(e.log_probs.index_fill(0, torch.tensor([9]), torch.nan)), NonFiniteError, "its decision"),
+    ],
+)
+def test_wrong_evaluations(evaluation: Callable[[Evaluation], Any], error: type[Exception], message: str) -> None:
+    class Broken(SequencePolicy):
+        def evaluate_actions(self, batch: Any) -> Any:
+            return evaluation(super().evaluate_actions(batch))
+
+    torch.manual_seed(0)
+    with pytest.raises(error, match=message):
+        GRPOTrainer(GRPOConfig(), Broken(), FunctionRewards(lambda state, action: 0.0)).step([1, 2, 3])
+
+
+@pytest.mark.parametrize(
+    ("batch", "error", "message"),
+    [
+        (lambda policy: [1, 2], TypeError, "encode_actions returned a list, expected a grpo.ActionBatch"),
+        (lambda policy: policy.encode([1], [(1, 0)]), ValueError, "encode_actions returned 1 samples of 2 decisions"),
+    ],
+)
+def test_wrong_batches(batch: Callable[[Any], Any], error: type[Exception], message: str) -> None:
+    class Broken(SequencePolicy):
+        encode = SequencePolicy.encode_actions
+
+        def encode_actions(self, states: Any, actions: Any) -> Any:
+            return batch(self)
+
+    with pytest.raises(error, match=message):
+        GRPOTrainer(GRPOConfig(), Broken(), FunctionRewards(lambda state, action: 0.0)).step([1, 2])
+
+
+def test_experience_without_old_log_probs_serves_one_update_only() -> None:
+    one = GRPOTrainer(GRPOConfig(), TablePolicy(), FunctionRewards(grade))
+    two = GRPOTrainer(GRPOConfig(num_epochs_per_update=2), TablePolicy(), FunctionRewards(grade))
+    with pytest.raises(ValueError, match="no old_log_probs, but this trainer makes 2 updates"):
+        two.update(one.collector.collect([0, 1]))
+
+
+def test_a_gradient_that_reaches_no_parameter_held() -> None:
+    class Elsewhere(TablePolicy):
+        def __init__(self) -> None:
+            super().__init__()
+            self.unused = torch.zeros(2, requires_grad=True)
+
+        def get_parameters(self) -> dict[str, Tensor]:
+            return {"unused": self.unused}
+
+    with pytest.raises(ValueError, match="no gradient reached a parameter that the optimizer holds"):
+        GRPOTrainer(GRPOConfig(), Elsewhere(), FunctionRewards(grade)).step([0])

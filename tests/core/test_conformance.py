@@ -1,0 +1,304 @@
+"""The conformance kits: good models pass, and every way of being wrong is found, all of them in one go."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import pytest
+import torch
+from models import EpisodePolicy, FunctionRewards, Quiet, SequencePolicy, SequentialTablePolicy, TablePolicy
+from torch import Tensor, nn
+
+from grpo import ConformanceError, Evaluation, check_policy_model, check_reward_model
+
+STATES = [0, 1, 2]
+
+
+def problems_of(policy: Any, **options: Any) -> list[str]:
+    with pytest.raises(ConformanceError) as caught:
+        check_policy_model(policy, STATES, **options)
+    return caught.value.problems
+
+
+def assert_found(policy: Any, problem: str, **options: Any) -> None:
+    problems = problems_of(policy, **options)
+    assert any(problem in found for found in problems), problems
+
+
+class Normal(Quiet):
+    """A Gaussian policy; ``spread`` other than 1 makes its log-probs wrong."""
+
+    def __init__(self, spread: float = 1.0) -> None:
+        self.mean = torch.zeros(1, requires_grad=True)
+        self.log_std = torch.zeros(1, requires_grad=True)
+        self.spread = spread
+
+    def generate_actions(self, states: Any, num_actions_per_state: int, **kwargs: Any) -> Tensor:
+        return self.mean + self.spread * self.log_std.exp() * torch.randn(len(states), num_actions_per_state)
+
+    def get_log_probabilities(self, states: Any, actions: Any) -> Tensor:
+        density = torch.distributions.Normal(self.mean, self.log_std.exp())
+        log_probs: Tensor = density.log_prob(torch.as_tensor(actions))
+        return log_probs
+
+    def get_parameters(self) -> dict[str, Tensor]:
+        return {"mean": self.mean, "log_std": self.log_std}
+
+
+class ModulePolicy(nn.Module):
+    """A policy that is a module."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Embedding(3, 4)
+
+    def generate_actions(self, states: Any, num_actions_per_state: int, **kwargs: Any) -> Any:
+        probabilities = self.table(torch.tensor(states)).softmax(-1)
+        return torch.multinomial(probabilities, num_actions_per_state, replacement=True).tolist()
+
+    def get_log_probabilities(self, states: Any, actions: Any) -> Tensor:
+        log_probs: Tensor = self.table(torch.tensor(states)).log_softmax(-1)
+        return log_probs.gather(1, torch.tensor(actions).unsqueeze(1)).squeeze(1)
+
+    def get_parameters(self) -> dict[str, Tensor]:
+        return dict(self.named_parameters())
+
+
+@pytest.mark.parametrize(
+    "policy", [TablePolicy(), SequentialTablePolicy(), SequencePolicy(), EpisodePolicy(), ModulePolicy()]
+)
+def test_good_policies_pass(policy: Any) -> None:
+    check_policy_model(policy, STATES)
+
+
+def test_a_good_density_passes() -> None:
+    check_policy_model(Normal(), STATES, discrete=False)
+
+
+def test_nothing_is_left_changed() -> None:
+    policy = ModulePolicy().eval()
+    before = {name: tensor.clone() for name, tensor in policy.state_dict().items()}
+    random_state = torch.get_rng_state()
+    check_policy_model(policy, STATES)
+    torch.testing.assert_close(dict(policy.state_dict()), before, rtol=0, atol=0)
+    assert torch.equal(torch.get_rng_state(), random_state)
+    assert not policy.training
+    assert all(parameter.grad is None for parameter in policy.parameters())
+
+
+def test_false_alarms_are_rare() -> None:
+    for seed in range(30):
+        torch.manual_seed(seed)
+        check_policy_model(TablePolicy(), STATES, num_samples=500)
+        check_policy_model(Normal(), STATES, discrete=False, num_samples=500)
+
+
+def test_everything_wrong_is_told_in_one_go() -> None:
+    class Bad(Quiet):
+        def __init__(self) -> None:
+            self.logits = torch.zeros(4, requires_grad=True)
+
+        def generate_actions(self, states: Any, num_actions_per_state: int, **kwargs: Any) -> Any:
+            return [[0] * num_actions_per_state for _ in states]
+
+        def get_log_probabilities(self, states: Any, actions: Any) -> Tensor:
+            return self.logits.detach()[torch.tensor(actions)] + 0.5
+
+        def get_parameters(self) -> dict[str, Any]:
+            return {"doubled": self.logits * 2}
+
+        def train(self) -> Any:
+            return True
+
+        to: Any = None
+
+    problems = "\n".join(problems_of(Bad()))
+    for part in (
+        "to is missing: add def to(self, device)",
+        "'doubled', which was computed",
+        "other tensors each time",
+        "train returned a bool",
+        "a probability above 1",
+        "no gradient to any parameter",
+    ):
+        assert part in problems
+
+
+@pytest.mark.parametrize("name", ["generate_actions", "get_log_probabilities", "get_parameters", "train", "eval", "to"])
+def test_missing_methods(name: str) -> None:
+    broken = type("Broken", (TablePolicy,), {name: None})()
+    assert_found(broken, f"{name} is missing: add def {name}(self")
+
+
+def test_generation() -> None:
+    class FlatActions(TablePolicy):
+        def generate_actions(self, states: Any, num_actions_per_state: int, **kwargs: Any) -> Any:
+            return super().generate_actions(states, num_actions_per_state)[0]
+
+    assert_found(FlatActions(), "expected a sequence of 3 actions")
+
+    class AlwaysTwo(TablePolicy):
+        def generate_actions(self, states: Any, num_actions_per_state: int, **kwargs: Any) -> Any:
+            return super().generate_actions(states, 2)
+
+    assert_found(AlwaysTwo(), "returned 2 actions for state 0, expected 3")
+
+    class Raises(TablePolicy):
+        def generate_actions(self, states: Any, num_actions_per_state: int, **kwargs: Any) -> Any:
+            raise RuntimeError("out of arms")
+
+    assert_found(Raises(), "generate_actions raised RuntimeError: out of arms")
+
+    class Forgetful(TablePolicy):
+        def generate_actions(self, states: Any, num_actions_per_state: int, **kwargs: Any) -> Any:
+            groups = super().generate_actions(states, num_actions_per_state)
+            self.logits.data += 1
+            return groups
+
+    assert_found(Forgetful(), "generate_actions changes parameters or buffers")
+
+
+def log_probs_of(change: Any) -> Any:
+    """A policy whose log-probs are changed on their way out."""
+
+    class Changed(TablePolicy):
+        def get_log_probabilities(self, states: Any, actions: Any) -> Any:
+            return change(self, super().get_log_probabilities(states, actions))
+
+    return Changed()
+
+
+def drift(policy: TablePolicy, log_probs: Tensor) -> Tensor:
+    policy.logits.data[0, 0] += 0.1
+    return log_probs
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        (lambda policy, x: x.unsqueeze(1), "squeeze the last dimension"),
+        (lambda policy, x: x.sum(), "expected [9], one a decision"),
+        (lambda policy, x: x.tolist(), "returned a list, expected a tensor"),
+        (lambda policy, x: x.exp().round().long(), "dtype torch.int64"),
+        (lambda policy, x: x * torch.nan, "with nan for pair 0"),
+        (lambda policy, x: x + 3.0, "a probability above 1"),
+        (lambda policy, x: x.detach(), "no gradient to any parameter"),
+        (lambda policy, x: x.detach().requires_grad_(), "reaches none of the tensors in get_parameters"),
+        (lambda policy, x: x - x.mean() - 3.0, "another value alone than among others"),
+        (lambda policy, x: x.sort().values, "another value alone than among others"),
+        (lambda policy, x: x - torch.rand(()), "when it is called again in eval mode"),
+        (drift, "changes parameters or buffers"),
+        (lambda policy, x: x / 2, "sum to"),
+        (lambda policy, x: x * 2, "not sampled as often as their log-probs say"),
+    ],
+)
+def test_log_probs(change: Any, problem: str) -> None:
+    assert_found(log_probs_of(change), problem)
+
+
+def test_frequencies_of_a_policy_that_samples_from_another_distribution() -> None:
+    class Tempered(TablePolicy):
+        def generate_actions(self, states: Any, num_actions_per_state: int, **kwargs: Any) -> Any:
+            probabilities = (self.logits.detach()[torch.tensor(states)] / 0.8).softmax(-1)
+            return torch.multinomial(probabilities, num_actions_per_state, replacement=True).tolist()
+
+    assert_found(Tempered(), "not sampled as often as their log-probs say")
+
+
+def test_densities_that_samples_do_not_follow() -> None:
+    assert_found(Normal(spread=1.5), "not sampled from the density", discrete=False)
+
+
+def test_frequencies_that_cannot_be_checked_are_told() -> None:
+    class Countless(TablePolicy):
+        def generate_actions(self, states: Any, num_actions_per_state: int, **kwargs: Any) -> Any:
+            return torch.randint(2**40, (len(states), num_actions_per_state)).tolist()
+
+        def get_log_probabilities(self, states: Any, actions: Any) -> Tensor:
+            return -27.7 + 0 * self.logits.sum() * torch.ones(len(actions))
+
+    with pytest.warns(UserWarning, match="frequencies were not checked"):
+        check_policy_model(Countless(), STATES, num_samples=50)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        check_policy_model(Countless(), STATES, num_samples=0)
+
+
+def test_modes() -> None:
+    class Copies(TablePolicy):
+        def to(self, device: Any) -> Any:
+            return TablePolicy()
+
+    assert_found(Copies(), "to returned a TablePolicy, expected None or the model itself: act in place")
+
+    class Replaces(TablePolicy):
+        def to(self, device: Any) -> None:
+            self.logits = self.logits.detach().clone().requires_grad_()
+
+    assert_found(Replaces(), "replaced the tensors in get_parameters")
+
+    class Resets(TablePolicy):
+        def train(self) -> None:
+            self.logits.data.zero_()
+
+    assert_found(Resets(), "changed the values of parameters")
+
+    class Stuck(TablePolicy):
+        training = True
+
+    assert_found(Stuck(), "after eval() the attribute training is True, expected False")
+
+    class Freezes(TablePolicy):
+        def train(self) -> None:
+            self.logits.requires_grad_(False)
+
+    assert_found(Freezes(), "changed which parameters require a gradient")
+
+
+def test_sequential_policies_must_agree_with_themselves() -> None:
+    class Disagrees(SequencePolicy):
+        def get_log_probabilities(self, states: Any, actions: Any) -> Tensor:
+            return 1.1 * super().get_log_probabilities(states, actions)
+
+    assert_found(Disagrees(), "summed over decisions, than get_log_probabilities")
+
+    class Padded(SequencePolicy):
+        def evaluate_actions(self, batch: Any) -> Evaluation:
+            log_probs = super().evaluate_actions(batch).log_probs
+            return Evaluation(torch.cat((log_probs, log_probs.new_zeros(1))))
+
+        def get_log_probabilities(self, states: Any, actions: Any) -> Tensor:
+            batch = self.encode_actions(states, actions)
+            return batch.samples.sum(super().evaluate_actions(batch).log_probs)
+
+    assert_found(Padded(), "one a decision")
+
+    class Half(TablePolicy):
+        def encode_actions(self, states: Any, actions: Any) -> Any: ...
+
+    assert_found(Half(), "evaluate_actions is missing: encode_actions and evaluate_actions are of use together only")
+
+
+def test_reward_models() -> None:
+    check_reward_model(FunctionRewards(lambda state, action: 1.0), STATES, STATES)
+
+    class Bad(Quiet):
+        eval: Any = None
+
+        def compute_rewards(self, states: Any, actions: Any) -> Any:
+            states.pop()
+            return torch.zeros(len(actions), 1)
+
+        def train(self) -> Any:
+            return 1
+
+    with pytest.raises(ConformanceError) as caught:
+        check_reward_model(Bad(), list(STATES), list(STATES))
+    problems = "\n".join(caught.value.problems)
+    for part in ("eval is missing", "train returned a int", "squeeze the last dimension", "changes the batches"):
+        assert part in problems
+    with pytest.raises(ConformanceError, match="returned nan for sample 0"):
+        check_reward_model(FunctionRewards(lambda state, action: float("nan")), STATES, STATES)
+    with pytest.raises(ConformanceError, match=r"compute_rewards raised KeyError: 7"):
+        check_reward_model(FunctionRewards(lambda state, action: dict[int, float]()[7]), STATES, STATES)

@@ -1,0 +1,83 @@
+"""Segments: the short cut for equal lengths and the general way agree with a plain loop."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from grpo import Segments
+
+lengths_of_segments = st.lists(st.integers(1, 5), min_size=1, max_size=8)
+uniform_lengths = st.tuples(st.integers(1, 6), st.integers(1, 5)).map(lambda pair: [pair[1]] * pair[0])
+
+
+def values_for(lengths: list[int]) -> Tensor:
+    return torch.randn(sum(lengths), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+
+
+def general(lengths: list[int]) -> Segments:
+    """Segments that do not know that their lengths are equal."""
+    segments = Segments.of_lengths(lengths)
+    segments.uniform_length = None
+    return segments
+
+
+@given(lengths_of_segments | uniform_lengths)
+def test_reductions_equal_a_plain_loop(lengths: list[int]) -> None:
+    values = values_for(lengths)
+    parts = values.split(lengths)
+    for segments in (Segments.of_lengths(lengths), general(lengths)):
+        torch.testing.assert_close(segments.sum(values), torch.stack([part.sum() for part in parts]))
+        torch.testing.assert_close(segments.mean(values), torch.stack([part.mean() for part in parts]))
+        torch.testing.assert_close(segments.norm(values), torch.stack([part.norm() for part in parts]))
+        torch.testing.assert_close(segments.center(values), torch.cat([part - part.mean() for part in parts]))
+
+
+@given(lengths_of_segments | uniform_lengths)
+def test_layout(lengths: list[int]) -> None:
+    for segments in (Segments.of_lengths(lengths), general(lengths)):
+        assert len(segments) == segments.count == len(lengths)
+        assert segments.total == sum(lengths)
+        assert segments.lengths.tolist() == lengths
+        assert segments.ids.tolist() == [index for index, length in enumerate(lengths) for _ in range(length)]
+        assert segments.starts.tolist() == [sum(lengths[:index]) for index in range(len(lengths))]
+
+
+@given(lengths_of_segments | uniform_lengths, st.data())
+def test_positions_follow_the_order_of_the_chosen_segments(lengths: list[int], data: st.DataObject) -> None:
+    chosen = data.draw(st.lists(st.integers(0, len(lengths) - 1), min_size=1, max_size=10))
+    entries = torch.arange(sum(lengths)).split(lengths)
+    expected = torch.cat([entries[index] for index in chosen]).tolist()
+    for segments in (Segments.of_lengths(lengths), general(lengths)):
+        assert segments.positions(torch.tensor(chosen)).tolist() == expected
+        assert segments.select(torch.tensor(chosen)).lengths.tolist() == [lengths[index] for index in chosen]
+
+
+@given(st.lists(st.floats(-1e6, 1e6, width=32), min_size=1, max_size=5), st.integers(1, 7))
+def test_equal_entries_are_centred_to_exactly_zero(values: list[float], length: int) -> None:
+    lengths = [length] * len(values)
+    repeated = torch.tensor(values).repeat_interleave(length)
+    for segments in (Segments.of_lengths(lengths), general(lengths)):
+        assert not segments.center(repeated).any()
+
+
+@given(lengths_of_segments)
+def test_reductions_have_the_gradient_of_a_plain_loop(lengths: list[int]) -> None:
+    values = values_for(lengths).requires_grad_()
+    segments = Segments.of_lengths(lengths)
+    [ours] = torch.autograd.grad(segments.expand(segments.mean(values)).square().sum(), values)
+    means = [part.mean() for part in values.split(lengths)]
+    [theirs] = torch.autograd.grad(sum(n * m**2 for n, m in zip(lengths, means, strict=True)), values)
+    torch.testing.assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize("lengths", [[0, 2], [3, -1]])
+def test_empty_segments_are_refused(lengths: list[int]) -> None:
+    with pytest.raises(ValueError, match="at least one entry"):
+        Segments.of_lengths(lengths)
+
+
+def test_lengths_must_be_integers() -> None:
+    with pytest.raises(ValueError, match=r"expected int64 of shape \[2\]"):
+        Segments(2, torch.tensor([1.0, 2.0]))

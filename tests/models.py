@@ -1,0 +1,148 @@
+"""Small models that tests train and break: a minimal policy, padded sequences, independent steps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from grpo import Evaluation, Segments, TensorBatch
+
+
+class Quiet:
+    """The methods that do nothing in most models."""
+
+    def train(self) -> None: ...
+
+    def eval(self) -> None: ...
+
+    def to(self, device: Any) -> None: ...
+
+
+class TablePolicy(Quiet):
+    """A minimal policy: a categorical distribution over actions for each of a few integer states."""
+
+    def __init__(self, num_states: int = 3, num_actions: int = 4, dtype: torch.dtype = torch.float64) -> None:
+        generator = torch.Generator().manual_seed(7)
+        self.logits = torch.randn(num_states, num_actions, generator=generator, dtype=dtype).requires_grad_()
+
+    def generate_actions(self, states: Sequence[int], num_actions_per_state: int, **kwargs: Any) -> list[list[int]]:
+        probabilities = self.logits.detach()[torch.tensor(states)].softmax(-1)
+        groups: list[list[int]] = torch.multinomial(probabilities, num_actions_per_state, replacement=True).tolist()
+        return groups
+
+    def get_log_probabilities(self, states: Sequence[int], actions: Sequence[int]) -> Tensor:
+        return self.logits.log_softmax(-1)[torch.tensor(states), torch.tensor(actions)]
+
+    def get_parameters(self) -> dict[str, Tensor]:
+        return {"logits": self.logits}
+
+
+class SequentialTablePolicy(TablePolicy):
+    """The same policy, written as a SequentialPolicy."""
+
+    def encode_actions(self, states: Sequence[int], actions: Sequence[int]) -> TensorBatch:
+        return TensorBatch(torch.tensor(states), torch.tensor(actions))
+
+    def evaluate_actions(self, batch: TensorBatch) -> Evaluation:
+        return Evaluation(self.logits.log_softmax(-1)[batch.observations, batch.actions])
+
+
+class PaddedBatch:
+    """Token sequences padded to a rectangle: a sample is a row of several decisions."""
+
+    def __init__(self, starts: Tensor, tokens: Tensor, lengths: Tensor) -> None:
+        self.starts = starts
+        self.tokens = tokens
+        self.lengths = lengths
+        self.samples = self.rows = Segments.of_lengths(lengths)
+
+    def select(self, rows: Tensor) -> PaddedBatch:
+        return PaddedBatch(self.starts[rows], self.tokens[rows], self.lengths[rows])
+
+
+class SequencePolicy(Quiet):
+    """Sequences of tokens that end with token 0 or after six: a little language model.
+
+    Args:
+        padding: the token that fills the rectangle; no evaluation may depend on it.
+    """
+
+    def __init__(self, num_tokens: int = 4, padding: int = 0, max_length: int = 6) -> None:
+        generator = torch.Generator().manual_seed(11)
+        shape = (num_tokens, num_tokens)
+        self.transitions = torch.randn(shape, generator=generator, dtype=torch.float64).requires_grad_()
+        self.padding = padding
+        self.max_length = max_length
+
+    def generate_actions(
+        self, states: Sequence[int], num_actions_per_state: int, **kwargs: Any
+    ) -> list[list[tuple[int, ...]]]:
+        return [[self._sample(state) for _ in range(num_actions_per_state)] for state in states]
+
+    def _sample(self, state: int) -> tuple[int, ...]:
+        tokens: list[int] = []
+        previous = state
+        while len(tokens) < self.max_length and (not tokens or tokens[-1] != 0):
+            previous = int(torch.multinomial(self.transitions.detach()[previous].softmax(-1), 1))
+            tokens.append(previous)
+        return tuple(tokens)
+
+    def encode_actions(self, states: Sequence[int], actions: Sequence[tuple[int, ...]]) -> PaddedBatch:
+        lengths = torch.tensor([len(action) for action in actions])
+        tokens = torch.full((len(actions), int(lengths.max())), self.padding)
+        for row, action in enumerate(actions):
+            tokens[row, : len(action)] = torch.tensor(action)
+        return PaddedBatch(torch.tensor(states), tokens, lengths)
+
+    def evaluate_actions(self, batch: PaddedBatch) -> Evaluation:
+        previous = torch.cat((batch.starts.unsqueeze(1), batch.tokens[:, :-1]), dim=1)
+        table = self.transitions.log_softmax(-1)
+        valid = torch.arange(batch.tokens.shape[1]) < batch.lengths.unsqueeze(1)
+        entropy = -(table.exp() * table).sum(-1)
+        return Evaluation(table[previous, batch.tokens][valid], entropy[previous][valid])
+
+    def get_log_probabilities(self, states: Sequence[int], actions: Sequence[tuple[int, ...]]) -> Tensor:
+        batch = self.encode_actions(states, actions)
+        return batch.samples.sum(self.evaluate_actions(batch).log_probs)
+
+    def get_parameters(self) -> dict[str, Tensor]:
+        return {"transitions": self.transitions}
+
+
+class EpisodePolicy(SequencePolicy):
+    """The same sequences, every token a row of its own, as the steps of an episode are."""
+
+    def encode_actions(self, states: Sequence[int], actions: Sequence[tuple[int, ...]]) -> TensorBatch:  # type: ignore[override]
+        previous = [token for state, action in zip(states, actions, strict=True) for token in (state, *action[:-1])]
+        tokens = [token for action in actions for token in action]
+        samples = Segments.of_lengths([len(action) for action in actions])
+        return TensorBatch(torch.tensor(previous), torch.tensor(tokens), samples)
+
+    def evaluate_actions(self, batch: TensorBatch) -> Evaluation:  # type: ignore[override]
+        table = self.transitions.log_softmax(-1)
+        entropy = -(table.exp() * table).sum(-1)
+        return Evaluation(table[batch.observations, batch.actions], entropy[batch.observations])
+
+    def get_log_probabilities(self, states: Sequence[int], actions: Sequence[tuple[int, ...]]) -> Tensor:
+        batch = self.encode_actions(states, actions)
+        return batch.samples.sum(self.evaluate_actions(batch).log_probs)
+
+
+class FunctionRewards(Quiet):
+    """Rewards from any function of a state and an action."""
+
+    def __init__(self, function: Callable[[Any, Any], float], dtype: torch.dtype = torch.float64) -> None:
+        self.function = function
+        self.dtype = dtype
+
+    def compute_rewards(self, states: Sequence[Any], actions: Sequence[Any]) -> Tensor:
+        pairs = zip(states, actions, strict=True)
+        return torch.tensor([self.function(state, action) for state, action in pairs], dtype=self.dtype)
+
+
+def parameter_values(parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Copies of the parameters."""
+    return {name: tensor.detach().clone() for name, tensor in parameters.items()}
