@@ -10,6 +10,16 @@ from typing_extensions import Protocol
 
 from grpo_adapters.bandit.environments import RewardDistribution, seeded_generator
 
+__all__ = [
+    "UCB1",
+    "DiscountedUCB",
+    "EpsilonGreedy",
+    "SlidingWindowUCB",
+    "Strategy",
+    "ThompsonSampling",
+    "play",
+]
+
 
 class Strategy(Protocol):
     """Chooses an arm in each of B bandits and learns from what it gives."""

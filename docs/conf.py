@@ -1,0 +1,71 @@
+"""The site: MyST pages, executed notebooks, and an API reference that misses no public name."""
+
+import importlib
+import shutil
+from pathlib import Path
+
+from sphinx.application import Sphinx
+from sphinx.errors import ExtensionError
+
+import grpo
+
+HERE = Path(__file__).parent
+ROOT = HERE.parent
+NOTEBOOKS = ["grpo_dynamic_bandit_demo.ipynb"]
+PUBLIC_MODULES = ["grpo", "grpo_adapters.bandit", "grpo_adapters.bandit.baselines"]
+
+for notebook in NOTEBOOKS:
+    shutil.copyfile(ROOT / "examples" / notebook, HERE / "tutorials" / notebook)
+
+project = "anygrpo"
+author = "The anygrpo developers"
+copyright = "2026, The anygrpo developers"
+release = version = grpo.__version__
+
+extensions = [
+    "myst_nb",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.napoleon",
+    "sphinx.ext.viewcode",
+    "sphinx_copybutton",
+    "sphinx-mathjax-offline",
+]
+exclude_patterns = ["_build"]
+html_theme = "furo"
+html_title = "anygrpo"
+html_theme_options = {"source_repository": "", "navigation_with_keys": True}
+
+myst_enable_extensions = ["dollarmath", "deflist", "colon_fence"]
+myst_heading_anchors = 3
+nb_execution_mode = "cache"
+nb_execution_timeout = 300
+nb_execution_raise_on_error = True
+nb_merge_streams = True
+
+autodoc_member_order = "bysource"
+autodoc_typehints = "signature"
+autodoc_default_options = {"members": True, "special-members": "__call__"}
+autodoc_preserve_defaults = True
+napoleon_use_ivar = True
+python_use_unqualified_type_names = True
+suppress_warnings = ["mystnb.unknown_mime_type"]
+
+
+def require_all_public_names(app: Sphinx, exception: Exception | None) -> None:
+    """Fail the build if a public name of the packages has no entry in the reference."""
+    if exception is not None:
+        return
+    documented = {name for name, *_ in app.env.get_domain("py").get_objects()}
+    missing = [
+        f"{module}.{name}"
+        for module in PUBLIC_MODULES
+        for name in importlib.import_module(module).__all__
+        if f"{module}.{name}" not in documented
+    ]
+    if missing:
+        raise ExtensionError(f"public names without an entry in the API reference: {', '.join(missing)}")
+
+
+def setup(app: Sphinx) -> None:
+    """Register the check."""
+    app.connect("build-finished", require_all_public_names)
