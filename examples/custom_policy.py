@@ -72,9 +72,8 @@ if __name__ == "__main__":
         if step % 20 == 0:
             print(f"step {step:3}   mean cost {-metrics['reward']:.2f}")
     tests = random_jobs(500)
-    learnt = sum(
-        cost(jobs, scores.argsort(descending=True)) for jobs, scores in zip(tests, policy.scores(tests), strict=True)
-    )
+    orders = policy.scores(tests).argsort(dim=1, descending=True)
+    learnt = sum(cost(jobs, order) for jobs, order in zip(tests, orders, strict=True))
     best = sum(cost(jobs, (jobs[:, 0] / jobs[:, 1]).argsort()) for jobs in tests)
     print(f"on 500 new lists the learnt orders cost {learnt / best - 1:.2%} more than the best ones")
     assert learnt < 1.02 * best

@@ -26,7 +26,7 @@ LossAveraging = Literal["per_sample", "per_decision"] | Annotated[StrictInt, Fie
 class FrozenModel(BaseModel):
     """Base of all settings: immutable, keyword-only, no unknown key, no NaN and no infinity."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, defer_build=True)
 
 
 def check_dual_clip(dual_clip: float | None, clip_high: float) -> None:

@@ -39,6 +39,7 @@ class ExperienceCollector(Generic[StatesT, ActionsT]):
         self.reward_model = reward_model
         self.reference = reference
 
+    @torch.no_grad()
     def collect(self, states: StatesT, **generation_kwargs: Any) -> Experience:
         """Sample ``group_size`` actions for each of the S states and score them.
 
@@ -48,11 +49,11 @@ class ExperienceCollector(Generic[StatesT, ActionsT]):
         """
         check_states(states)
         self.policy.policy.eval()
-        with torch.no_grad():
-            groups = self.policy.policy.generate_actions(states, self.config.group_size, **generation_kwargs)
+        groups = self.policy.policy.generate_actions(states, self.config.group_size, **generation_kwargs)
         check_groups(groups, len(states), self.config.group_size)
         return self._score(states, join_groups(groups), Segments(len(states), self.config.group_size))
 
+    @torch.no_grad()
     def score(self, states: StatesT, groups: Sequence[ActionsT]) -> Experience:
         """Experience from actions that are already there, taken for samples of the policy as it is now.
 
@@ -68,7 +69,6 @@ class ExperienceCollector(Generic[StatesT, ActionsT]):
         self.policy.policy.eval()
         return self._score(states, join_groups(groups), Segments.of_lengths([len(group) for group in groups]))
 
-    @torch.no_grad()
     def _score(self, states: StatesT, actions: ActionsT, groups: Segments) -> Experience:
         sample_states: StatesT = repeat_entries(states, groups)
         batch = self.policy.encode(sample_states, actions)

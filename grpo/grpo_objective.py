@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pydantic import ConfigDict, NonNegativeFloat
+from pydantic import ConfigDict, Field, NonNegativeFloat
 from torch import Tensor
 from typing_extensions import Protocol
 
@@ -54,7 +54,7 @@ class GRPOObjective(FrozenModel):
 
     model_config = ConfigDict(arbitrary_types_allowed=True)
 
-    surrogate: Surrogate = ClippedSurrogate()
+    surrogate: Surrogate = Field(default_factory=ClippedSurrogate)
     kl_coefficient: NonNegativeFloat = 0.0
     kl_estimator: KLEstimator = "k3"
     kl_importance_correction: bool = False

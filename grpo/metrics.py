@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+from functools import reduce
+from operator import add
+
 import torch
 from torch import Tensor
 
 from grpo.experience import Experience
 
 
-def reward_metrics(experience: Experience) -> dict[str, Tensor]:
-    """Scalars that tell of the rewards: ``reward``, ``reward_std`` and ``frac_reward_zero_std``."""
+def reward_metrics(experience: Experience) -> dict[str, float]:
+    """What the rewards were like: ``reward``, ``reward_std`` and ``frac_reward_zero_std``."""
     rewards = experience.sample_rewards
-    spread = torch.stack((rewards.std, (rewards.std == 0).to(rewards.std.dtype))).mean(1)
-    return {"reward": rewards.values.mean(), "reward_std": spread[0], "frac_reward_zero_std": spread[1]}
+    scalars = torch.stack((rewards.values.mean(), rewards.std.mean(), rewards.std.count_nonzero()))
+    reward, reward_std, groups_with_spread = scalars.tolist()
+    return {
+        "reward": reward,
+        "reward_std": reward_std,
+        "frac_reward_zero_std": 1 - groups_with_spread / len(rewards.groups),
+    }
 
 
 class UpdateMetrics:
@@ -42,7 +50,7 @@ class UpdateMetrics:
 
     def end_step(self, grad_norm: float | None) -> None:
         """The optimiser step was made, or would have been if there were parameters."""
-        self._steps.append(sum(self._micro_batches[1:], self._micro_batches[0]))
+        self._steps.append(reduce(add, self._micro_batches))
         self._micro_batches = []
         if grad_norm is not None:
             self._grad_norms.append(grad_norm)
@@ -52,9 +60,9 @@ class UpdateMetrics:
         self._micro_batches = []
         self._skipped += 1
 
-    def result(self, once: dict[str, Tensor]) -> dict[str, float]:
-        """All metrics as floats, those of ``once`` first."""
-        metrics = dict(zip(once, torch.stack(list(once.values())).tolist(), strict=True))
+    def result(self) -> dict[str, float]:
+        """All of them as floats."""
+        metrics: dict[str, float] = {}
         if self._steps:
             steps = [
                 (loss, *(total / weight for total in sums)) for loss, weight, *sums in torch.stack(self._steps).tolist()

@@ -148,6 +148,9 @@ class Surrogate(Protocol):
         ...
 
 
+CLIP_METRICS = ("clip_fraction", "clip_fraction_low", "clip_fraction_high")
+
+
 def old_or_current(log_probs: Tensor, decisions: Decisions) -> Tensor:
     """Log-probs of the policy that sampled, [D]: where it is the one being evaluated, its own without gradient."""
     return log_probs.detach() if decisions.old_log_probs is None else decisions.old_log_probs
@@ -189,20 +192,18 @@ class ClippedSurrogate(FrozenModel):
 
     def __call__(self, log_probs: Tensor, decisions: Decisions) -> Terms:
         """The loss of each decision, with ``clip_fraction`` and ``approx_kl``."""
-        old_log_probs = old_or_current(log_probs, decisions)
-        ratio = self.ratio(log_probs, old_log_probs, decisions)
+        advantages = decisions.advantages
+        ratio = self.ratio(log_probs, old_or_current(log_probs, decisions), decisions)
+        if decisions.old_log_probs is None:  # the ratio is 1, there is nothing to clip
+            zeros = torch.zeros_like(advantages)
+            return Terms(-ratio * advantages, dict.fromkeys(("approx_kl", *CLIP_METRICS), zeros))
         loss = clipped_surrogate(
-            ratio, decisions.advantages, clip_low=self.clip_low, clip_high=self.clip_high, dual_clip=self.dual_clip
+            ratio, advantages, clip_low=self.clip_low, clip_high=self.clip_high, dual_clip=self.dual_clip
         )
-        return Terms(loss, self._clip_metrics(ratio.detach(), decisions) | old_policy_metrics(log_probs, decisions))
-
-    def _clip_metrics(self, ratio: Tensor, decisions: Decisions) -> dict[str, Tensor]:
-        if decisions.old_log_probs is None:
-            none = torch.zeros_like(ratio)
-            return {"clip_fraction": none, "clip_fraction_low": none, "clip_fraction_high": none}
-        low = ((ratio < 1 - self.clip_low) & (decisions.advantages < 0)).to(ratio.dtype)
-        high = ((ratio > 1 + self.clip_high) & (decisions.advantages > 0)).to(ratio.dtype)
-        return {"clip_fraction": low + high, "clip_fraction_low": low, "clip_fraction_high": high}
+        low = ((ratio < 1 - self.clip_low) & (advantages < 0)).to(advantages.dtype)
+        high = ((ratio > 1 + self.clip_high) & (advantages > 0)).to(advantages.dtype)
+        clipped = dict(zip(CLIP_METRICS, (low + high, low, high), strict=True))
+        return Terms(loss, old_policy_metrics(log_probs, decisions) | clipped)
 
 
 class SampleClippedSurrogate(ClippedSurrogate):

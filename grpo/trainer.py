@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import warnings
-from functools import partial
+from functools import partial, reduce
+from operator import add
 from typing import Any, Generic
 
 import torch
@@ -151,11 +152,15 @@ class Trainer(Generic[StatesT, ActionsT]):
                     if self.config.non_finite == "raise":
                         raise
                     metrics.skip_step()
-        return metrics.result(reward_metrics(experience)) | {
-            "learning_rate": self.optimizer.param_groups[0]["lr"] if self.optimizer is not None else 0.0,
-            "num_samples": float(len(experience.samples)),
-            "num_decisions": float(experience.samples.total),
-        }
+        return (
+            reward_metrics(experience)
+            | metrics.result()
+            | {
+                "learning_rate": self.optimizer.param_groups[0]["lr"] if self.optimizer is not None else 0.0,
+                "num_samples": float(len(experience.samples)),
+                "num_decisions": float(experience.samples.total),
+            }
+        )
 
     def _accumulate_gradients(
         self,
@@ -167,7 +172,7 @@ class Trainer(Generic[StatesT, ActionsT]):
     ) -> None:
         if self.optimizer is not None:
             self.optimizer.zero_grad()
-        denominator = sum(micro_batch.take(weights.denominator).sum() for micro_batch in minibatch)
+        denominator = reduce(add, [micro_batch.take(weights.denominator).sum() for micro_batch in minibatch])
         for micro_batch in minibatch:
             evaluation = self._policy.evaluate(
                 experience.batch, micro_batch.rows, requires_gradient=self.optimizer is not None

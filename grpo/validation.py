@@ -125,11 +125,10 @@ def check_evaluation(evaluation: object, rows: Segments, source: str, locate: Ca
     if not isinstance(evaluation, Evaluation):
         raise TypeError(f"{source} returned a {_type_name(evaluation)}, expected a grpo.Evaluation(log_probs, entropy)")
     log_probs = _check_decision_values(f"{source} returned log-probs", evaluation.log_probs, rows, locate)
-    if evaluation.entropy is None:
-        return evaluation if log_probs is evaluation.log_probs else Evaluation(log_probs)
-    return Evaluation(
-        log_probs, _check_decision_values(f"{source} returned an entropy", evaluation.entropy, rows, locate)
-    )
+    entropy = evaluation.entropy
+    if entropy is not None:
+        entropy = _check_decision_values(f"{source} returned an entropy", entropy, rows, locate)
+    return Evaluation(log_probs, entropy)
 
 
 def _check_decision_values(what: str, values: object, rows: Segments, locate: Callable[[int], str]) -> Tensor:

@@ -3,7 +3,7 @@
 Three jobs, each in turns with its counterpart in one run on one thread:
 
 - ten arms, one state, groups of 16, context-free softmax: almost nothing but overhead;
-- 64 contexts, groups of 16, a two-layer network;
+- 64 contexts, groups of 16, a network of two hidden layers;
 - 4,096 states, groups of 16, context-free softmax: against the policy's and reward model's own calls of a step.
 
 The hand-written loops make the same update (checked: the parameters agree at the end) and report the same metrics. The
@@ -42,6 +42,7 @@ def hand_written_step(
     parameters: list[Tensor],
     log_probabilities: Callable[[Tensor], Tensor],
     mean_rewards: Callable[[Tensor], Tensor],
+    reward_generator: torch.Generator,
     states: Tensor,
     *,
     report_metrics: bool,
@@ -49,7 +50,6 @@ def hand_written_step(
     """GRPO with an entropy bonus on Gaussian arms, as one would write it in a single file."""
     optimizer = build_optimizer(parameters)
     num_states = len(states)
-    reward_generator = torch.Generator().manual_seed(0)
 
     def step() -> dict[str, float]:
         with torch.no_grad():
@@ -64,7 +64,10 @@ def hand_written_step(
             centered = table - table.mean(1, keepdim=True)
             advantages = torch.where(std > 0, centered / std, 0.0).flatten()
         all_log_probs = log_probabilities(observations)
-        log_probs = all_log_probs.expand(len(actions), -1).gather(1, actions.unsqueeze(1)).squeeze(1)
+        if len(all_log_probs) == 1:
+            log_probs = all_log_probs.squeeze(0).index_select(0, actions)
+        else:
+            log_probs = all_log_probs.gather(1, actions.unsqueeze(1)).squeeze(1)
         entropy = -(all_log_probs.exp() * all_log_probs).sum(-1)
         ratio = torch.exp(log_probs - log_probs.detach())
         surrogate = -torch.minimum(ratio * advantages, ratio.clamp(0.8, 1.2) * advantages)
@@ -112,7 +115,12 @@ def compare(
     for name in ("loop", "loop_without_metrics"):
         policy = policies[name]
         jobs[name] = hand_written_step(
-            list(policy.parameters()), policy.log_probabilities, mean_rewards, states, report_metrics=name == "loop"
+            list(policy.parameters()),
+            policy.log_probabilities,
+            mean_rewards,
+            bandit.generator.clone_state(),
+            states,
+            report_metrics=name == "loop",
         )
     for name, job in jobs.items():
         torch.manual_seed(1)
@@ -127,9 +135,11 @@ def compare(
 
 
 def build_network_policy() -> ContextualSoftmaxPolicy:
-    """A two-layer network over eight context features and ten arms."""
+    """Two hidden layers of 64, the usual network of control, over eight context features and ten arms."""
     torch.manual_seed(0)
-    return ContextualSoftmaxPolicy(nn.Sequential(nn.Linear(8, 64), nn.Tanh(), nn.Linear(64, 10)))
+    return ContextualSoftmaxPolicy(
+        nn.Sequential(nn.Linear(8, 64), nn.Tanh(), nn.Linear(64, 64), nn.Tanh(), nn.Linear(64, 10))
+    )
 
 
 def scale_ratio(num_states: int) -> float:
@@ -174,7 +184,7 @@ def main() -> None:
         torch.zeros(1, 1),
         calls=40,
     )
-    print("64 contexts, groups of 16, two-layer network")
+    print("64 contexts, groups of 16, network of two hidden layers")
     weights = torch.randn(8, 10, generator=torch.Generator().manual_seed(0))
     network = compare(
         build_network_policy,

@@ -51,9 +51,11 @@ class ContextualSoftmaxPolicy(nn.Module):
         """Log-probs and entropy of the pulls."""
         log_probabilities = self.network(batch.observations).log_softmax(-1)
         entropy = -(log_probabilities.exp() * log_probabilities).sum(-1)
-        num_pulls = batch.actions.shape[0]
-        log_probs = log_probabilities.expand(num_pulls, -1).gather(1, batch.actions.unsqueeze(1)).squeeze(1)
-        return Evaluation(log_probs, entropy.expand(num_pulls))
+        if log_probabilities.shape[0] == 1:
+            log_probs = log_probabilities.squeeze(0).index_select(0, batch.actions)
+        else:
+            log_probs = log_probabilities.gather(1, batch.actions.unsqueeze(1)).squeeze(1)
+        return Evaluation(log_probs, entropy.expand_as(log_probs))
 
     def get_log_probabilities(self, states: Any, actions: Tensor | Sequence[int]) -> Tensor:
         """Log π(arm|context), [N], nats."""

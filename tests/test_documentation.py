@@ -1,0 +1,85 @@
+"""Snippets in the documentation run, and what it says of the code is true."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import grpo
+from grpo import ConformanceError, GRPOConfig, GRPOTrainer
+from grpo_adapters.bandit import SoftmaxPolicy, StationaryBandit
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", ROOT / "grpo" / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+RUNNABLE = [page for page in PAGES if "```python" in page.read_text() and page.name != "index.md"]
+RAISES: dict[str, type[Exception]] = {"check-a-model.md": ConformanceError}
+
+
+def snippets(page: Path) -> list[str]:
+    return re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)
+
+
+@pytest.mark.parametrize("page", RUNNABLE, ids=lambda page: str(page.relative_to(ROOT)))
+def test_snippets_run_one_after_the_other(page: Path) -> None:
+    torch.manual_seed(0)
+    names: dict[str, Any] = {"__name__": "snippets"}
+
+    def run() -> None:
+        for index, snippet in enumerate(snippets(page)):
+            exec(compile(snippet, f"{page.name}, snippet {index}", "exec"), names)
+
+    if page.name in RAISES:
+        with pytest.raises(RAISES[page.name]) as caught:
+            run()
+        quoted = re.sub(r"came \d+ times", "came 1137 times", str(caught.value))
+        assert quoted in page.read_text()
+    else:
+        run()
+
+
+def test_the_readme_model_learns(capsys: pytest.CaptureFixture[str]) -> None:
+    [snippet] = snippets(ROOT / "README.md")
+    for seed in range(3):
+        torch.manual_seed(seed)
+        exec(compile(snippet, "README.md", "exec"), {"__name__": "readme"})
+        miss = re.search(r"misses by ([\d.]+) m", capsys.readouterr().out)
+        assert miss is not None
+        assert float(miss[1]) < 0.6
+
+
+def test_a_model_of_ones_own_takes_fewer_than_40_lines() -> None:
+    [snippet] = snippets(ROOT / "README.md")
+    assert len(snippet[snippet.index("class Thrower") :].strip().splitlines()) < 40
+
+
+def test_the_glossary_defines_every_metric() -> None:
+    defined = set(
+        re.findall(r"`(\w+)`", "\n".join(re.findall(r"^`.*`$", (ROOT / "docs/glossary.md").read_text(), re.M)))
+    )
+    policy = SoftmaxPolicy(3)
+    config = GRPOConfig(num_epochs_per_update=2, entropy_coefficient=0.1)
+    trainer = GRPOTrainer(config, policy, StationaryBandit([0.1, 0.5, 0.9]), SoftmaxPolicy(3))
+    assert trainer.step(["the only state"]).keys() == defined
+
+
+def test_the_readme_is_true_about_the_length_of_modules() -> None:
+    lengths = {path.name: len(path.read_text().splitlines()) for path in (ROOT / "grpo").rglob("*.py")}
+    assert max(lengths.values()) <= 300, lengths
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_local_links_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text()):
+        place = page.parent / target
+        if place.parent.name == "tutorials":  # copied there when the site is built
+            place = ROOT / "examples" / place.name
+        assert place.exists(), f"{page}: {target}"
+
+
+def test_versions_agree() -> None:
+    assert f'version = "{grpo.__version__}"' in (ROOT / "pyproject.toml").read_text()
+    assert f"## {grpo.__version__}" in (ROOT / "CHANGELOG.md").read_text()
