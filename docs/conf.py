@@ -14,6 +14,7 @@ ROOT = HERE.parent
 NOTEBOOKS = ["grpo_dynamic_bandit_demo.ipynb"]
 PUBLIC_MODULES = ["grpo", "grpo_adapters.bandit", "grpo_adapters.bandit.baselines"]
 
+(HERE / "tutorials").mkdir(exist_ok=True)
 for notebook in NOTEBOOKS:
     shutil.copyfile(ROOT / "examples" / notebook, HERE / "tutorials" / notebook)
 

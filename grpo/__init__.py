@@ -14,7 +14,16 @@ with collector_paused():
     from grpo.batches import Batch
     from grpo.config import GRPOConfig, TrainerConfig
     from grpo.conformance import ConformanceError, check_policy_model, check_reward_model
-    from grpo.experience import ActionBatch, Decisions, Evaluation, Experience, GroupedRewards, PairBatch, TensorBatch
+    from grpo.experience import (
+        ActionBatch,
+        Decisions,
+        Evaluation,
+        Experience,
+        GroupedRewards,
+        PairBatch,
+        TensorBatch,
+        Terms,
+    )
     from grpo.experience_collector import ExperienceCollector
     from grpo.grpo_objective import GRPOObjective, Objective
     from grpo.grpo_trainer import GRPOTrainer
@@ -28,7 +37,6 @@ with collector_paused():
         SampleClippedSurrogate,
         ScoreFunctionSurrogate,
         Surrogate,
-        Terms,
         clipped_importance_surrogate,
         clipped_surrogate,
         probability_ratio,

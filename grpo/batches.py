@@ -17,7 +17,7 @@ EntryT_co = TypeVar("EntryT_co", covariant=True)
 
 @runtime_checkable
 class Batch(Protocol[EntryT_co]):
-    """What the core asks of a batch: a length and entries by index. A list, a tuple, a tensor or an array has both.
+    """What the core asks of a batch: a length, and entries by index and in turn, as lists, tensors and arrays have.
 
     The core repeats, joins and selects the entries and never looks inside them. A tensor stays a tensor; any
     other batch reaches the models as a list.
@@ -47,7 +47,7 @@ def join_groups(groups: Any) -> Any:
     """All entries of the groups, group after group: [S][G] -> [N]; a tensor [S, G, ...] -> [N, ...]."""
     if isinstance(groups, Tensor):
         return groups.flatten(0, 1)
-    if len(groups) > 0 and isinstance(groups[0], Tensor):
+    if all(isinstance(group, Tensor) for group in groups) and len({group.shape[1:] for group in groups}) == 1:
         return torch.cat(list(groups))
     return [action for group in groups for action in group]
 

@@ -211,3 +211,16 @@ class Decisions:
     old_log_probs: Tensor | None
     reference_log_probs: Tensor | None
     samples: Segments
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """A loss and what to report of it, per decision.
+
+    Attributes:
+        loss: [D], differentiable, elementwise: the trainer alone weights and sums it.
+        metrics: [D] each, without gradient; the trainer averages them with the weights of the loss.
+    """
+
+    loss: Tensor
+    metrics: dict[str, Tensor]

@@ -7,9 +7,9 @@ from torch import Tensor
 from typing_extensions import Protocol
 
 from grpo.config import FrozenModel
-from grpo.experience import Decisions, Evaluation
+from grpo.experience import Decisions, Evaluation, Terms
 from grpo.kl_divergence import KL_ESTIMATORS, KLEstimator
-from grpo.surrogate import ClippedSurrogate, Surrogate, Terms, old_or_current, probability_ratio
+from grpo.surrogate import ClippedSurrogate, Surrogate, old_or_current, probability_ratio
 
 
 class Objective(Protocol):

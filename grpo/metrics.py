@@ -8,7 +8,7 @@ from operator import add
 import torch
 from torch import Tensor
 
-from grpo.experience import Experience
+from grpo.experience import Experience, Terms
 
 
 def reward_metrics(experience: Experience) -> dict[str, float]:
@@ -36,16 +36,15 @@ class UpdateMetrics:
         self._grad_norms: list[float] = []
         self._skipped = 0
 
-    def add_micro_batch(self, losses: Tensor, values: dict[str, Tensor], weight: Tensor) -> None:
+    def add_micro_batch(self, terms: Terms, weight: Tensor) -> None:
         """Add a part of the optimiser step under way.
 
         Args:
-            losses: of each decision, [D].
-            values: what is reported of each decision, [D] each.
+            terms: loss and metrics of each decision, [D] each.
             weight: of each decision in the loss, [D].
         """
-        self._names = tuple(values)
-        rows = torch.stack([losses.detach(), torch.ones_like(weight), *values.values()])
+        self._names = tuple(terms.metrics)
+        rows = torch.stack([terms.loss.detach(), torch.ones_like(weight), *terms.metrics.values()])
         self._micro_batches.append(rows.to(weight.dtype) @ weight)
 
     def end_step(self, grad_norm: float | None) -> None:

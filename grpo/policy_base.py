@@ -55,7 +55,8 @@ class PolicyModel(Protocol[StatesT_contra, ActionsT]):
             kwargs: whatever was given to ``trainer.step`` besides the states.
 
         Returns:
-            S groups of G actions each, in the order of the states: nested lists, or a tensor of shape [S, G, ...].
+            S groups of G actions each, in the order of the states: nested lists, a list of tensors [G, ...], or a
+            tensor [S, G, ...].
         """
         ...
 

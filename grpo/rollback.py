@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import random
-from collections.abc import Iterable
+import sys
+from collections.abc import Sequence
 from types import TracebackType
 
 import torch
@@ -12,21 +13,24 @@ from torch import Tensor
 
 
 class RestoresRandomStates:
-    """A ``with`` block that puts PyTorch's, Python's and the models' own random generators back if it fails.
+    """A ``with`` block that puts PyTorch's, Python's, NumPy's and the models' own random generators back if it fails.
 
     Args:
         models: a model that draws from a :class:`torch.Generator` of its own keeps it in an attribute ``generator``.
     """
 
-    def __init__(self, models: Iterable[object]) -> None:
-        own = (getattr(model, "generator", None) for model in models)
-        self._generators = [generator for generator in own if isinstance(generator, torch.Generator)]
+    def __init__(self, models: Sequence[object]) -> None:
+        self._models = models
 
     def __enter__(self) -> None:
         self._python = random.getstate()
+        # NumPy is none of our imports, but a model may draw from its global generator.
+        self._numpy = sys.modules.get("numpy")
+        self._numpy_state = self._numpy.random.get_state() if self._numpy is not None else None
         self._cpu = torch.get_rng_state()
         self._cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None
-        self._own = [generator.get_state() for generator in self._generators]
+        own = (getattr(model, "generator", None) for model in self._models)
+        self._own = [(generator, generator.get_state()) for generator in own if isinstance(generator, torch.Generator)]
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
@@ -37,10 +41,12 @@ class RestoresRandomStates:
     def restore(self) -> None:
         """Put all of them back to where they were at the start of the block."""
         random.setstate(self._python)
+        if self._numpy is not None:
+            self._numpy.random.set_state(self._numpy_state)
         torch.set_rng_state(self._cpu)
         if self._cuda is not None:
             torch.cuda.set_rng_state_all(self._cuda)
-        for generator, state in zip(self._generators, self._own, strict=True):
+        for generator, state in self._own:
             generator.set_state(state)
 
 

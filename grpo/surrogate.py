@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import ClassVar, Self
 
 import torch
@@ -11,7 +10,7 @@ from torch import Tensor
 from typing_extensions import Protocol, runtime_checkable
 
 from grpo.config import ClipHigh, ClipLow, FrozenModel, check_dual_clip
-from grpo.experience import Decisions
+from grpo.experience import Decisions, Terms
 from grpo.kl_divergence import kl_k3, log_probability_ratio
 from grpo.segments import Segments
 
@@ -121,19 +120,6 @@ def score_function_surrogate(log_probs: Tensor, advantages: Tensor) -> Tensor:
         tensor([6.])
     """
     return -advantages * log_probs
-
-
-@dataclass(frozen=True, slots=True)
-class Terms:
-    """A loss and what to report of it, per decision.
-
-    Attributes:
-        loss: [D], differentiable, elementwise: the trainer alone weights and sums it.
-        metrics: [D] each, without gradient; the trainer averages them with the weights of the loss.
-    """
-
-    loss: Tensor
-    metrics: dict[str, Tensor]
 
 
 @runtime_checkable

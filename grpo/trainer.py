@@ -25,9 +25,9 @@ from grpo.rollback import RestoresRandomStates, RestoresTraining
 from grpo.validation import (
     NonFiniteError,
     check_advantages,
-    check_loss,
     check_optimizer,
     check_reference,
+    check_terms,
     require_methods,
 )
 
@@ -93,8 +93,7 @@ class Trainer(Generic[StatesT, ActionsT]):
         self.generator = torch.Generator().manual_seed(config.seed)
         self._policy = evaluator
         self._parameters = parameters
-        self._requires_whole_samples = bool(getattr(objective, "requires_whole_samples", False))
-        self._restores_random_states = RestoresRandomStates([*models, self])
+        self._random_models = [*models, self]
 
     def step(self, states: StatesT, **generation_kwargs: Any) -> dict[str, float]:
         """Sample actions for the states, score them, and update the policy.
@@ -110,14 +109,14 @@ class Trainer(Generic[StatesT, ActionsT]):
             TypeError, ValueError: if a model returned what it must not. Parameters, optimizer and random generators
                 are then as they were before the step.
         """
-        with self._restores_random_states:
+        with RestoresRandomStates(self._random_models):
             try:
                 experience = self.collector.collect(states, **generation_kwargs)
             except NonFiniteError:
                 if self.config.non_finite == "raise":
                     raise
                 return {"num_updates": 0.0, "skipped_updates": 1.0}
-            return self.update(experience)
+            return self._update(experience)
 
     def update(self, experience: Experience) -> dict[str, float]:
         """Update the policy on an experience; ``step`` is this on what the collector collects.
@@ -131,6 +130,10 @@ class Trainer(Generic[StatesT, ActionsT]):
         Raises:
             TypeError, ValueError: as ``step`` does.
         """
+        with RestoresRandomStates(self._random_models):
+            return self._update(experience)
+
+    def _update(self, experience: Experience) -> dict[str, float]:
         num_updates = self.config.num_updates(len(experience.batch.rows))
         if experience.old_log_probs is None and num_updates > 1:
             raise ValueError(
@@ -143,7 +146,10 @@ class Trainer(Generic[StatesT, ActionsT]):
         self._policy.policy.train()
         with RestoresTraining(self.optimizer, num_updates):
             for minibatch in iterate_minibatches(
-                experience.batch, self.config, whole_samples=self._requires_whole_samples, generator=self.generator
+                experience.batch,
+                self.config,
+                whole_samples=bool(getattr(self.objective, "requires_whole_samples", False)),
+                generator=self.generator,
             ):
                 try:
                     self._accumulate_gradients(experience, advantages, weights, minibatch, metrics)
@@ -178,17 +184,20 @@ class Trainer(Generic[StatesT, ActionsT]):
                 experience.batch, micro_batch.rows, requires_gradient=self.optimizer is not None
             )
             decisions = Decisions(
-                micro_batch.take(advantages),
+                micro_batch.take(advantages).to(evaluation.log_probs.dtype),
                 micro_batch.take(experience.old_log_probs),
                 micro_batch.take(experience.reference_log_probs),
                 micro_batch.samples,
             )
-            terms = self.objective(evaluation, decisions)
-            losses = check_loss(terms.loss, micro_batch.samples, partial(locate, experience.batch, micro_batch.rows))
-            weight = (micro_batch.take(weights.numerator) / denominator).to(losses.dtype)
+            terms = check_terms(
+                self.objective(evaluation, decisions),
+                micro_batch.samples,
+                partial(locate, experience.batch, micro_batch.rows),
+            )
+            weight = (micro_batch.take(weights.numerator) / denominator).to(terms.loss.dtype)
             if self.optimizer is not None:
-                torch.dot(weight, losses).backward()
-            metrics.add_micro_batch(losses, terms.metrics, weight)
+                torch.dot(weight, terms.loss).backward()
+            metrics.add_micro_batch(terms, weight)
 
     def _apply_gradients(self, experience: Experience, minibatch: list[MicroBatch]) -> float | None:
         """Make the optimiser step; the norm of the gradient before it was scaled down, None without parameters."""
@@ -231,10 +240,11 @@ def _optimizer_over(
     if not parameters:
         warnings.warn(
             "the policy has no trainable parameters: step() samples, scores and reports, and changes nothing",
-            stacklevel=3,
+            stacklevel=4,
         )
         return None
     if optimizer is None:
-        return torch.optim.AdamW(parameters.values(), lr=learning_rate, weight_decay=0.0, fused=True)
+        fused = all(parameter.device.type in ("cpu", "cuda") for parameter in parameters.values())
+        return torch.optim.AdamW(parameters.values(), lr=learning_rate, weight_decay=0.0, fused=fused)
     check_optimizer(optimizer, parameters)
     return optimizer

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from grpo.experience import ActionBatch, Evaluation
+from grpo.experience import ActionBatch, Evaluation, Terms
 from grpo.segments import Segments
 
 
@@ -41,7 +41,7 @@ def require_methods(model: object, protocol: type, role: str) -> None:
 
 def check_states(states: Any) -> None:
     """States must be a batch with at least one entry."""
-    if isinstance(states, str) or not (hasattr(states, "__len__") and hasattr(states, "__getitem__")):
+    if not _is_batch(states):
         raise TypeError(
             f"states is a {_type_name(states)}, expected a batch: a list with an entry a state, "
             f"or a tensor whose first dimension counts them"
@@ -60,14 +60,14 @@ def check_groups(groups: Any, num_states: int, num_actions_per_state: int) -> No
                 f"[{num_states}, {num_actions_per_state}, ...]: num_actions_per_state actions for each state"
             )
         return
-    if isinstance(groups, str) or not hasattr(groups, "__len__"):
+    if not _is_batch(groups):
         raise TypeError(f"{source} returned a {_type_name(groups)}, expected one sequence of actions for each state")
     if len(groups) != num_states:
         raise ValueError(
             f"{source} returned {len(groups)} groups, expected {num_states}: one group of actions for each state"
         )
     for index, group in enumerate(groups):
-        if isinstance(group, str) or not hasattr(group, "__len__"):
+        if not _is_batch(group):
             raise TypeError(
                 f"{source} returned a {_type_name(group)} for state {index}, expected a sequence of "
                 f"{num_actions_per_state} actions: nest the actions of a state in a list"
@@ -175,9 +175,19 @@ def check_advantages(advantages: object, samples: Segments) -> Tensor:
     return advantages if advantages.shape[0] == samples.total else samples.expand(advantages)
 
 
-def check_loss(loss: object, rows: Segments, locate: Callable[[int], str]) -> Tensor:
-    """An objective's loss, one finite entry a decision."""
-    return _check_decision_values("objective returned a loss", loss, rows, locate)
+def check_terms(terms: object, rows: Segments, locate: Callable[[int], str]) -> Terms:
+    """An objective's loss and metrics, one entry a decision, the loss finite."""
+    if not isinstance(terms, Terms):
+        raise TypeError(f"objective returned a {_type_name(terms)}, expected grpo.Terms(loss, metrics)")
+    _check_decision_values("objective returned a loss", terms.loss, rows, locate)
+    for name, values in terms.metrics.items():
+        if not isinstance(values, Tensor) or values.shape != (rows.total,):
+            shape = list(values.shape) if isinstance(values, Tensor) else _type_name(values)
+            raise ValueError(
+                f"objective returned {shape} as metric {name!r}, expected a tensor [{rows.total}], one entry a "
+                f"decision: the trainer averages it"
+            )
+    return terms
 
 
 def check_optimizer(optimizer: torch.optim.Optimizer, parameters: Mapping[str, Tensor]) -> None:
@@ -215,6 +225,12 @@ def _is_finite(values: Tensor) -> bool:
 def _first_non_finite(values: Tensor, unit: str) -> str:
     index = int(torch.nonzero(~values.isfinite())[0])
     return f"{values[index].item()} for {unit} {index}"
+
+
+def _is_batch(value: Any) -> bool:
+    if isinstance(value, Tensor):
+        return value.ndim > 0
+    return not isinstance(value, str | Mapping) and hasattr(value, "__len__") and hasattr(value, "__getitem__")
 
 
 def _check_floating(what: str, values: Tensor) -> None:

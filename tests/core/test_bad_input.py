@@ -7,12 +7,13 @@ import random
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from models import FunctionRewards, Quiet, SequencePolicy, TablePolicy
 from torch import Tensor
 
-from grpo import Evaluation, GRPOConfig, GRPOObjective, GRPOTrainer, NonFiniteError
+from grpo import Evaluation, GRPOConfig, GRPOObjective, GRPOTrainer, NonFiniteError, Terms
 
 
 def grade(state: Any, action: Any) -> float:
@@ -32,6 +33,7 @@ class BrokenPolicy(TablePolicy):
     def generate_actions(self, states: Any, num_actions_per_state: int, **kwargs: Any) -> Any:
         torch.rand(1, generator=self.generator)
         random.random()
+        np.random.rand()  # noqa: NPY002
         return self.break_groups(super().generate_actions(states, num_actions_per_state))
 
     def get_log_probabilities(self, states: Any, actions: Any) -> Any:
@@ -63,7 +65,8 @@ class Harness:
         assert self.trainer.optimizer is not None
         optimizer_state = copy.deepcopy(self.trainer.optimizer.state_dict())
         generators = [torch.get_rng_state(), self.policy.generator.get_state(), self.trainer.generator.get_state()]
-        return [self.policy.logits.detach().clone(), optimizer_state, generators, random.getstate()]
+        numpy_state = np.random.get_state(legacy=False)["state"]  # noqa: NPY002
+        return [self.policy.logits.detach().clone(), optimizer_state, generators, random.getstate(), numpy_state]
 
     def assert_fails(self, error: type[Exception], message: str, states: Any = (0, 1)) -> None:
         before = self.state()
@@ -414,3 +417,29 @@ def test_a_gradient_that_reaches_no_parameter_held() -> None:
 
     with pytest.raises(ValueError, match="no gradient reached a parameter that the optimizer holds"):
         GRPOTrainer(GRPOConfig(), Elsewhere(), FunctionRewards(grade)).step([0])
+
+
+@pytest.mark.parametrize(
+    ("break_terms", "error", "message"),
+    [
+        (lambda terms: terms.loss, TypeError, r"objective returned a Tensor, expected grpo.Terms\(loss, metrics\)"),
+        (lambda terms: Terms(terms.loss, {"mine": terms.loss.mean()}), ValueError, r"returned \[\] as metric 'mine'"),
+        (lambda terms: Terms(terms.loss, dict[str, Any](mine=0.5)), ValueError, "returned float as metric 'mine'"),
+    ],
+)
+def test_wrong_terms(break_terms: Callable[[Terms], Any], error: type[Exception], message: str) -> None:
+    harness = Harness()
+    objective = harness.trainer.objective
+    harness.trainer.objective = lambda evaluation, decisions: break_terms(objective(evaluation, decisions))
+    harness.assert_fails(error, message)
+
+
+def test_a_failed_update_is_put_back_as_a_failed_step_is() -> None:
+    harness = Harness(batch_size=2)
+    experience = harness.trainer.collector.collect([0, 1])
+    harness.policy.break_log_probs = set_at(0, float("nan"))
+    harness.policy.evaluations_until_broken = 2
+    before = harness.state()
+    with pytest.raises(NonFiniteError):
+        harness.trainer.update(experience)
+    torch.testing.assert_close(harness.state(), before, rtol=0, atol=0)

@@ -295,3 +295,36 @@ def test_no_step_warns() -> None:
 def test_tensor_batch_counts_must_agree() -> None:
     with pytest.raises(ValueError, match="3 observations, 2 actions"):
         TensorBatch(torch.zeros(3, 1), torch.zeros(2))
+
+
+def test_losses_are_of_the_precision_of_the_log_probs() -> None:
+    seen = []
+    policy = TablePolicy(dtype=torch.float32)
+    trainer = GRPOTrainer(GRPOConfig(), policy, FunctionRewards(grade, torch.float64))
+    objective = trainer.objective
+
+    def noting(evaluation: Evaluation, decisions: Decisions) -> Terms:
+        terms = objective(evaluation, decisions)
+        seen.append(terms.loss.dtype)
+        return terms
+
+    trainer.objective = noting
+    trainer.step([0])
+    assert seen == [torch.float32]
+
+
+def test_groups_of_tensors_of_different_shapes_stay_apart() -> None:
+    class Ragged(Quiet):
+        def generate_actions(self, states: Any, num_actions_per_state: int, **kwargs: Any) -> Any:
+            return [torch.full((num_actions_per_state, length), 1.0) for length in states]
+
+        def get_log_probabilities(self, states: Any, actions: Any) -> torch.Tensor:
+            assert [len(action) for action in actions] == states
+            return torch.zeros(len(actions))
+
+        def get_parameters(self) -> dict[str, torch.Tensor]:
+            return {}
+
+    with pytest.warns(UserWarning, match="no trainable parameters"):
+        trainer = GRPOTrainer(GRPOConfig(), Ragged(), FunctionRewards(lambda state, action: float(action.sum())))
+    assert trainer.step([2, 5])["reward"] == 3.5

@@ -166,6 +166,7 @@ def test_a_minibatch_holds_whole_samples_where_the_objective_asks_for_it(
         seen.extend(decisions.samples.lengths.tolist())
         return objective(evaluation, decisions)
 
+    spy.requires_whole_samples = objective.requires_whole_samples  # type: ignore[attr-defined]
     trainer.objective = spy
     trainer.update(experience)
     if objective.requires_whole_samples or policy_class is SequencePolicy:
