@@ -8,7 +8,7 @@ from operator import add
 import torch
 from torch import Tensor
 
-from grpo.experience import Experience, Terms
+from grpo.experience import Experience
 
 
 def reward_metrics(experience: Experience) -> dict[str, float]:
@@ -36,16 +36,17 @@ class UpdateMetrics:
         self._grad_norms: list[float] = []
         self._skipped = 0
 
-    def add_micro_batch(self, terms: Terms, weight: Tensor) -> None:
+    def add_micro_batch(self, loss: Tensor, values: dict[str, Tensor], weight: Tensor) -> None:
         """Add a part of the optimiser step under way.
 
         Args:
-            terms: loss and metrics of each decision, [D] each.
+            loss: its part of the loss, a scalar.
+            values: what is reported of each decision, [D] each.
             weight: of each decision in the loss, [D].
         """
-        self._names = tuple(terms.metrics)
-        rows = torch.stack([terms.loss.detach(), torch.ones_like(weight), *terms.metrics.values()])
-        self._micro_batches.append(rows.to(weight.dtype) @ weight)
+        self._names = tuple(values)
+        sums = (torch.dot(weight, value.to(weight.dtype)) for value in values.values())
+        self._micro_batches.append(torch.stack((loss.detach(), weight.sum(), *sums)))
 
     def end_step(self, grad_norm: float | None) -> None:
         """The optimiser step was made, or would have been if there were parameters."""

@@ -195,9 +195,10 @@ class Trainer(Generic[StatesT, ActionsT]):
                 partial(locate, experience.batch, micro_batch.rows),
             )
             weight = (micro_batch.take(weights.numerator) / denominator).to(terms.loss.dtype)
+            loss = torch.dot(weight, terms.loss)
             if self.optimizer is not None:
-                torch.dot(weight, terms.loss).backward()
-            metrics.add_micro_batch(terms, weight)
+                loss.backward()
+            metrics.add_micro_batch(loss, terms.metrics, weight)
 
     def _apply_gradients(self, experience: Experience, minibatch: list[MicroBatch]) -> float | None:
         """Make the optimiser step; the norm of the gradient before it was scaled down, None without parameters."""

@@ -6,8 +6,9 @@ Three jobs, each in turns with its counterpart in one run on one thread:
 - 64 contexts, groups of 16, a network of two hidden layers;
 - 4,096 states, groups of 16, context-free softmax: against the policy's and reward model's own calls of a step.
 
-The hand-written loops make the same update (checked: the parameters agree at the end) and report the same metrics. The
-figures that end in `_without_metrics` compare with loops that report nothing but the mean reward.
+The hand-written loops sample in evaluation mode, make the same update in training mode (checked: the parameters agree
+at the end) and report the same metrics. The figures that end in `_without_metrics` compare with loops that report
+nothing but the mean reward.
 """
 
 from __future__ import annotations
@@ -39,8 +40,7 @@ def build_optimizer(parameters: list[Tensor]) -> torch.optim.Optimizer:
 
 
 def hand_written_step(
-    parameters: list[Tensor],
-    log_probabilities: Callable[[Tensor], Tensor],
+    policy: ContextualSoftmaxPolicy,
     mean_rewards: Callable[[Tensor], Tensor],
     reward_generator: torch.Generator,
     states: Tensor,
@@ -48,12 +48,14 @@ def hand_written_step(
     report_metrics: bool,
 ) -> Callable[[], dict[str, float]]:
     """GRPO with an entropy bonus on Gaussian arms, as one would write it in a single file."""
+    parameters = list(policy.parameters())
     optimizer = build_optimizer(parameters)
     num_states = len(states)
 
     def step() -> dict[str, float]:
+        policy.eval()
         with torch.no_grad():
-            probabilities = log_probabilities(states).exp()
+            probabilities = policy.log_probabilities(states).exp()
             groups = torch.multinomial(probabilities, GROUP_SIZE, replacement=True)
             actions = groups.flatten()
             observations = states.repeat_interleave(GROUP_SIZE, dim=0)
@@ -63,7 +65,8 @@ def hand_written_step(
             std = table.std(1, keepdim=True)
             centered = table - table.mean(1, keepdim=True)
             advantages = torch.where(std > 0, centered / std, 0.0).flatten()
-        all_log_probs = log_probabilities(observations)
+        policy.train()
+        all_log_probs = policy.log_probabilities(observations)
         if len(all_log_probs) == 1:
             log_probs = all_log_probs.squeeze(0).index_select(0, actions)
         else:
@@ -113,10 +116,8 @@ def compare(
     trainer = GRPOTrainer(config, policies["trainer"], bandit, optimizer=optimizer)
     jobs: dict[str, Callable[[], object]] = {"trainer": lambda: trainer.step(states)}
     for name in ("loop", "loop_without_metrics"):
-        policy = policies[name]
         jobs[name] = hand_written_step(
-            list(policy.parameters()),
-            policy.log_probabilities,
+            policies[name],
             mean_rewards,
             bandit.generator.clone_state(),
             states,
