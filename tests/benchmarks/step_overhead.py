@@ -48,7 +48,7 @@ def hand_written_step(
     report_metrics: bool,
 ) -> Callable[[], dict[str, float]]:
     """GRPO with an entropy bonus on Gaussian arms, as one would write it in a single file."""
-    parameters = list(policy.parameters())
+    parameters: list[Tensor] = list(policy.parameters())
     optimizer = build_optimizer(parameters)
     num_states = len(states)
 
