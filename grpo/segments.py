@@ -55,7 +55,9 @@ class Segments:
             shortest = length
             self.uniform_length = length
             self.total = length * count
-            self.device = torch.device(device) if device is not None else torch.device("cpu")
+            self.device = torch.device("cpu" if device is None else device)
+            if self.device.type != "cpu" and self.device.index is None:
+                self.device = torch.empty(0, device=self.device).device
         if shortest < 1:
             raise ValueError(f"every segment needs at least one entry, but the shortest has {shortest}")
 

@@ -143,10 +143,7 @@ def _check_decision_values(what: str, values: object, rows: Segments, locate: Ca
     values = full_precision(values)
     if not _is_finite(values.detach()):
         position = int(torch.nonzero(~values.detach().isfinite())[0])
-        raise NonFiniteError(
-            f"{what} with {values[position].item()} for {locate(position)}, expected finite values: "
-            f"a sampled action has a probability above 0"
-        )
+        raise NonFiniteError(f"{what} with {values[position].item()} for {locate(position)}, expected finite values")
     return values
 
 

@@ -5,6 +5,7 @@ With plain SGD at learning rate 1 and no bound on its norm, the change of the pa
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -55,12 +56,12 @@ def build_trainer(policy: Policy, objective: Objective, **settings: Any) -> GRPO
     )
 
 
-def collect_off_policy(policy: Policy) -> Experience:
+def collect_off_policy(policy: Policy, sizes: Sequence[int] = (5, 2, 4), seed: int = 3) -> Experience:
     """Samples whose old log-probs are some way from the policy's, in groups of different sizes."""
-    torch.manual_seed(3)
+    torch.manual_seed(seed)
     trainer = build_trainer(policy, OBJECTIVES["clipped with KL"], num_epochs_per_update=2)
-    states = [0, 1, 2]
-    groups = [policy.generate_actions([state], size)[0] for state, size in zip(states, (5, 2, 4), strict=True)]
+    states = [index % 3 for index in range(len(sizes))]
+    groups = [policy.generate_actions([state], size)[0] for state, size in zip(states, sizes, strict=True)]
     experience = trainer.collector.score(states, groups)
     assert experience.old_log_probs is not None
     noise = torch.randn(experience.samples.total, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
@@ -75,10 +76,16 @@ def collect_off_policy(policy: Policy) -> Experience:
     )
 
 
-def update(policy_class: type[Policy], objective: Objective, **settings: Any) -> tuple[Tensor, dict[str, float]]:
+def update(
+    policy_class: type[Policy],
+    objective: Objective,
+    sizes: Sequence[int] = (5, 2, 4),
+    seed: int = 3,
+    **settings: Any,
+) -> tuple[Tensor, dict[str, float]]:
     """The gradient of one optimiser step over all rows, and its metrics."""
     policy = policy_class()
-    experience = collect_off_policy(policy)
+    experience = collect_off_policy(policy, sizes, seed)
     before = parameter_values(policy.get_parameters())
     metrics = build_trainer(policy, objective, **settings).update(experience)
     after = policy.get_parameters()
@@ -96,6 +103,30 @@ def test_partition_into_micro_batches_changes_nothing(
     split, metrics = update(policy_class, objective, loss_averaging=averaging, micro_batch_size=micro_batch_size)
     assert whole.abs().max() > 1e-3
     assert (split - whole).abs().max() <= 1e-6 * whole.abs().max()
+    assert metrics == pytest.approx(whole_metrics, rel=1e-6, abs=1e-9)
+
+
+@given(
+    policy_class=st.sampled_from([TablePolicy, SequencePolicy, EpisodePolicy]),
+    objective=st.sampled_from(list(OBJECTIVES.values())),
+    averaging=st.sampled_from(AVERAGINGS),
+    sizes=st.lists(st.integers(1, 6), min_size=1, max_size=6),
+    seed=st.integers(0, 100),
+    micro_batch_size=st.integers(1, 30),
+)
+def test_partition_of_any_rollout(
+    policy_class: type[Policy],
+    objective: Objective,
+    averaging: Any,
+    sizes: list[int],
+    seed: int,
+    micro_batch_size: int,
+) -> None:
+    whole, whole_metrics = update(policy_class, objective, sizes, seed, loss_averaging=averaging)
+    split, metrics = update(
+        policy_class, objective, sizes, seed, loss_averaging=averaging, micro_batch_size=micro_batch_size
+    )
+    assert (split - whole).abs().max() <= 1e-6 * whole.abs().max() + 1e-12
     assert metrics == pytest.approx(whole_metrics, rel=1e-6, abs=1e-9)
 
 
