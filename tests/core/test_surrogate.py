@@ -16,6 +16,7 @@ from grpo import (
     ScoreFunctionSurrogate,
     Segments,
     Surrogate,
+    clipped_importance_surrogate,
     clipped_surrogate,
     probability_ratio,
     sample_probability_ratio,
@@ -147,3 +148,11 @@ def test_terms_are_elementwise() -> None:
             for i in (0, 2, 4)
         ]
         torch.testing.assert_close(torch.cat(parts), whole)
+
+
+def test_no_gradient_flows_through_the_weight_of_cispo() -> None:
+    log_probs = torch.tensor([-1.0, -2.0], requires_grad=True)
+    ratio = probability_ratio(log_probs, torch.tensor([-1.5, -1.5]))
+    loss = clipped_importance_surrogate(log_probs, ratio, torch.tensor([1.0, -3.0]), max_ratio=1.2)
+    [gradient] = torch.autograd.grad(loss.sum(), log_probs)
+    torch.testing.assert_close(gradient, torch.tensor([-1.2, 3 * math.exp(-0.5)]))

@@ -295,3 +295,14 @@ def test_gradients_of_rows_spread_over_processes_add_up(averaging: Any) -> None:
         loss = -(weights.numerator[part] / denominator * experience.samples.expand(advantages)[part] * log_probs).sum()
         total += torch.autograd.grad(loss, policy.transitions)[0]
     torch.testing.assert_close(total.flatten(), whole)
+
+
+def test_metrics_are_averages_whatever_the_weights_sum_to() -> None:
+    """Averaging by a constant weighs all decisions alike, as averaging per decision does; only the loss is scaled."""
+    [by_constant, per_decision] = [
+        update(SequencePolicy, OBJECTIVES["clipped with KL"], loss_averaging=averaging)[1]
+        for averaging in (7, "per_decision")
+    ]
+    for name in ("approx_kl", "kl", "clip_fraction", "entropy"):
+        assert by_constant[name] == pytest.approx(per_decision[name])
+    assert by_constant["loss"] != pytest.approx(per_decision["loss"])
