@@ -306,3 +306,19 @@ def test_metrics_are_averages_whatever_the_weights_sum_to() -> None:
     for name in ("approx_kl", "kl", "clip_fraction", "entropy"):
         assert by_constant[name] == pytest.approx(per_decision[name])
     assert by_constant["loss"] != pytest.approx(per_decision["loss"])
+
+
+@every_policy
+@pytest.mark.parametrize("micro_batch_size", [1, 3, 100])
+def test_old_and_reference_log_probs_are_those_of_the_whole_batch(
+    policy_class: type[Policy], micro_batch_size: int
+) -> None:
+    policy = policy_class()
+    trainer = build_trainer(
+        policy, OBJECTIVES["clipped with KL"], num_epochs_per_update=2, micro_batch_size=micro_batch_size
+    )
+    experience = trainer.collector.collect([0, 1, 2])
+    summed = policy.get_log_probabilities(experience.states, experience.actions)  # type: ignore[arg-type]
+    for log_probs in (experience.old_log_probs, experience.reference_log_probs):
+        assert log_probs is not None
+        torch.testing.assert_close(experience.samples.sum(log_probs), summed.detach())
