@@ -89,8 +89,16 @@ def leave_one_out_advantages(rewards: GroupedRewards) -> Tensor:
         tensor([-3.0000, -1.5000,  4.5000])
     """
     # R - (sum - R)/(n - 1) = (R - mean) n/(n - 1)
-    sizes = rewards.groups.lengths
+    sizes = rewards.groups.lengths.to(rewards.values.dtype)
     return rewards.centered * rewards.groups.expand(sizes / (sizes - 1).clamp(min=1))
+
+
+GROUP_FUNCTIONS: tuple[object, ...] = (
+    group_centered_advantages,
+    group_normalized_advantages,
+    batch_normalized_advantages,
+    leave_one_out_advantages,
+)
 
 
 def _positive_or_one(std: Tensor) -> Tensor:

@@ -49,7 +49,7 @@ def join_groups(groups: Any) -> Any:
         return groups.flatten(0, 1)
     if all(isinstance(group, Tensor) for group in groups) and len({group.shape[1:] for group in groups}) == 1:
         return torch.cat(list(groups))
-    return [action for group in groups for action in group]
+    return [action.detach() if isinstance(action, Tensor) else action for group in groups for action in group]
 
 
 def select_entries(batch: Any, indices: Tensor) -> Any:

@@ -146,7 +146,7 @@ class GroupedRewards:
         norm = self.groups.norm(self.centered)
         if self.groups.uniform_length is not None:
             return norm / math.sqrt(max(self.groups.uniform_length - 1, 1))
-        return norm / (self.groups.lengths - 1).clamp(min=1).sqrt()
+        return norm / (self.groups.lengths - 1).clamp(min=1).to(norm.dtype).sqrt()
 
 
 @dataclass(frozen=True)

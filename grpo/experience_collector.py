@@ -50,7 +50,7 @@ class ExperienceCollector(Generic[StatesT, ActionsT]):
         check_states(states)
         self.policy.policy.eval()
         groups = self.policy.policy.generate_actions(states, self.config.group_size, **generation_kwargs)
-        check_groups(groups, len(states), self.config.group_size)
+        check_groups("generate_actions returned", groups, len(states), self.config.group_size)
         return self._score(states, join_groups(groups), Segments(len(states), self.config.group_size))
 
     @torch.no_grad()
@@ -62,10 +62,7 @@ class ExperienceCollector(Generic[StatesT, ActionsT]):
             groups: the actions given to each state, at least one each; the groups may differ in size.
         """
         check_states(states)
-        if len(groups) != len(states):
-            raise ValueError(
-                f"score was given {len(states)} states and {len(groups)} groups, expected one group a state"
-            )
+        check_groups("score was given", groups, len(states), None)
         self.policy.policy.eval()
         return self._score(states, join_groups(groups), Segments.of_lengths([len(group) for group in groups]))
 
@@ -80,12 +77,12 @@ class ExperienceCollector(Generic[StatesT, ActionsT]):
         if self.reference is not None:
             self.reference.policy.eval()
             reference_batch = self.reference.encode(sample_states, actions)
-            reference_log_probs = self.reference.log_probs(reference_batch, self.config.micro_batch_size)
-            if len(reference_log_probs) != batch.samples.total:
+            if not reference_batch.samples.same_cut(batch.samples):
                 raise ValueError(
-                    f"the reference policy sees {len(reference_log_probs)} decisions in {len(batch.samples)} samples, "
-                    f"the policy {batch.samples.total}: both must encode actions in the same way"
+                    f"reference_policy sees {reference_batch.samples.total} decisions in {len(batch.samples)} samples, "
+                    f"the policy {batch.samples.total}, or cut otherwise: both must encode actions in the same way"
                 )
+            reference_log_probs = self.reference.log_probs(reference_batch, self.config.micro_batch_size)
         return Experience(
             states=sample_states,
             actions=actions,

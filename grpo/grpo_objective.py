@@ -10,6 +10,7 @@ from grpo.config import FrozenModel
 from grpo.experience import Decisions, Evaluation, Terms
 from grpo.kl_divergence import KL_ESTIMATORS, KLEstimator
 from grpo.surrogate import ClippedSurrogate, Surrogate, old_or_current, probability_ratio
+from grpo.validation import check_surrogate
 
 
 class Objective(Protocol):
@@ -72,7 +73,7 @@ class GRPOObjective(FrozenModel):
 
     def __call__(self, evaluation: Evaluation, decisions: Decisions) -> Terms:
         """The loss of each decision; the surrogate's metrics, ``kl`` and ``entropy`` where they are known."""
-        terms = self.surrogate(evaluation.log_probs, decisions)
+        terms = check_surrogate(self.surrogate(evaluation.log_probs, decisions))
         loss, metrics = terms.loss, dict(terms.metrics)
         if self.kl_coefficient > 0:
             kl = self._kl(evaluation.log_probs, decisions)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import warnings
+
 import torch
 
-from grpo.advantage_estimator import AdvantageEstimator, GroupRelative
+from grpo.advantage_estimator import GROUP_FUNCTIONS, AdvantageEstimator, GroupRelative
 from grpo.config import GRPOConfig, TrainerConfig
 from grpo.grpo_objective import GRPOObjective, Objective
 from grpo.policy_base import ActionsT, PolicyModel, StatesT
 from grpo.reward_model_base import RewardModel
-from grpo.surrogate import ClippedSurrogate
+from grpo.surrogate import ClippedImportanceSurrogate, ClippedSurrogate, ScoreFunctionSurrogate
 from grpo.trainer import Trainer
 
 DEFAULT_KL_COEFFICIENT = 0.04
@@ -58,10 +60,24 @@ class GRPOTrainer(Trainer[StatesT, ActionsT]):
         advantage_estimator: AdvantageEstimator | None = None,
         objective: Objective | None = None,
     ) -> None:
+        if not isinstance(config, GRPOConfig):
+            raise TypeError(f"config is {config!r}, expected a grpo.GRPOConfig")
+        if isinstance(objective, ClippedSurrogate | ClippedImportanceSurrogate | ScoreFunctionSurrogate):
+            raise TypeError(f"objective is a surrogate: pass objective=GRPOObjective(surrogate={objective!r})")
+        if any(function is advantage_estimator for function in GROUP_FUNCTIONS):
+            name = getattr(advantage_estimator, "__name__", "")
+            raise TypeError(
+                f"advantage_estimator is {name}, a function of rewards in groups: pass GroupRelative({name})"
+            )
         if objective is None:
             objective = _objective_of(config, has_reference=reference_policy is not None)
         else:
             _refuse_objective_settings(config)
+            if reference_policy is not None and not getattr(objective, "requires_reference", True):
+                warnings.warn(
+                    "reference_policy is not used: the objective has kl_coefficient=0, set it on the objective",
+                    stacklevel=2,
+                )
         super().__init__(
             config,
             policy,

@@ -44,8 +44,13 @@ class UpdateMetrics:
             values: what is reported of each decision, [D] each.
             weight: of each decision in the loss, [D].
         """
-        self._names = tuple(values)
-        sums = (torch.dot(weight, value.to(weight.dtype)) for value in values.values())
+        self._names = self._names or tuple(values)
+        if values.keys() != set(self._names):
+            raise ValueError(
+                f"objective returned metrics {sorted(values)}, but {sorted(self._names)} before: return the same "
+                f"ones each time"
+            )
+        sums = (torch.dot(weight, values[name].to(weight.dtype)) for name in self._names)
         self._micro_batches.append(torch.stack((loss.detach(), weight.sum(), *sums)))
 
     def end_step(self, grad_norm: float | None) -> None:

@@ -12,7 +12,7 @@ from typing_extensions import Protocol, runtime_checkable
 from grpo.batches import Batch
 from grpo.experience import ActionBatch, Evaluation, PairBatch
 from grpo.segments import Segments
-from grpo.validation import require_methods
+from grpo.validation import missing_methods, require_methods
 
 StatesT = TypeVar("StatesT", bound=Batch[Any])
 ActionsT = TypeVar("ActionsT", bound=Batch[Any])
@@ -141,7 +141,9 @@ def as_sequential(policy: PolicyModel[Any, Any], role: str = "policy") -> Sequen
         TypeError: if it is not a policy; the message names every method that is missing.
     """
     require_methods(policy, PolicyModel, role)
-    return policy if isinstance(policy, SequentialPolicy) else PairwisePolicy(policy)
+    if missing_methods(policy, SequentialPolicy):
+        return PairwisePolicy(policy)
+    return policy  # type: ignore[return-value]
 
 
 def device_of(policy: PolicyModel[Any, Any]) -> torch.device:

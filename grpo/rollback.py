@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import random
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from types import TracebackType
 
 import torch
@@ -50,16 +50,27 @@ class RestoresRandomStates:
             generator.set_state(state)
 
 
+def drop_gradients(optimizer: torch.optim.Optimizer | None, parameters: Iterable[Tensor]) -> None:
+    """Forget the gradients of the optimizer's parameters and of these."""
+    for group in optimizer.param_groups if optimizer is not None else ():
+        for parameter in group["params"]:
+            parameter.grad = None
+    for parameter in parameters:
+        parameter.grad = None
+
+
 class RestoresTraining:
     """A ``with`` block that puts the parameters and the optimiser's state back if it fails, and drops the gradients.
 
     Args:
         optimizer: the optimiser, with the parameters it holds; None for nothing to put back.
+        parameters: the policy's trainable parameters, held by the optimizer or not.
         num_updates: optimiser steps in the block at the most. A single one is its last act, so nothing is copied.
     """
 
-    def __init__(self, optimizer: torch.optim.Optimizer | None, num_updates: int) -> None:
+    def __init__(self, optimizer: torch.optim.Optimizer | None, parameters: Iterable[Tensor], num_updates: int) -> None:
         self._optimizer = optimizer
+        self._trainable = parameters
         self._copies = optimizer is not None and num_updates > 1
 
     def __enter__(self) -> None:
@@ -76,7 +87,7 @@ class RestoresTraining:
     ) -> None:
         if error is None or self._optimizer is None:
             return
-        self._optimizer.zero_grad()
+        drop_gradients(self._optimizer, self._trainable)
         if self._copies:
             with torch.no_grad():
                 for parameter, value in self._parameters:

@@ -65,7 +65,7 @@ class Segments:
     def of_lengths(cls, lengths: Sequence[int] | Tensor, device: torch.device | str | None = None) -> Segments:
         """Segments of the given lengths, a sequence or an int64 tensor of shape [K]."""
         if not isinstance(lengths, Tensor):
-            lengths = torch.tensor(lengths, dtype=torch.int64, device=device)
+            lengths = torch.tensor(lengths, device=device) if len(lengths) > 0 else torch.empty(0, dtype=torch.int64)
         return cls(len(lengths), lengths)
 
     def __len__(self) -> int:
@@ -102,6 +102,7 @@ class Segments:
         return self._reduce(values, "mean")
 
     def _reduce(self, values: Tensor, reduction: str) -> Tensor:
+        self._check_count(values, self.total)
         if self.uniform_length == 1:
             return values
         if self.uniform_length is not None:
@@ -112,28 +113,44 @@ class Segments:
 
     def center(self, values: Tensor) -> Tensor:
         """Each entry minus the mean of its segment, [total] -> [total]; exactly 0 where entries are equal."""
+        self._check_count(values, self.total)
         # Counting from a segment's first entry makes equal entries cancel exactly, and large offsets harmless.
         if self.uniform_length is not None:
             table = values.view(self.count, self.uniform_length)
             offsets = table - table[:, :1]
-            return (offsets - offsets.mean(1, keepdim=True)).view(-1)
+            return offsets.sub_(offsets.mean(1, keepdim=True)).view(-1)
         offsets = values - self.expand(values[self.starts])
         return offsets - self.expand(self.mean(offsets))
 
     def norm(self, values: Tensor) -> Tensor:
-        """Square root of the sum of squares of each segment, [total] -> [K]."""
+        """Square root of the sum of squares of each segment, [total] -> [K]; squares neither overflow nor vanish."""
+        self._check_count(values, self.total)
+        wide = values.dtype if values.device.type == "mps" else torch.float64
         if self.uniform_length is not None:
-            norms: Tensor = torch.linalg.vector_norm(values.view(self.count, self.uniform_length), dim=1)
-            return norms
-        return self.sum(values.square()).sqrt()
+            table = values.view(self.count, self.uniform_length)
+            norms: Tensor = torch.linalg.vector_norm(table, dim=1, dtype=wide)
+        else:
+            norms = self.sum(values.to(wide).square()).sqrt()
+        return norms.to(values.dtype)
 
     def expand(self, values: Tensor) -> Tensor:
         """Each segment's value at all of its entries, [K] -> [total]; differentiable."""
+        self._check_count(values, self.count)
         if self.uniform_length == 1:
             return values
         if self.uniform_length is not None:
             return values.repeat_interleave(self.uniform_length, output_size=self.total)
         return values.repeat_interleave(self.lengths, output_size=self.total)
+
+    def _check_count(self, values: Tensor, expected: int) -> None:
+        if values.shape != (expected,):
+            raise ValueError(f"{self} takes a tensor of shape [{expected}], got {list(values.shape)}")
+
+    def same_cut(self, other: Segments) -> bool:
+        """Whether both cut in the same places."""
+        if self.uniform_length is not None or other.uniform_length is not None:
+            return (self.count, self.uniform_length) == (other.count, other.uniform_length)
+        return torch.equal(self.lengths, other.lengths)
 
     def positions(self, segments: Tensor) -> Tensor:
         """Positions of all entries of the given segments, in the order given, int64."""

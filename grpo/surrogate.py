@@ -182,14 +182,17 @@ class ClippedSurrogate(FrozenModel):
         ratio = self.ratio(log_probs, old_or_current(log_probs, decisions), decisions)
         if decisions.old_log_probs is None:  # the ratio is 1, there is nothing to clip
             zeros = torch.zeros_like(advantages)
-            return Terms(-ratio * advantages, dict.fromkeys(("approx_kl", *CLIP_METRICS), zeros))
+            return Terms(-advantages * ratio, dict.fromkeys(("approx_kl", *CLIP_METRICS), zeros))
         loss = clipped_surrogate(
             ratio, advantages, clip_low=self.clip_low, clip_high=self.clip_high, dual_clip=self.dual_clip
         )
         low = ((ratio < 1 - self.clip_low) & (advantages < 0)).to(advantages.dtype)
         high = ((ratio > 1 + self.clip_high) & (advantages > 0)).to(advantages.dtype)
-        clipped = dict(zip(CLIP_METRICS, (low + high, low, high), strict=True))
-        return Terms(loss, old_policy_metrics(log_probs, decisions) | clipped)
+        clipped = low + high
+        if self.dual_clip is not None:
+            clipped = clipped + ((ratio > self.dual_clip) & (advantages < 0)).to(advantages.dtype)
+        metrics = dict(zip(CLIP_METRICS, (clipped, low, high), strict=True))
+        return Terms(loss, old_policy_metrics(log_probs, decisions) | metrics)
 
 
 class SampleClippedSurrogate(ClippedSurrogate):

@@ -21,11 +21,12 @@ from grpo.metrics import UpdateMetrics, reward_metrics
 from grpo.minibatches import LossWeights, MicroBatch, iterate_minibatches
 from grpo.policy_base import ActionsT, PolicyModel, StatesT
 from grpo.reward_model_base import RewardModel
-from grpo.rollback import RestoresRandomStates, RestoresTraining
+from grpo.rollback import RestoresRandomStates, RestoresTraining, drop_gradients
 from grpo.validation import (
     NonFiniteError,
     check_advantages,
     check_optimizer,
+    check_parameters,
     check_reference,
     check_terms,
     require_methods,
@@ -61,6 +62,10 @@ class Trainer(Generic[StatesT, ActionsT]):
         advantage_estimator: AdvantageEstimator,
         objective: Objective,
     ) -> None:
+        if not isinstance(config, TrainerConfig):
+            raise TypeError(f"config is {config!r}, expected a grpo.TrainerConfig or grpo.GRPOConfig")
+        _check_callable("advantage_estimator", advantage_estimator)
+        _check_callable("objective", objective)
         evaluator = Evaluator(policy)
         reference = Evaluator(reference_policy, "reference_policy") if reference_policy is not None else None
         require_methods(reward_model, RewardModel, "reward_model")
@@ -79,9 +84,10 @@ class Trainer(Generic[StatesT, ActionsT]):
         if config.device is not None:
             for model in models:
                 model.to(config.device)
-        parameters = {name: tensor for name, tensor in policy.get_parameters().items() if tensor.requires_grad}
+        all_parameters = check_parameters(policy.get_parameters(), "policy")
+        parameters = {name: tensor for name, tensor in all_parameters.items() if tensor.requires_grad}
         if reference_policy is not None:
-            check_reference(parameters, reference_policy.get_parameters())
+            check_reference(parameters, check_parameters(reference_policy.get_parameters(), "reference_policy"))
 
         self.config = config
         self.advantage_estimator = advantage_estimator
@@ -93,6 +99,8 @@ class Trainer(Generic[StatesT, ActionsT]):
         self.generator = torch.Generator().manual_seed(config.seed)
         self._policy = evaluator
         self._parameters = parameters
+        doubles = any(parameter.dtype == torch.float64 for parameter in parameters.values())
+        self._weights_dtype = torch.float64 if doubles else torch.float32
         self._random_models = [*models, self]
 
     def step(self, states: StatesT, **generation_kwargs: Any) -> dict[str, float]:
@@ -140,11 +148,17 @@ class Trainer(Generic[StatesT, ActionsT]):
                 f"experience has no old_log_probs, but this trainer makes {num_updates} updates of it: "
                 f"collect it with this trainer's collector"
             )
-        advantages = check_advantages(self.advantage_estimator(experience), experience.samples)
-        weights = LossWeights.of(self.config.loss_averaging, experience.samples, advantages.dtype)
+        rewards = reward_metrics(experience)
+        try:
+            advantages = check_advantages(self.advantage_estimator(experience), experience.samples)
+        except NonFiniteError:
+            if self.config.non_finite == "raise":
+                raise
+            return rewards | {"num_updates": 0.0, "skipped_updates": 1.0}
+        weights = LossWeights.of(self.config.loss_averaging, experience.samples, self._weights_dtype)
         metrics = UpdateMetrics()
         self._policy.policy.train()
-        with RestoresTraining(self.optimizer, num_updates):
+        with torch.enable_grad(), RestoresTraining(self.optimizer, self._parameters.values(), num_updates):
             for minibatch in iterate_minibatches(
                 experience.batch,
                 self.config,
@@ -159,7 +173,7 @@ class Trainer(Generic[StatesT, ActionsT]):
                         raise
                     metrics.skip_step()
         return (
-            reward_metrics(experience)
+            rewards
             | metrics.result()
             | {
                 "learning_rate": self.optimizer.param_groups[0]["lr"] if self.optimizer is not None else 0.0,
@@ -176,8 +190,7 @@ class Trainer(Generic[StatesT, ActionsT]):
         minibatch: list[MicroBatch],
         metrics: UpdateMetrics,
     ) -> None:
-        if self.optimizer is not None:
-            self.optimizer.zero_grad()
+        drop_gradients(self.optimizer, self._parameters.values())
         denominator = reduce(add, [micro_batch.take(weights.denominator).sum() for micro_batch in minibatch])
         for micro_batch in minibatch:
             evaluation = self._policy.evaluate(
@@ -193,6 +206,7 @@ class Trainer(Generic[StatesT, ActionsT]):
                 self.objective(evaluation, decisions),
                 micro_batch.samples,
                 partial(locate, experience.batch, micro_batch.rows),
+                requires_gradient=self.optimizer is not None,
             )
             weight = (micro_batch.take(weights.numerator) / denominator).to(terms.loss.dtype)
             loss = torch.dot(weight, terms.loss)
@@ -225,14 +239,20 @@ class Trainer(Generic[StatesT, ActionsT]):
         named = self._parameters.items()
         bad = [name for name, tensor in named if tensor.grad is not None and not tensor.grad.isfinite().all()]
         message = f"gradient of {', '.join(bad[:3]) or 'a parameter that the optimizer holds'} is not finite"
-        for micro_batch in minibatch:
+        parameters = [tensor for tensor in self._parameters.values() if tensor.requires_grad]
+        for micro_batch in minibatch if parameters else ():
             rows = torch.arange(len(batch.rows)) if micro_batch.rows is None else micro_batch.rows
             for row in rows.to(batch.rows.device).split(1):
                 log_probs = self._policy.evaluate(batch, row).log_probs
-                gradients = torch.autograd.grad(log_probs.sum(), list(self._parameters.values()), allow_unused=True)
+                gradients = torch.autograd.grad(log_probs.sum(), parameters, allow_unused=True)
                 if not all(gradient is None or gradient.isfinite().all() for gradient in gradients):
                     return f"{message}: the gradient of the log-prob is not for {locate(batch, row, 0)}"
         return f"{message}, though that of each log-prob is: the sum overflows, lower the rewards' scale"
+
+
+def _check_callable(name: str, value: object) -> None:
+    if isinstance(value, type) or not callable(value):
+        raise TypeError(f"{name} is {value!r}, expected an instance or a function that can be called")
 
 
 def _optimizer_over(

@@ -12,6 +12,19 @@ from torch import Tensor
 from grpo.experience import ActionBatch, Evaluation, Terms
 from grpo.segments import Segments
 
+RESERVED_METRICS = {
+    "reward",
+    "reward_std",
+    "frac_reward_zero_std",
+    "loss",
+    "grad_norm",
+    "learning_rate",
+    "num_updates",
+    "skipped_updates",
+    "num_samples",
+    "num_decisions",
+}
+
 
 class NonFiniteError(ValueError):
     """A reward, log-prob, entropy, loss or gradient is NaN or infinite."""
@@ -39,54 +52,54 @@ def require_methods(model: object, protocol: type, role: str) -> None:
         raise TypeError(f"{role} is the class {model.__name__}, expected an instance: pass {model.__name__}(...)")
 
 
-def check_states(states: Any) -> None:
+def check_states(states: Any, name: str = "states") -> None:
     """States must be a batch with at least one entry."""
     if not _is_batch(states):
         raise TypeError(
-            f"states is a {_type_name(states)}, expected a batch: a list with an entry a state, "
+            f"{name} is a {_type_name(states)}, expected a batch: a list with an entry for each, "
             f"or a tensor whose first dimension counts them"
         )
     if len(states) == 0:
-        raise ValueError("states is empty, expected at least one state: there is nothing to learn from")
+        raise ValueError(f"{name} is empty, expected at least one entry: there is nothing to learn from")
 
 
-def check_groups(groups: Any, num_states: int, num_actions_per_state: int) -> None:
-    """``generate_actions`` must give one group for each state and the number of actions it was asked for."""
-    source = "generate_actions"
-    if isinstance(groups, Tensor):
+def check_groups(what: str, groups: Any, num_states: int, num_actions_per_state: int | None) -> None:
+    """There must be one group for each state, of the number of actions asked for, or of one at least for None."""
+    size = "one or more" if num_actions_per_state is None else str(num_actions_per_state)
+    if isinstance(groups, Tensor) and num_actions_per_state is not None:
         if groups.shape[:2] != (num_states, num_actions_per_state):
             raise ValueError(
-                f"{source} returned a tensor of shape {list(groups.shape)}, expected "
-                f"[{num_states}, {num_actions_per_state}, ...]: num_actions_per_state actions for each state"
+                f"{what} a tensor of shape {list(groups.shape)}, expected [{num_states}, {size}, ...]: "
+                f"num_actions_per_state actions for each state"
             )
         return
     if not _is_batch(groups):
-        raise TypeError(f"{source} returned a {_type_name(groups)}, expected one sequence of actions for each state")
+        raise TypeError(f"{what} a {_type_name(groups)}, expected one sequence of actions for each state")
     if len(groups) != num_states:
-        raise ValueError(
-            f"{source} returned {len(groups)} groups, expected {num_states}: one group of actions for each state"
-        )
+        raise ValueError(f"{what} {len(groups)} groups, expected {num_states}: one group of actions for each state")
     for index, group in enumerate(groups):
         if not _is_batch(group):
             raise TypeError(
-                f"{source} returned a {_type_name(group)} for state {index}, expected a sequence of "
-                f"{num_actions_per_state} actions: nest the actions of a state in a list"
+                f"{what} a {_type_name(group)} for state {index}, expected a sequence of {size} actions: "
+                f"nest the actions of a state in a list"
             )
-        if len(group) != num_actions_per_state:
+        if len(group) != num_actions_per_state and (num_actions_per_state is not None or len(group) == 0):
             raise ValueError(
-                f"{source} returned {len(group)} actions for state {index}, expected {num_actions_per_state}: "
+                f"{what} {len(group)} actions for state {index}, expected {size}: "
                 f"sample as many as num_actions_per_state asks for"
             )
 
 
 def check_action_batch(batch: object, num_samples: int, source: str) -> ActionBatch:
     """``encode_actions`` must give a batch of as many samples as it was given."""
-    if not isinstance(batch, ActionBatch):
+    parts = (getattr(batch, "samples", None), getattr(batch, "rows", None))
+    if not all(isinstance(part, Segments) for part in parts) or not hasattr(batch, "select"):
         raise TypeError(
-            f"{source} returned a {_type_name(batch)}, expected a grpo.ActionBatch with samples, rows and select: "
+            f"{source} returned a {_type_name(batch)}, expected a grpo.ActionBatch, with Segments as samples and rows: "
             f"grpo.TensorBatch is a ready one"
         )
-    if len(batch.samples) != num_samples or batch.rows.total != batch.samples.total:
+    assert isinstance(batch, ActionBatch)
+    if batch.samples.count != num_samples or batch.rows.total != batch.samples.total:
         raise ValueError(
             f"{source} returned {len(batch.samples)} samples of {batch.samples.total} decisions in rows of "
             f"{batch.rows.total}, expected {num_samples} samples and rows that hold the same decisions"
@@ -172,23 +185,51 @@ def check_advantages(advantages: object, samples: Segments) -> Tensor:
     return advantages if advantages.shape[0] == samples.total else samples.expand(advantages)
 
 
-def check_terms(terms: object, rows: Segments, locate: Callable[[int], str]) -> Terms:
-    """An objective's loss and metrics, one entry a decision, the loss finite."""
+def check_terms(terms: object, rows: Segments, locate: Callable[[int], str], *, requires_gradient: bool) -> Terms:
+    """An objective's loss in float32 or better, finite, and its metrics: one entry a decision each."""
     if not isinstance(terms, Terms):
         raise TypeError(f"objective returned a {_type_name(terms)}, expected grpo.Terms(loss, metrics)")
-    _check_decision_values("objective returned a loss", terms.loss, rows, locate)
+    loss = _check_decision_values("objective returned a loss", terms.loss, rows, locate)
+    if requires_gradient and not loss.requires_grad:
+        raise ValueError(
+            "objective returned a loss without gradient: compute it from the evaluation's log-probs, without detach()"
+        )
     for name, values in terms.metrics.items():
+        if name in RESERVED_METRICS:
+            raise ValueError(f"objective returned a metric {name!r}, a name of the trainer's own: choose another")
         if not isinstance(values, Tensor) or values.shape != (rows.total,):
             shape = list(values.shape) if isinstance(values, Tensor) else _type_name(values)
             raise ValueError(
                 f"objective returned {shape} as metric {name!r}, expected a tensor [{rows.total}], one entry a "
                 f"decision: the trainer averages it"
             )
+    return terms if loss is terms.loss else Terms(loss, terms.metrics)
+
+
+def check_surrogate(terms: object) -> Terms:
+    """A surrogate must return Terms."""
+    if not isinstance(terms, Terms) or not isinstance(terms.metrics, Mapping):
+        raise TypeError(f"surrogate returned a {_type_name(terms)}, expected grpo.Terms(loss, metrics), {{}} for none")
     return terms
 
 
+def check_parameters(parameters: object, role: str) -> Mapping[str, Tensor]:
+    """``get_parameters`` must return a mapping from names to tensors."""
+    if not isinstance(parameters, Mapping) or not all(isinstance(tensor, Tensor) for tensor in parameters.values()):
+        raise TypeError(
+            f"{role}.get_parameters returned a {_type_name(parameters)}, expected a mapping from names to tensors: "
+            f"return dict(self.named_parameters()), or {{}} without any"
+        )
+    return parameters
+
+
 def check_optimizer(optimizer: torch.optim.Optimizer, parameters: Mapping[str, Tensor]) -> None:
-    """An optimizer must hold at least one of the trainable parameters."""
+    """An optimizer must hold at least one of the trainable parameters, and step without a closure."""
+    if not isinstance(optimizer, torch.optim.Optimizer) or isinstance(optimizer, torch.optim.LBFGS):
+        raise TypeError(
+            f"optimizer is {optimizer!r}, expected an instance of a torch.optim.Optimizer that needs no closure, "
+            f"such as torch.optim.AdamW(policy.get_parameters().values())"
+        )
     held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
     if not any(id(parameter) in held for parameter in parameters.values()):
         raise ValueError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from grpo.conformance.checks import ConformanceError, RewardModelChecks
@@ -28,7 +29,8 @@ def check_policy_model(
     itself, and that actions are sampled as often as their log-probs say (false alarms: less than one in 100,000).
 
     Args:
-        policy: the policy. Its parameters, mode and PyTorch's and Python's random generators are left as they were.
+        policy: the policy. Its parameters and buffers and the random generators are left as they were, and so is its
+            mode, where it tells it by an attribute ``training``; otherwise it is left in training mode.
         states: a few states of the kind that it is made for; two or more different ones find more.
         discrete: whether log-probs are those of a discrete distribution, so that they cannot exceed 0; otherwise
             sampling is checked by the mean of the score function, which must vanish.
@@ -51,13 +53,16 @@ def check_policy_model(
     checks.raise_problems()
 
 
-def check_reward_model(reward_model: RewardModel[Any, Any], states: Any, actions: Any) -> None:
+def check_reward_model(
+    reward_model: RewardModel[Any, Any], states: Any, actions: Any, *, decisions_per_sample: Sequence[int] | None = None
+) -> None:
     """Call a reward model as a trainer would, and raise one error that lists everything it does wrong.
 
     Args:
         reward_model: the reward model.
         states: N states, one for each action.
         actions: N actions of the kind that it is made for.
+        decisions_per_sample: decisions in each action, N numbers, for rewards that come per decision; None for one.
 
     Raises:
         ConformanceError: if anything is wrong.
@@ -67,6 +72,9 @@ def check_reward_model(reward_model: RewardModel[Any, Any], states: Any, actions
         >>> check_reward_model(StationaryBandit([0.1, 0.9]), ["a state", "a state"], [0, 1])
     """
     check_states(states)
-    checks = RewardModelChecks(reward_model, states, actions)
+    check_states(actions, "actions")
+    if len(states) != len(actions):
+        raise ValueError(f"got {len(states)} states and {len(actions)} actions, expected one state for each action")
+    checks = RewardModelChecks(reward_model, states, actions, decisions_per_sample)
     checks.run()
     checks.raise_problems()

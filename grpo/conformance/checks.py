@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, Final
 
 import torch
 from torch import Tensor
@@ -27,6 +27,9 @@ class ConformanceError(ValueError):
         self.problems = problems
         listed = "\n".join(f"  {number}. {problem}" for number, problem in enumerate(problems, 1))
         super().__init__(f"{type(model).__name__} fails {len(problems)} checks:\n{listed}")
+
+
+FAILED: Final = object()
 
 
 class Checks:
@@ -52,14 +55,14 @@ class Checks:
             raise ConformanceError(self.model, self.problems)
 
     def call(self, method: str, *arguments: Any, **options: Any) -> Any:
-        """What the method returns; None where it is missing or raises, which is noted."""
+        """What the method returns; FAILED where it is missing or raises, which is noted."""
         if method in self.missing:
-            return None
+            return FAILED
         try:
             return getattr(self.model, method)(*arguments, **options)
         except Exception as error:
             self.add(f"{method} raised {type(error).__name__}: {error}")
-            return None
+            return FAILED
 
     def holds(self, check: Callable[..., object], *arguments: Any) -> bool:
         """Whether a check of the trainer's own passes; what it says otherwise is noted."""
@@ -74,7 +77,7 @@ class Checks:
         """train, eval and to must act in place and return None or the model itself."""
         for method, arguments, mode in (("eval", (), False), ("train", (), True), ("to", (device,), None)):
             returned = self.call(method, *arguments)
-            if returned is not None and returned is not self.model:
+            if returned is not FAILED and returned is not None and returned is not self.model:
                 self.add(
                     f"{method} returned a {type(returned).__name__}, expected None or the model itself: act in place"
                 )
@@ -86,10 +89,13 @@ class Checks:
 class RewardModelChecks(Checks):
     """What :func:`grpo.check_reward_model` does."""
 
-    def __init__(self, model: RewardModel[Any, Any], states: Any, actions: Any) -> None:
+    def __init__(
+        self, model: RewardModel[Any, Any], states: Any, actions: Any, decisions_per_sample: Sequence[int] | None
+    ) -> None:
         super().__init__(model, RewardModel)
         self.states = states
         self.actions = actions
+        self.decisions_per_sample = decisions_per_sample or [1] * len(actions)
 
     def run(self) -> None:
         """All checks."""
@@ -102,10 +108,11 @@ class RewardModelChecks(Checks):
             random_states.restore()
 
     def check_rewards(self, indices: Tensor) -> None:
-        """One finite reward for each of these pairs, and the batches left alone."""
+        """One finite reward for each of these pairs, or for each of their decisions, and the batches left alone."""
         states, actions = select_entries(self.states, indices), select_entries(self.actions, indices)
+        before = repr((states, actions))
         rewards = self.call("compute_rewards", states, actions)
-        if rewards is not None:
-            self.holds(check_rewards, rewards, Segments(len(indices), 1))
-        if len(states) != len(indices) or len(actions) != len(indices):
+        if rewards is not FAILED:
+            self.holds(check_rewards, rewards, Segments.of_lengths(self.decisions_per_sample[: len(indices)]))
+        if repr((states, actions)) != before:
             self.add("compute_rewards changes the batches it is given: leave them as they are")

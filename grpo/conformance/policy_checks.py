@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from grpo.batches import join_groups, repeat_entries, select_entries
-from grpo.conformance.checks import Checks
+from grpo.conformance.checks import FAILED, Checks
 from grpo.conformance.sampling import NUM_SCORES, frequency_problem, mean_score_problem
 from grpo.experience import ActionBatch, Evaluation
 from grpo.policy_base import PolicyModel, SequentialPolicy
@@ -40,6 +40,7 @@ class PolicyChecks(Checks):
         """All checks, from what everything else rests on to what is statistical."""
         random_states = RestoresRandomStates([self.model])
         was_training = getattr(self.model, "training", None)
+        before = self.state()
         with random_states:
             self.check_parameters()
             self.check_device_and_modes()
@@ -56,8 +57,12 @@ class PolicyChecks(Checks):
                     self.check_sampling(select_entries(self.states, torch.tensor([index])), num_samples)
                     if len(self.problems) > found:
                         break
-            if isinstance(was_training, bool):
-                self.call("train" if was_training else "eval")
+            self.call("train" if was_training in (None, True) else "eval")
+            tensors = self.tensors()
+            with torch.no_grad():
+                for name, value in before.items():
+                    if name in tensors and tensors[name].shape == value.shape:
+                        tensors[name].copy_(value)
             random_states.restore()
 
     @property
@@ -74,7 +79,7 @@ class PolicyChecks(Checks):
     def check_parameters(self) -> None:
         """A mapping from names to leaf tensors, the same ones each time."""
         parameters = self.call("get_parameters")
-        if parameters is None:
+        if parameters is FAILED:
             return
         if not isinstance(parameters, Mapping):
             self.add(f"get_parameters returned a {type(parameters).__name__}, expected a mapping from names to tensors")
@@ -106,25 +111,31 @@ class PolicyChecks(Checks):
         elif [tensor.requires_grad for tensor in after.values()] != requires_gradient:
             self.add("train, eval or to changed which parameters require a gradient: they must only switch the mode")
 
-    def state(self) -> dict[str, Tensor]:
-        """Copies of the parameters, and of buffers where the model tells them."""
+    def tensors(self) -> dict[str, Tensor]:
+        """The parameters, and buffers where the model tells them."""
         tensors = self.parameters | (dict(self.model.named_buffers()) if hasattr(self.model, "named_buffers") else {})
-        return {name: tensor.detach().clone() for name, tensor in tensors.items() if isinstance(tensor, Tensor)}
+        return {name: tensor for name, tensor in tensors.items() if isinstance(tensor, Tensor)}
+
+    def state(self) -> dict[str, Tensor]:
+        """Copies of them."""
+        return {name: tensor.detach().clone() for name, tensor in self.tensors().items()}
 
     def generate(self, states: Any, count: int) -> Any:
         """Groups of actions; None where they are not as they must be, which is noted."""
+        known = repr(states)
         with torch.no_grad():
             groups = self.call("generate_actions", states, count, **self.generation_kwargs)
-        if groups is None:
-            if "generate_actions" not in self.missing:
-                self.add("generate_actions returned None, or raised: expected one group of actions for each state")
+        if repr(states) != known:
+            self.add("generate_actions changes the states it is given: leave them as they are")
+        if groups is FAILED:
             return None
-        return groups if self.holds(check_groups, groups, len(states), count) else None
+        return groups if self.holds(check_groups, "generate_actions returned", groups, len(states), count) else None
 
     def check_generation(self) -> tuple[Any, Any] | None:
         """The right number of groups and actions; the pairs to evaluate, None without any."""
         before = self.state()
-        groups = [self.generate(self.states, count) for count in (1, 3)]
+        everything = torch.arange(len(self.states))
+        groups = [self.generate(select_entries(self.states, everything), count) for count in (1, 3)]
         if changed(before, self.state()):
             self.add("generate_actions changes parameters or buffers: it must only sample")
         if groups[1] is None:
@@ -133,12 +144,14 @@ class PolicyChecks(Checks):
 
     def log_probs(self, states: Any, actions: Any) -> Tensor | None:
         """Log-probs [N] in float64; None where they are not as they must be, which is noted."""
+        known = repr((states, actions))
         log_probs = self.call("get_log_probabilities", states, actions)
+        if log_probs is FAILED:
+            return None
+        if repr((states, actions)) != known:
+            self.add("get_log_probabilities changes the batches it is given: leave them as they are")
         if not isinstance(log_probs, Tensor):
-            if log_probs is not None:
-                self.add(
-                    f"get_log_probabilities returned a {type(log_probs).__name__}, expected a tensor [{len(actions)}]"
-                )
+            self.add(f"get_log_probabilities returned a {type(log_probs).__name__}, expected a tensor [{len(actions)}]")
             return None
         source = "policy.get_log_probabilities"
         rows = Segments(len(actions), 1, log_probs.device)
@@ -214,7 +227,7 @@ class PolicyChecks(Checks):
         """encode_actions and evaluate_actions against get_log_probabilities, and rows against the whole."""
         self.call("eval")
         batch = self.call("encode_actions", states, actions)
-        if batch is None or not self.holds(check_action_batch, batch, len(actions), "encode_actions"):
+        if batch is FAILED or not self.holds(check_action_batch, batch, len(actions), "encode_actions"):
             return
         whole = self.evaluate(batch, batch.rows)
         expected = self.log_probs(states, actions)
@@ -239,7 +252,7 @@ class PolicyChecks(Checks):
     def evaluate(self, batch: ActionBatch, rows: Segments) -> Tensor | None:
         """Log-probs of all decisions in float64; None where they are not as they must be, which is noted."""
         evaluation = self.call("evaluate_actions", batch)
-        if evaluation is None or not self.holds(
+        if evaluation is FAILED or not self.holds(
             check_evaluation, evaluation, rows, "policy.evaluate_actions", lambda position: f"decision {position}"
         ):
             return None
@@ -263,13 +276,18 @@ class PolicyChecks(Checks):
 
     def score_problem(self, states: Any, actions: Any) -> str | None:
         """What is wrong with the score function of samples, None if nothing is."""
+        if not self.trainable:
+            return None
         scores = []
         for indices in torch.arange(len(actions)).tensor_split(NUM_SCORES):
             log_probs = self.log_probs(select_entries(states, indices), select_entries(actions, indices))
             if log_probs is None or not log_probs.requires_grad:
                 return None
             gradients = torch.autograd.grad(log_probs.mean(), self.trainable, allow_unused=True)
-            scores.append(torch.cat([gradient.flatten().cpu() for gradient in gradients if gradient is not None]))
+            reached = [gradient.flatten().cpu() for gradient in gradients if gradient is not None]
+            if not reached:
+                return None
+            scores.append(torch.cat(reached))
         return mean_score_problem(torch.stack(scores))
 
     def close(self, left: Tensor, right: Tensor) -> bool:

@@ -31,11 +31,17 @@ def frequency_problem(actions: Any, log_probs: Tensor, tolerance: float) -> str 
     """
     num_samples = len(log_probs)
     names = [_name(action) for action in actions]
+    if any(isinstance(name, _Identity) for name in names):
+        warnings.warn("frequencies were not checked: actions have no __eq__ and __hash__ to count by", stacklevel=6)
+        return None
     counts = Counter(names)
     expected = {name: num_samples * value for name, value in zip(names, log_probs.exp().tolist(), strict=True)}
     total = sum(expected.values()) / num_samples
     if total > 1 + 10 * tolerance:
-        return f"probabilities of {len(counts)} different sampled actions sum to {total:.4g}, more than 1"
+        return (
+            f"probabilities of {len(counts)} different sampled actions sum to {total:.4g}, more than 1: if they are "
+            f"densities, pass discrete=False"
+        )
     often = [name for name in counts if expected[name] >= 5]
     if not often:
         warnings.warn("frequencies were not checked: hardly any action came twice, raise num_samples", stacklevel=5)
@@ -75,7 +81,18 @@ def mean_score_problem(scores: Tensor) -> str | None:
     )
 
 
+class _Identity(str):
+    """Stands for an action that equals nothing but itself."""
+
+
 def _name(action: Any) -> Hashable:
-    if isinstance(action, Tensor) or not isinstance(action, Hashable):
-        return str(action.tolist() if hasattr(action, "tolist") else action)
-    return action
+    """What equal actions have in common."""
+    if hasattr(action, "tolist"):
+        return str(action.tolist())
+    if isinstance(action, list | tuple):
+        names = [_name(part) for part in action]
+        return _Identity() if any(isinstance(name, _Identity) for name in names) else tuple(names)
+    hash_by_identity: object = object.__hash__
+    if type(action).__hash__ is hash_by_identity:
+        return _Identity()
+    return action if isinstance(action, Hashable) else repr(action)

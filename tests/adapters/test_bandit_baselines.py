@@ -90,3 +90,17 @@ def test_forgetting_helps_where_means_change() -> None:
             for strategy in (UCB1(*shape), DiscountedUCB(*shape, discount=0.999), SlidingWindowUCB(*shape, window=1000))
         ]
         assert max(total[1:]) < 0.7 * total[0]
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: EpsilonGreedy(1, 2, epsilon=5), "epsilon is 5"),
+        (lambda: DiscountedUCB(1, 2, discount=1.5), "discount is 1.5"),
+        (lambda: SlidingWindowUCB(1, 2, window=0), "window is 0"),
+        (lambda: GaussianRewards(-1.0), "std=-1.0"),
+    ],
+)
+def test_settings_out_of_range(build: Callable[[], object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        build()

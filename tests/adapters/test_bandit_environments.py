@@ -117,3 +117,24 @@ def test_seasons() -> None:
 def test_means_that_do_not_fit(build: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         build()
+
+
+@pytest.mark.parametrize(
+    ("actions", "message"),
+    [
+        ([0, 2], r"arms lie in \[0, 2\], but the bandit has arms 0 to 1"),
+        ([-1, 0], r"arms lie in \[-1, 0\]"),
+        ([0.5, 1.0], "integers of shape"),
+        ([[0], [1]], "integers of shape"),
+    ],
+)
+def test_actions_that_are_no_arms(actions: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        StationaryBandit([0.5, 0.5]).compute_rewards(None, actions)
+
+
+def test_mean_functions_that_do_not_fit() -> None:
+    with pytest.raises(ValueError, match=r"mean_function returned shape \[2\] for 2 contexts, expected \[2, arms\]"):
+        ContextualBandit(lambda contexts: contexts.sum(1)).compute_rewards(torch.zeros(2, 3), [0, 1])
+    with pytest.raises(ValueError, match=r"expected \[0, 1\] for Bernoulli rewards"):
+        ContextualBandit(lambda contexts: contexts).compute_rewards(torch.full((2, 2), 3.0), [0, 1])

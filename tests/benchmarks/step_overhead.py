@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from alternating import median_seconds
-from grpo import GRPOConfig, GRPOTrainer
+from grpo import Evaluation, GRPOConfig, GRPOTrainer
 from grpo_adapters.bandit import (
     ContextualBandit,
     ContextualSoftmaxPolicy,
@@ -143,39 +143,38 @@ def build_network_policy() -> ContextualSoftmaxPolicy:
     )
 
 
-def scale_ratio(num_states: int) -> float:
-    """Time of a step with many states over that of the calls it makes to the policy and the reward model."""
+def scale_ratios(num_states: int) -> tuple[float, float]:
+    """Time of a step over that of its calls to policy and reward model, without and with their backward pass."""
     policy, bandit = SoftmaxPolicy(10), StationaryBandit(torch.linspace(0, 0.9, 10), GaussianRewards(0.1))
     trainer = GRPOTrainer(GRPOConfig(group_size=GROUP_SIZE, learning_rate=LEARNING_RATE), policy, bandit)
     states = torch.zeros(num_states, 1)
     sample_states = states.repeat_interleave(GROUP_SIZE, dim=0)
 
-    def own_calls() -> None:
+    def own_calls() -> Evaluation:
         with torch.no_grad():
             actions = policy.generate_actions(states, GROUP_SIZE).flatten()
         bandit.compute_rewards(sample_states, actions)
-        policy.evaluate_actions(policy.encode_actions(sample_states, actions)).log_probs.sum().backward()
+        return policy.evaluate_actions(policy.encode_actions(sample_states, actions))
 
-    def own_calls_without_backward() -> None:
-        with torch.no_grad():
-            actions = policy.generate_actions(states, GROUP_SIZE).flatten()
-        bandit.compute_rewards(sample_states, actions)
-        policy.evaluate_actions(policy.encode_actions(sample_states, actions))
+    def own_calls_with_backward() -> None:
+        own_calls().log_probs.sum().backward()
 
     jobs: dict[str, Callable[[], object]] = {
         "step": lambda: trainer.step(states),
         "own calls": own_calls,
-        "own calls, no backward": own_calls_without_backward,
+        "own calls, backward": own_calls_with_backward,
     }
-    seconds = median_seconds(jobs, rounds=15, calls=5)
+    seconds = median_seconds(jobs, rounds=40, calls=5)
     for name, value in seconds.items():
         print(f"  {name:22} {value * 1e6:8.0f} µs")
-    return seconds["step"] / seconds["own calls, no backward"]
+    return seconds["step"] / seconds["own calls"], seconds["step"] / seconds["own calls, backward"]
 
 
 def main() -> None:
     """Print the times, and the ratios last."""
     torch.set_num_threads(1)
+    print("4,096 states, groups of 16")
+    scale = scale_ratios(4096)
     arm_means = torch.linspace(0, 0.9, 10)
     print("ten arms, groups of 16")
     ten_arms = compare(
@@ -194,14 +193,13 @@ def main() -> None:
         torch.randn(64, 8, generator=torch.Generator().manual_seed(1)),
         calls=20,
     )
-    print("4,096 states, groups of 16")
-    scale = scale_ratio(4096)
     ratios = {
         "ten_arms": ten_arms[0],
         "ten_arms_without_metrics": ten_arms[1],
         "network": network[0],
         "network_without_metrics": network[1],
-        "many_states_to_own_calls": scale,
+        "many_states_to_own_calls": scale[0],
+        "many_states_to_own_calls_with_backward": scale[1],
     }
     print(json.dumps({name: round(ratio, 3) for name, ratio in ratios.items()}))
 

@@ -112,3 +112,21 @@ def test_groups_of_equal_and_of_different_sizes_take_the_same_formula(
     general = Segments.of_lengths([3] * len(groups))
     general.uniform_length = None
     torch.testing.assert_close(function(GroupedRewards(grouped(groups).values, general)), equal)
+
+
+@pytest.mark.parametrize("function", SCALED)
+@pytest.mark.parametrize("scale", [1e-30, 1e-24, 1e20, 1e37])
+@pytest.mark.parametrize("sizes", [[3, 3], [4, 2]])
+def test_no_scale_of_float32_is_too_small_or_too_large(function: Function, scale: float, sizes: list[int]) -> None:
+    values = torch.tensor([1.0, 2.0, 3.0, 1.5, 2.5, 0.5])
+    groups = Segments.of_lengths(sizes)
+    torch.testing.assert_close(
+        function(GroupedRewards(values * scale, groups)), function(GroupedRewards(values, groups)), rtol=1e-4, atol=1e-4
+    )
+
+
+def test_float64_stays_float64() -> None:
+    values = torch.tensor([0.1, 0.7, 0.4], dtype=torch.float64)
+    expected = torch.tensor([0.1 - 0.55, 0.7 - 0.25, 0.4 - 0.4], dtype=torch.float64)
+    advantages = leave_one_out_advantages(GroupedRewards(values, Segments(1, 3)))
+    torch.testing.assert_close(advantages, expected, rtol=0, atol=1e-15)

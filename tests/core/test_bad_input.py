@@ -13,7 +13,17 @@ import torch
 from models import FunctionRewards, Quiet, SequencePolicy, TablePolicy
 from torch import Tensor
 
-from grpo import Evaluation, GRPOConfig, GRPOObjective, GRPOTrainer, NonFiniteError, Terms
+from grpo import (
+    Evaluation,
+    GRPOConfig,
+    GRPOObjective,
+    GRPOTrainer,
+    NonFiniteError,
+    ScoreFunctionSurrogate,
+    Terms,
+    TrainerConfig,
+    leave_one_out_advantages,
+)
 
 
 def grade(state: Any, action: Any) -> float:
@@ -180,7 +190,7 @@ def test_a_gradient_that_is_not_finite_names_the_sample_and_the_parameter() -> N
 @pytest.mark.parametrize(
     ("states", "error", "message"),
     [
-        ([], ValueError, "states is empty, expected at least one state"),
+        ([], ValueError, "states is empty, expected at least one entry"),
         (torch.zeros(0, 2), ValueError, "states is empty"),
         ("prompt", TypeError, "states is a str, expected a batch"),
         (3, TypeError, "states is a int, expected a batch"),
@@ -443,3 +453,101 @@ def test_a_failed_update_is_put_back_as_a_failed_step_is() -> None:
     with pytest.raises(NonFiniteError):
         harness.trainer.update(experience)
     torch.testing.assert_close(harness.state(), before, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("groups", "error", "message"),
+    [
+        (["left", "right"], TypeError, "score was given a str for state 0, expected a sequence of one or more actions"),
+        ([1, 2], TypeError, "score was given a int for state 0"),
+        ([[0], []], ValueError, "score was given 0 actions for state 1, expected one or more"),
+        ([[0]], ValueError, "score was given 1 groups, expected 2"),
+        (None, TypeError, "score was given a NoneType"),
+    ],
+)
+def test_wrong_groups_to_score(groups: Any, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        Harness().trainer.collector.score([0, 1], groups)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"config": TrainerConfig()}, "expected a grpo.GRPOConfig"),
+        ({"config": {"group_size": 4}}, "expected a grpo.GRPOConfig"),
+        ({"objective": ScoreFunctionSurrogate()}, r"pass objective=GRPOObjective\(surrogate=ScoreFunctionSurrogate"),
+        ({"objective": GRPOObjective}, "objective is .* expected an instance or a function"),
+        ({"objective": 3}, "objective is 3, expected an instance or a function"),
+        ({"advantage_estimator": leave_one_out_advantages}, r"pass GroupRelative\(leave_one_out_advantages\)"),
+        ({"optimizer": torch.optim.SGD}, "expected an instance of a torch.optim.Optimizer"),
+        ({"optimizer": torch.optim.LBFGS([torch.zeros(1, requires_grad=True)])}, "that needs no closure"),
+    ],
+)
+def test_wrong_arguments(arguments: dict[str, Any], message: str) -> None:
+    defaults: dict[str, Any] = {
+        "config": GRPOConfig(),
+        "policy": TablePolicy(),
+        "reward_model": FunctionRewards(grade),
+    }
+    with pytest.raises(TypeError, match=message):
+        GRPOTrainer(**(defaults | arguments))
+
+
+def test_parameters_must_be_a_mapping() -> None:
+    class Listed(TablePolicy):
+        def get_parameters(self) -> Any:
+            return [self.logits]
+
+    for policies in ((Listed(),), (TablePolicy(), FunctionRewards(grade), Listed())):
+        with pytest.raises(TypeError, match="get_parameters returned a list, expected a mapping from names to tensors"):
+            GRPOTrainer(GRPOConfig(), policies[0], *policies[1:] or (FunctionRewards(grade),))
+
+
+def test_a_reference_policy_that_is_not_used_is_told() -> None:
+    with pytest.warns(UserWarning, match="reference_policy is not used"):
+        GRPOTrainer(GRPOConfig(), TablePolicy(), FunctionRewards(grade), TablePolicy(), objective=GRPOObjective())
+
+
+def test_wrong_surrogates() -> None:
+    objective = GRPOObjective(surrogate=lambda log_probs, decisions: -decisions.advantages * log_probs)
+    with pytest.raises(TypeError, match=r"surrogate returned a Tensor, expected grpo.Terms"):
+        GRPOTrainer(GRPOConfig(), TablePolicy(), FunctionRewards(grade), objective=objective).step([0])
+
+
+@pytest.mark.parametrize(
+    ("metrics", "message"),
+    [
+        (lambda call, loss: {"x": loss, "y": loss} if call == 0 else {"x": loss}, r"metrics \['x'\], but \['x', 'y'\]"),
+        (lambda call, loss: {"reward": loss}, "metric 'reward', a name of the trainer's own"),
+    ],
+)
+def test_metrics_must_keep_their_names(metrics: Any, message: str) -> None:
+    harness = Harness(micro_batch_size=4)
+    objective, calls = harness.trainer.objective, iter(range(9))
+
+    def changing(evaluation: Evaluation, decisions: Any) -> Terms:
+        loss = objective(evaluation, decisions).loss
+        return Terms(loss, metrics(next(calls), loss.detach()))
+
+    harness.trainer.objective = changing
+    harness.assert_fails(ValueError, message)
+
+
+def test_a_loss_without_gradient() -> None:
+    harness = Harness()
+    objective = harness.trainer.objective
+    harness.trainer.objective = lambda evaluation, decisions: Terms(objective(evaluation, decisions).loss.detach(), {})
+    harness.assert_fails(ValueError, "objective returned a loss without gradient")
+
+
+def test_rewards_whose_spread_overflows_are_skipped_on_request() -> None:
+    for non_finite in ("raise", "skip"):
+        policy = TablePolicy(dtype=torch.float32)
+        rewards = FunctionRewards(lambda state, action: 3e38 * (-1) ** action, torch.float32)
+        config = GRPOConfig(group_size=8, non_finite=non_finite)
+        trainer = GRPOTrainer(config, policy, rewards)
+        if non_finite == "raise":
+            with pytest.raises(NonFiniteError, match="advantage_estimator returned"):
+                trainer.step([0, 1])
+        else:
+            assert trainer.step([0, 1])["skipped_updates"] == 1

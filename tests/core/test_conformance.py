@@ -302,3 +302,79 @@ def test_reward_models() -> None:
         check_reward_model(FunctionRewards(lambda state, action: float("nan")), STATES, STATES)
     with pytest.raises(ConformanceError, match=r"compute_rewards raised KeyError: 7"):
         check_reward_model(FunctionRewards(lambda state, action: dict[int, float]()[7]), STATES, STATES)
+
+
+@pytest.mark.parametrize("method", ["generate_actions", "get_log_probabilities", "get_parameters"])
+def test_methods_that_return_none_are_found(method: str) -> None:
+    broken = type("Broken", (TablePolicy,), {method: lambda self, *arguments, **options: None})()
+    assert_found(broken, f"{method} returned a NoneType")
+
+
+def test_a_reward_model_that_returns_none_is_found() -> None:
+    class Silent(Quiet):
+        def compute_rewards(self, states: Any, actions: Any) -> Any: ...
+
+    with pytest.raises(ConformanceError, match="compute_rewards returned a NoneType"):
+        check_reward_model(Silent(), STATES, STATES)
+
+
+def test_models_that_change_their_input_are_found() -> None:
+    class Overwrites(Quiet):
+        def compute_rewards(self, states: Any, actions: Tensor) -> Tensor:
+            return actions.zero_().float()
+
+    with pytest.raises(ConformanceError, match="changes the batches"):
+        check_reward_model(Overwrites(), torch.tensor(STATES), torch.tensor([1, 2, 3]))
+
+    class Renames(TablePolicy):
+        def generate_actions(self, states: Any, num_actions_per_state: int, **kwargs: Any) -> Any:
+            states[0] = 1
+            return super().generate_actions(states, num_actions_per_state)
+
+    assert_found(Renames(), "generate_actions changes the states it is given")
+
+
+def test_rewards_per_decision_pass() -> None:
+    class PerToken(Quiet):
+        def compute_rewards(self, states: Any, actions: Any) -> Tensor:
+            return torch.tensor([float(token) for action in actions for token in action])
+
+    check_reward_model(PerToken(), [0, 1], [(1, 2), (3,)], decisions_per_sample=[2, 1])
+    with pytest.raises(ValueError, match="got 3 states and 2 actions"):
+        check_reward_model(PerToken(), [0, 1, 2], [(1, 2), (3,)])
+
+
+def test_actions_made_of_tensors_are_counted_by_value() -> None:
+    class Pairs(TablePolicy):
+        def generate_actions(self, states: Any, num_actions_per_state: int, **kwargs: Any) -> Any:
+            groups = super().generate_actions(states, num_actions_per_state)
+            return [[(torch.tensor(action), "x") for action in group] for group in groups]
+
+        def get_log_probabilities(self, states: Any, actions: Any) -> Tensor:
+            return super().get_log_probabilities(states, [int(action) for action, _ in actions])
+
+    check_policy_model(Pairs(), STATES)
+
+
+def test_actions_that_equal_only_themselves_are_told() -> None:
+    class Thing:
+        def __init__(self, action: int) -> None:
+            self.action = action
+
+    class Things(TablePolicy):
+        def generate_actions(self, states: Any, num_actions_per_state: int, **kwargs: Any) -> Any:
+            return [[Thing(a) for a in group] for group in super().generate_actions(states, num_actions_per_state)]
+
+        def get_log_probabilities(self, states: Any, actions: Any) -> Tensor:
+            return super().get_log_probabilities(states, [thing.action for thing in actions])
+
+    with pytest.warns(UserWarning, match="frequencies were not checked: actions have no __eq__"):
+        check_policy_model(Things(), STATES)
+
+
+def test_densities_without_parameters_pass() -> None:
+    class Fixed(Normal):
+        def get_parameters(self) -> dict[str, Tensor]:
+            return {}
+
+    check_policy_model(Fixed(), STATES, discrete=False)

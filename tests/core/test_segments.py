@@ -81,3 +81,23 @@ def test_empty_segments_are_refused(lengths: list[int]) -> None:
 def test_lengths_must_be_integers() -> None:
     with pytest.raises(ValueError, match=r"expected int64 of shape \[2\]"):
         Segments(2, torch.tensor([1.0, 2.0]))
+
+
+@pytest.mark.parametrize("lengths", [[2, 3], [2, 2], [1, 1]])
+@pytest.mark.parametrize("method", ["sum", "mean", "center", "norm", "expand"])
+def test_tensors_of_another_length_are_refused(lengths: list[int], method: str) -> None:
+    segments = Segments.of_lengths(lengths)
+    with pytest.raises(ValueError, match=r"takes a tensor of shape \[\d\], got \[7\]"):
+        getattr(segments, method)(torch.ones(7))
+
+
+def test_fractional_lengths_are_refused() -> None:
+    with pytest.raises(ValueError, match="expected int64"):
+        Segments.of_lengths([1.5, 2.7])  # type: ignore[list-item]
+
+
+def test_same_cut() -> None:
+    assert Segments(2, 3).same_cut(Segments.of_lengths([3, 3]))
+    assert Segments.of_lengths([1, 2]).same_cut(Segments.of_lengths([1, 2]))
+    assert not Segments.of_lengths([1, 2]).same_cut(Segments.of_lengths([2, 1]))
+    assert not Segments.of_lengths([1, 2]).same_cut(Segments(3, 1))

@@ -156,3 +156,8 @@ def test_no_gradient_flows_through_the_weight_of_cispo() -> None:
     loss = clipped_importance_surrogate(log_probs, ratio, torch.tensor([1.0, -3.0]), max_ratio=1.2)
     [gradient] = torch.autograd.grad(loss.sum(), log_probs)
     torch.testing.assert_close(gradient, torch.tensor([-1.2, 3 * math.exp(-0.5)]))
+
+
+def test_clip_fraction_counts_what_the_dual_clip_bounds() -> None:
+    terms = ClippedSurrogate(dual_clip=3.0)(torch.tensor([2.0]), decisions([-1.0], [0.0]))
+    assert terms.metrics["clip_fraction"].tolist() == [1.0]

@@ -328,3 +328,66 @@ def test_groups_of_tensors_of_different_shapes_stay_apart() -> None:
     with pytest.warns(UserWarning, match="no trainable parameters"):
         trainer = GRPOTrainer(GRPOConfig(), Ragged(), FunctionRewards(lambda state, action: float(action.sum())))
     assert trainer.step([2, 5])["reward"] == 3.5
+
+
+def test_a_sequential_policy_behind_a_proxy_stays_sequential() -> None:
+    class Proxy:
+        def __init__(self, policy: Any) -> None:
+            self.policy = policy
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self.policy, name)
+
+    results = []
+    for wrap in (lambda policy: policy, Proxy):
+        torch.manual_seed(0)
+        trainer = GRPOTrainer(GRPOConfig(), wrap(SequencePolicy()), FunctionRewards(lambda state, action: action[0]))
+        results.append(trainer.step([1, 2]))
+    assert results[0] == results[1]
+    assert results[0]["num_decisions"] > results[0]["num_samples"]
+
+
+def test_a_step_learns_within_no_grad() -> None:
+    policy = TablePolicy()
+    before = policy.logits.detach().clone()
+    trainer = GRPOTrainer(GRPOConfig(), policy, FunctionRewards(lambda state, action: float(action)))
+    with torch.no_grad():
+        trainer.step([0, 1, 2])
+    assert not torch.equal(policy.logits, before)
+
+
+def test_gradients_of_parameters_that_the_optimizer_does_not_hold_do_not_pile_up() -> None:
+    class TwoTables(TablePolicy):
+        def __init__(self) -> None:
+            super().__init__()
+            self.bias = torch.zeros(4, dtype=torch.float64, requires_grad=True)
+
+        def get_log_probabilities(self, states: Any, actions: Any) -> torch.Tensor:
+            log_probs = (self.logits + self.bias).log_softmax(-1)
+            return log_probs[torch.tensor(states), torch.tensor(actions)]
+
+        def get_parameters(self) -> dict[str, torch.Tensor]:
+            return {"logits": self.logits, "bias": self.bias}
+
+    policy = TwoTables()
+    optimizer = torch.optim.SGD([policy.logits], lr=0.0)
+    trainer = GRPOTrainer(GRPOConfig(), policy, FunctionRewards(grade), optimizer=optimizer)
+    norms = []
+    for _ in range(3):
+        torch.manual_seed(0)
+        trainer.step([0, 1, 2])
+        assert policy.bias.grad is not None
+        norms.append(policy.bias.grad.norm().item())
+    assert norms[0] == pytest.approx(norms[2])
+
+
+def test_an_estimator_that_changes_rewards_in_place_does_not_change_the_metrics() -> None:
+    def in_place(experience: Experience) -> torch.Tensor:
+        rewards = experience.sample_rewards.values
+        rewards -= rewards.mean()
+        return rewards
+
+    trainer = GRPOTrainer(
+        GRPOConfig(), TablePolicy(), FunctionRewards(lambda state, action: 6.0 + action), advantage_estimator=in_place
+    )
+    assert trainer.step([0])["reward"] >= 6

@@ -50,7 +50,7 @@ def build_trainer(policy: Policy, objective: Objective, **settings: Any) -> GRPO
         GRPOConfig(group_size=5, max_grad_norm=None, **settings),
         policy,
         FunctionRewards(reward),
-        reference_policy=type(policy)(),
+        reference_policy=type(policy)() if getattr(objective, "requires_reference", False) else None,
         optimizer=torch.optim.SGD(policy.get_parameters().values(), lr=1.0),
         objective=objective,
     )

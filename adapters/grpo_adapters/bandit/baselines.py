@@ -60,17 +60,22 @@ class _Averages:
     """Sums of rewards and numbers of pulls of each arm, [B, K]."""
 
     def __init__(self, num_bandits: int, num_arms: int) -> None:
-        self.counts = torch.zeros(num_bandits, num_arms)
-        self.sums = torch.zeros(num_bandits, num_arms)
+        self.counts = torch.zeros(num_bandits, num_arms, dtype=torch.float64)
+        self.sums = torch.zeros(num_bandits, num_arms, dtype=torch.float64)
         self.bandits = torch.arange(num_bandits)
 
     def update(self, arms: Tensor, rewards: Tensor) -> None:
         self.counts[self.bandits, arms] += 1
-        self.sums[self.bandits, arms] += rewards
+        self.sums[self.bandits, arms] += rewards.double()
 
     def averages(self) -> Tensor:
         """Sample average of each arm, infinite for one that was not pulled yet, [B, K]."""
         return torch.where(self.counts > 1e-6, self.sums / self.counts, torch.inf)
+
+
+def _require(holds: bool, message: str) -> None:
+    if not holds:
+        raise ValueError(message)
 
 
 class EpsilonGreedy(_Averages):
@@ -88,6 +93,7 @@ class EpsilonGreedy(_Averages):
 
     def __init__(self, num_bandits: int, num_arms: int, *, epsilon: float = 0.1, seed: int = 0) -> None:
         super().__init__(num_bandits, num_arms)
+        _require(0 <= epsilon <= 1, f"epsilon is {epsilon}, expected a number in [0, 1]")
         self.epsilon = epsilon
         self.generator = seeded_generator(type(self).__name__, seed)
 
@@ -127,6 +133,8 @@ class UCB1(_Averages):
 class DiscountedUCB(UCB1):
     """UCB1 on averages that forget: every pull discounts all counts and sums by γ.
 
+    The paper's padding, 2B√(ξ log n / N) for rewards bounded by B, is written c σ √(log n / N) here.
+
     Args:
         num_bandits: B.
         num_arms: K.
@@ -149,6 +157,7 @@ class DiscountedUCB(UCB1):
         exploration: float = 2**0.5,
     ) -> None:
         super().__init__(num_bandits, num_arms, reward_std=reward_std, exploration=exploration)
+        _require(0 < discount < 1, f"discount is {discount}, expected a number in (0, 1)")
         self.discount = discount
 
     def update(self, arms: Tensor, rewards: Tensor) -> None:
@@ -177,6 +186,7 @@ class SlidingWindowUCB(UCB1):
     ) -> None:
         super().__init__(num_bandits, num_arms, reward_std=reward_std, exploration=exploration)
         self.past: deque[tuple[Tensor, Tensor]] = deque()
+        _require(window >= num_arms, f"window is {window}, expected at least one pull for each of {num_arms} arms")
         self.window = window
 
     def update(self, arms: Tensor, rewards: Tensor) -> None:
@@ -186,7 +196,7 @@ class SlidingWindowUCB(UCB1):
         if len(self.past) > self.window:
             old_arms, old_rewards = self.past.popleft()
             self.counts[self.bandits, old_arms] -= 1
-            self.sums[self.bandits, old_arms] -= old_rewards
+            self.sums[self.bandits, old_arms] -= old_rewards.double()
 
 
 class ThompsonSampling(_Averages):

@@ -34,6 +34,11 @@ class BernoulliRewards:
 
     def sample(self, means: Tensor, generator: torch.Generator) -> Tensor:
         """One reward for each mean."""
+        if means.numel() > 0 and not 0 <= means.min() <= means.max() <= 1:
+            raise ValueError(
+                f"means lie in [{means.min():.3g}, {means.max():.3g}], expected [0, 1] for Bernoulli rewards: take "
+                f"their sigmoid(), or use GaussianRewards(...)"
+            )
         return torch.bernoulli(means, generator=generator)
 
 
@@ -46,6 +51,10 @@ class GaussianRewards:
     """
 
     std: float = 0.1
+
+    def __post_init__(self) -> None:
+        if not self.std >= 0:
+            raise ValueError(f"GaussianRewards has std={self.std}, expected at least 0")
 
     def sample(self, means: Tensor, generator: torch.Generator) -> Tensor:
         """One reward for each mean."""
@@ -74,7 +83,16 @@ class _Bandit:
     def _pull(self, means: Tensor, actions: Tensor | Sequence[int]) -> Tensor:
         """Rewards of N pulls, [N], from the means of the arms at each, [N, K], or at all of them, [1, K]."""
         arms = torch.as_tensor(actions)
-        means_of_pulls = means.expand(len(arms), -1).gather(1, arms.cpu().unsqueeze(1)).squeeze(1)
+        if arms.ndim != 1 or arms.is_floating_point():
+            raise ValueError(
+                f"actions of a bandit are arms, integers of shape [N], got {arms.dtype} of shape {list(arms.shape)}"
+            )
+        try:
+            means_of_pulls = means.expand(len(arms), -1).gather(1, arms.cpu().unsqueeze(1)).squeeze(1)
+        except (RuntimeError, IndexError) as error:
+            raise ValueError(
+                f"arms lie in [{arms.min()}, {arms.max()}], but the bandit has arms 0 to {means.shape[1] - 1}"
+            ) from error
         return self.rewards.sample(means_of_pulls, self.generator).to(arms.device)
 
 
@@ -129,7 +147,13 @@ class ContextualBandit(_Bandit):
     def compute_rewards(self, states: Tensor | Sequence[Tensor], actions: Tensor | Sequence[int]) -> Tensor:
         """Rewards of N pulls, one in each of the N contexts, [N]."""
         contexts = states if isinstance(states, Tensor) else torch.stack(list(states))
-        return self._pull(self.mean_function(contexts).cpu(), actions)
+        means = self.mean_function(contexts)
+        if means.ndim != 2 or len(means) != len(contexts):
+            raise ValueError(
+                f"mean_function returned shape {list(means.shape)} for {len(contexts)} contexts, expected "
+                f"[{len(contexts)}, arms]"
+            )
+        return self._pull(means.cpu(), actions)
 
 
 class DynamicBandit(_Bandit):
