@@ -101,8 +101,8 @@ class PairBatch:
         samples: one decision a sample.
     """
 
-    states: Batch[Any]
-    actions: Batch[Any]
+    states: Any
+    actions: Any
     samples: Segments
 
     @property

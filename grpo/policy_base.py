@@ -7,7 +7,7 @@ from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor
-from typing_extensions import Protocol, runtime_checkable
+from typing_extensions import Protocol, TypeIs, runtime_checkable
 
 from grpo.batches import Batch
 from grpo.experience import ActionBatch, Evaluation, PairBatch
@@ -131,7 +131,12 @@ class PairwisePolicy(Generic[StatesT, ActionsT]):
 
     def evaluate_actions(self, batch: PairBatch) -> Evaluation:
         """The minimal policy's log-probs, entropy unknown."""
-        return Evaluation(self.policy.get_log_probabilities(batch.states, batch.actions))  # type: ignore[arg-type]
+        return Evaluation(self.policy.get_log_probabilities(batch.states, batch.actions))
+
+
+def is_sequential(policy: object) -> TypeIs[SequentialPolicy[Any, Any, Any]]:
+    """Whether a policy has the methods of a :class:`SequentialPolicy`, its own or those of what it wraps."""
+    return not missing_methods(policy, PolicyModel) and not missing_methods(policy, SequentialPolicy)
 
 
 def as_sequential(policy: PolicyModel[Any, Any], role: str = "policy") -> SequentialPolicy[Any, Any, Any]:
@@ -141,9 +146,7 @@ def as_sequential(policy: PolicyModel[Any, Any], role: str = "policy") -> Sequen
         TypeError: if it is not a policy; the message names every method that is missing.
     """
     require_methods(policy, PolicyModel, role)
-    if missing_methods(policy, SequentialPolicy):
-        return PairwisePolicy(policy)
-    return policy  # type: ignore[return-value]
+    return policy if is_sequential(policy) else PairwisePolicy(policy)
 
 
 def device_of(policy: PolicyModel[Any, Any]) -> torch.device:

@@ -109,21 +109,34 @@ def check_action_batch(batch: object, num_samples: int, source: str) -> ActionBa
 
 def check_rewards(rewards: object, samples: Segments) -> Tensor:
     """Rewards as a detached tensor, [N] or [D], float32 or better."""
-    source = "compute_rewards"
-    if not isinstance(rewards, Tensor):
+    return _check_values_of_samples("compute_rewards", rewards, samples)
+
+
+def check_advantages(advantages: object, samples: Segments) -> Tensor:
+    """An estimator's advantages, [N] or [D], as detached advantages of the decisions, [D]."""
+    values = _check_values_of_samples("advantage_estimator", advantages, samples)
+    return values if values.shape[0] == samples.total else samples.expand(values)
+
+
+def _check_values_of_samples(source: str, values: object, samples: Segments) -> Tensor:
+    expected = f"[{samples.count}]"
+    if samples.total != samples.count:
+        expected += f" (one a sample) or [{samples.total}] (one a decision)"
+    if not isinstance(values, Tensor):
         raise TypeError(
-            f"{source} returned a {_type_name(rewards)}, expected a tensor of shape [{len(samples)}]: "
+            f"{source} returned a {_type_name(values)}, expected a tensor of shape {expected}: "
             f"wrap it in torch.tensor(..., dtype=torch.float32)"
         )
-    if rewards.ndim != 1 or rewards.shape[0] not in (samples.count, samples.total):
-        raise ValueError(f"{source} returned {_misshapen(rewards, samples)}")
-    _check_floating(source, rewards)
-    _check_device(source, rewards, samples.device)
-    rewards = full_precision(rewards.detach())
-    if not _is_finite(rewards):
-        unit = "sample" if len(rewards) == len(samples) else "decision"
-        raise NonFiniteError(f"{source} returned {_first_non_finite(rewards, unit)}, expected finite rewards")
-    return rewards
+    if values.ndim != 1 or values.shape[0] not in (samples.count, samples.total):
+        raise ValueError(f"{source} returned shape {list(values.shape)}, expected {expected}{_squeeze_hint(values)}")
+    _check_floating(source, values)
+    _check_device(source, values, samples.device)
+    values = full_precision(values.detach())
+    if not _is_finite(values):
+        index = int(torch.nonzero(~values.isfinite())[0])
+        unit = "sample" if values.shape[0] == samples.count else "decision"
+        raise NonFiniteError(f"{source} returned {values[index].item()} for {unit} {index}, expected finite values")
+    return values
 
 
 def check_evaluation(evaluation: object, rows: Segments, source: str, locate: Callable[[int], str]) -> Evaluation:
@@ -167,22 +180,6 @@ def check_gradient_connection(log_probs: Tensor, source: str) -> None:
             f"{source} returned log-probs without gradient while there are parameters to train: compute them from "
             f"the tensors in get_parameters, without detach() or no_grad()"
         )
-
-
-def check_advantages(advantages: object, samples: Segments) -> Tensor:
-    """An estimator's advantages, [N] or [D], as detached advantages of the decisions, [D]."""
-    source = "advantage_estimator"
-    if not isinstance(advantages, Tensor):
-        raise TypeError(f"{source} returned a {_type_name(advantages)}, expected a tensor of shape [{len(samples)}]")
-    if advantages.ndim != 1 or advantages.shape[0] not in (samples.count, samples.total):
-        raise ValueError(f"{source} returned {_misshapen(advantages, samples)}")
-    _check_floating(source, advantages)
-    _check_device(source, advantages, samples.device)
-    advantages = full_precision(advantages.detach())
-    if not _is_finite(advantages):
-        unit = "sample" if len(advantages) == len(samples) else "decision"
-        raise NonFiniteError(f"{source} returned {_first_non_finite(advantages, unit)}, expected finite advantages")
-    return advantages if advantages.shape[0] == samples.total else samples.expand(advantages)
 
 
 def check_terms(terms: object, rows: Segments, locate: Callable[[int], str], *, requires_gradient: bool) -> Terms:
@@ -260,11 +257,6 @@ def _is_finite(values: Tensor) -> bool:
     return bool(values.isfinite().all())
 
 
-def _first_non_finite(values: Tensor, unit: str) -> str:
-    index = int(torch.nonzero(~values.isfinite())[0])
-    return f"{values[index].item()} for {unit} {index}"
-
-
 def _is_batch(value: Any) -> bool:
     if isinstance(value, Tensor):
         return value.ndim > 0
@@ -279,13 +271,6 @@ def _check_floating(what: str, values: Tensor) -> None:
 def _check_device(what: str, values: Tensor, device: torch.device) -> None:
     if values.device != device:
         raise ValueError(f"{what} on device {values.device}, expected {device}: call .to({str(device)!r}) on it")
-
-
-def _misshapen(values: Tensor, samples: Segments) -> str:
-    expected = f"[{len(samples)}]"
-    if samples.total != len(samples):
-        expected += f" (one a sample) or [{samples.total}] (one a decision)"
-    return f"shape {list(values.shape)}, expected {expected}{_squeeze_hint(values)}"
 
 
 def _squeeze_hint(values: Tensor) -> str:

@@ -35,7 +35,8 @@ class ContextualSoftmaxPolicy(nn.Module):
 
     def log_probabilities(self, states: Any) -> Tensor:
         """Log π of every arm in N states, [N, K], nats; [1, K] where they are the same in all states."""
-        return self.network(self.observe(states)).log_softmax(-1)  # type: ignore[no-any-return]
+        logits: Tensor = self.network(self.observe(states))
+        return logits.log_softmax(-1)
 
     def generate_actions(self, states: Any, num_actions_per_state: int, **kwargs: Any) -> Tensor:
         """Arms, int64 of shape [S, G]."""
@@ -83,12 +84,12 @@ class SoftmaxPolicy(ContextualSoftmaxPolicy):
 
     def observe(self, states: Batch[Any]) -> Tensor:
         """Nothing is observed: [N, 0]."""
-        return torch.empty(len(states), 0, device=self.network.logits.device)  # type: ignore[arg-type]
+        return torch.empty(len(states), 0, device=self.network.get_parameter("logits").device)
 
     @torch.no_grad()
     def probabilities(self) -> Tensor:
         """π of every arm, [K]."""
-        return self.network.logits.softmax(0)  # type: ignore[operator]
+        return self.network.get_parameter("logits").softmax(0)
 
 
 class _SameLogits(nn.Module):
