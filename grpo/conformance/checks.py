@@ -26,7 +26,8 @@ class ConformanceError(ValueError):
     def __init__(self, model: object, problems: list[str]) -> None:
         self.problems = problems
         listed = "\n".join(f"  {number}. {problem}" for number, problem in enumerate(problems, 1))
-        super().__init__(f"{type(model).__name__} fails {len(problems)} checks:\n{listed}")
+        count = f"{len(problems)} check{'s' if len(problems) > 1 else ''}"
+        super().__init__(f"{type(model).__name__} fails {count}:\n{listed}")
 
 
 FAILED: Final = object()
@@ -101,11 +102,17 @@ class RewardModelChecks(Checks):
         """All checks."""
         random_states = RestoresRandomStates([self.model])
         with random_states:
-            self.check_modes(torch.device("cpu"))
+            self.check_modes(self.device())
             self.call("eval")
             for count in sorted({1, len(self.states)}):
                 self.check_rewards(torch.arange(count))
             random_states.restore()
+
+    def device(self) -> torch.device:
+        """Where the model's parameters are, if it tells; else where the actions are."""
+        parameters = self.model.parameters() if callable(getattr(self.model, "parameters", None)) else ()
+        tensors = [*parameters, *([self.actions] if isinstance(self.actions, Tensor) else [])]
+        return tensors[0].device if tensors else torch.device("cpu")
 
     def check_rewards(self, indices: Tensor) -> None:
         """One finite reward for each of these pairs, or for each of their decisions, and the batches left alone."""
