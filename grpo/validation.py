@@ -84,10 +84,8 @@ def check_groups(what: str, groups: Any, num_states: int, num_actions_per_state:
                 f"nest the actions of a state in a list"
             )
         if len(group) != num_actions_per_state and (num_actions_per_state is not None or len(group) == 0):
-            raise ValueError(
-                f"{what} {len(group)} actions for state {index}, expected {size}: "
-                f"sample as many as num_actions_per_state asks for"
-            )
+            fix = "" if num_actions_per_state is None else ": sample as many as num_actions_per_state asks for"
+            raise ValueError(f"{what} {len(group)} actions for state {index}, expected {size}{fix}")
 
 
 def check_action_batch(batch: object, num_samples: int, source: str) -> ActionBatch:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from grpo.batches import select_entries
+from grpo.conformance.values import value_of
 from grpo.reward_model_base import RewardModel
 from grpo.rollback import RestoresRandomStates
 from grpo.segments import Segments
@@ -117,9 +118,11 @@ class RewardModelChecks(Checks):
     def check_rewards(self, indices: Tensor) -> None:
         """One finite reward for each of these pairs, or for each of their decisions, and the batches left alone."""
         states, actions = select_entries(self.states, indices), select_entries(self.actions, indices)
-        before = repr((states, actions))
+        before = value_of((states, actions))
         rewards = self.call("compute_rewards", states, actions)
         if rewards is not FAILED:
-            self.holds(check_rewards, rewards, Segments.of_lengths(self.decisions_per_sample[: len(indices)]))
-        if repr((states, actions)) != before:
+            device = rewards.device if isinstance(rewards, Tensor) else None
+            samples = Segments.of_lengths(self.decisions_per_sample[: len(indices)], device)
+            self.holds(check_rewards, rewards, samples)
+        if value_of((states, actions)) != before:
             self.add("compute_rewards changes the batches it is given: leave them as they are")

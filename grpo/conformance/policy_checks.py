@@ -11,6 +11,7 @@ from torch import Tensor
 from grpo.batches import join_groups, repeat_entries, select_entries
 from grpo.conformance.checks import FAILED, Checks
 from grpo.conformance.sampling import NUM_SCORES, frequency_problem, mean_score_problem
+from grpo.conformance.values import changed, value_of
 from grpo.experience import ActionBatch, Evaluation
 from grpo.policy_base import PolicyModel, SequentialPolicy
 from grpo.rollback import RestoresRandomStates
@@ -122,10 +123,10 @@ class PolicyChecks(Checks):
 
     def generate(self, states: Any, count: int) -> Any:
         """Groups of actions; None where they are not as they must be, which is noted."""
-        known = repr(states)
+        known = value_of(states)
         with torch.no_grad():
             groups = self.call("generate_actions", states, count, **self.generation_kwargs)
-        if repr(states) != known:
+        if value_of(states) != known:
             self.add("generate_actions changes the states it is given: leave them as they are")
         if groups is FAILED:
             return None
@@ -144,11 +145,11 @@ class PolicyChecks(Checks):
 
     def log_probs(self, states: Any, actions: Any) -> Tensor | None:
         """Log-probs [N] in float64; None where they are not as they must be, which is noted."""
-        known = repr((states, actions))
+        known = value_of((states, actions))
         log_probs = self.call("get_log_probabilities", states, actions)
         if log_probs is FAILED:
             return None
-        if repr((states, actions)) != known:
+        if value_of((states, actions)) != known:
             self.add("get_log_probabilities changes the batches it is given: leave them as they are")
         if not isinstance(log_probs, Tensor):
             self.add(f"get_log_probabilities returned a {type(log_probs).__name__}, expected a tensor [{len(actions)}]")
@@ -293,8 +294,3 @@ class PolicyChecks(Checks):
     def close(self, left: Tensor, right: Tensor) -> bool:
         """Equal up to rounding in the precision of the log-probs."""
         return torch.allclose(left, right, rtol=self.tolerance, atol=self.tolerance)
-
-
-def changed(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> bool:
-    """Whether any tensor has another value."""
-    return any(not torch.equal(tensor, after[name]) for name, tensor in before.items() if name in after)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import warnings
 from collections import Counter
-from collections.abc import Hashable
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from grpo.conformance.values import Identity, value_of
 
 SIGNIFICANCE = 1e-6
 NUM_SCORES = 32
@@ -30,8 +31,8 @@ def frequency_problem(actions: Any, log_probs: Tensor, tolerance: float) -> str 
         What is wrong, None if nothing is.
     """
     num_samples = len(log_probs)
-    names = [_name(action) for action in actions]
-    if any(isinstance(name, _Identity) for name in names):
+    names = [value_of(action) for action in actions]
+    if any(isinstance(name, Identity) for name in names):
         warnings.warn("frequencies were not checked: actions have no __eq__ and __hash__ to count by", stacklevel=6)
         return None
     counts = Counter(names)
@@ -79,20 +80,3 @@ def mean_score_problem(scores: Tensor) -> str | None:
         f"actions are not sampled from the density that their log-probs say: the mean of the score function is "
         f"{distance:.1f} standard errors away from 0"
     )
-
-
-class _Identity(str):
-    """Stands for an action that equals nothing but itself."""
-
-
-def _name(action: Any) -> Hashable:
-    """What equal actions have in common."""
-    if hasattr(action, "tolist"):
-        return str(action.tolist())
-    if isinstance(action, list | tuple):
-        names = [_name(part) for part in action]
-        return _Identity() if any(isinstance(name, _Identity) for name in names) else tuple(names)
-    hash_by_identity: object = object.__hash__
-    if type(action).__hash__ is hash_by_identity:
-        return _Identity()
-    return action if isinstance(action, Hashable) else repr(action)

@@ -378,3 +378,14 @@ def test_densities_without_parameters_pass() -> None:
             return {}
 
     check_policy_model(Fixed(), STATES, discrete=False)
+
+
+def test_a_change_in_the_middle_of_a_long_tensor_is_found() -> None:
+    class Overwrites(Quiet):
+        def compute_rewards(self, states: Tensor, actions: Tensor) -> Tensor:
+            if len(states) > 1:
+                states[1000] += 1
+            return torch.zeros(len(actions))
+
+    with pytest.raises(ConformanceError, match="changes the batches"):
+        check_reward_model(Overwrites(), torch.zeros(2000), torch.zeros(2000))

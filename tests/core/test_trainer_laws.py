@@ -251,14 +251,27 @@ def test_padding_never_reaches_an_evaluation(padding: int) -> None:
     assert together.entropy.shape == together.log_probs.shape == (sum(len(action) for action in flat),)
 
 
-@pytest.mark.parametrize("settings", [{}, {"batch_size": 4, "num_epochs_per_update": 3, "micro_batch_size": 3}])
-def test_a_minimal_policy_and_the_same_written_as_sequential_take_identical_steps(settings: dict[str, int]) -> None:
+@given(
+    states=st.lists(st.integers(0, 2), min_size=1, max_size=5),
+    batch_size=st.none() | st.integers(1, 30),
+    micro_batch_size=st.none() | st.integers(1, 30),
+    epochs=st.integers(1, 3),
+)
+def test_a_minimal_policy_and_the_same_written_as_sequential_take_identical_steps(
+    states: list[int], batch_size: int | None, micro_batch_size: int | None, epochs: int
+) -> None:
     results = []
     for policy_class in (TablePolicy, SequentialTablePolicy):
         torch.manual_seed(0)
         policy = policy_class()
-        trainer = build_trainer(policy, OBJECTIVES["clipped with KL"], **settings)
-        results.append(([trainer.step([0, 1, 2, 0]) for _ in range(3)], policy.logits.detach()))
+        trainer = build_trainer(
+            policy,
+            OBJECTIVES["clipped with KL"],
+            batch_size=batch_size,
+            micro_batch_size=micro_batch_size,
+            num_epochs_per_update=epochs,
+        )
+        results.append(([trainer.step(states) for _ in range(3)], policy.logits.detach()))
     assert results[0][0] == results[1][0]
     assert torch.equal(results[0][1], results[1][1])
 

@@ -1,0 +1,36 @@
+"""Whether states, actions or tensors are still what they were."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+class Identity(str):
+    """Stands for something that equals nothing but itself."""
+
+
+def value_of(thing: Any) -> Hashable:
+    """A value that two equal things share: of tensors and arrays all their entries, of lists and tuples their parts'.
+
+    Example:
+        >>> value_of([torch.tensor([1, 2]), "x"]) == value_of((torch.tensor([1, 2]), "x"))
+        True
+    """
+    if hasattr(thing, "tolist"):
+        return str(thing.tolist())
+    if isinstance(thing, list | tuple):
+        values = [value_of(part) for part in thing]
+        return Identity() if any(isinstance(value, Identity) for value in values) else tuple(values)
+    hash_by_identity: object = object.__hash__
+    if type(thing).__hash__ is hash_by_identity:
+        return Identity()
+    return thing if isinstance(thing, Hashable) else repr(thing)
+
+
+def changed(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> bool:
+    """Whether any tensor has another value."""
+    return any(not torch.equal(tensor, after[name]) for name, tensor in before.items() if name in after)
