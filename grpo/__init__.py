@@ -10,26 +10,33 @@ with collector_paused():
         group_centered_advantages,
         group_normalized_advantages,
         leave_one_out_advantages,
+        normalized_advantages,
     )
     from grpo.batches import Batch
-    from grpo.config import GRPOConfig, TrainerConfig
+    from grpo.config import GRPOConfig, PPOConfig, ReinforceConfig, TrainerConfig
     from grpo.conformance import ConformanceError, check_policy_model, check_reward_model
+    from grpo.decisions import Decisions, Terms
     from grpo.experience import (
         ActionBatch,
-        Decisions,
         Evaluation,
         Experience,
         GroupedRewards,
+        HasEpisodes,
         PairBatch,
         TensorBatch,
-        Terms,
+        ValueEstimates,
     )
     from grpo.experience_collector import ExperienceCollector
     from grpo.grpo_objective import GRPOObjective, Objective
     from grpo.grpo_trainer import GRPOTrainer
     from grpo.kl_divergence import kl_k1, kl_k2, kl_k3
-    from grpo.policy_base import PolicyModel, SequentialPolicy
+    from grpo.kl_penalty import AdaptiveKLCoefficient, KLPenaltySurrogate, kl_penalty_surrogate
+    from grpo.policy_base import ActorCriticPolicy, FollowsData, PolicyModel, ReportsMetrics, SequentialPolicy
+    from grpo.ppo_objective import PPOObjective, clipped_value_loss, value_loss
+    from grpo.ppo_trainer import PPOTrainer
+    from grpo.reinforce_trainer import ReinforceTrainer
     from grpo.reward_model_base import RewardModel
+    from grpo.schedules import LinearSchedule
     from grpo.segments import Segments
     from grpo.surrogate import (
         ClippedImportanceSurrogate,
@@ -43,11 +50,23 @@ with collector_paused():
         sample_probability_ratio,
         score_function_surrogate,
     )
+    from grpo.temporal_advantages import (
+        GeneralizedAdvantage,
+        MonteCarlo,
+        episode_returns,
+        generalized_advantages,
+        group_time_baseline,
+        mean_baseline,
+        rewards_to_go,
+        value_baseline,
+    )
     from grpo.trainer import Trainer
     from grpo.validation import NonFiniteError
 
 __all__ = [
     "ActionBatch",
+    "ActorCriticPolicy",
+    "AdaptiveKLCoefficient",
     "AdvantageEstimator",
     "Batch",
     "ClippedImportanceSurrogate",
@@ -57,15 +76,27 @@ __all__ = [
     "Evaluation",
     "Experience",
     "ExperienceCollector",
+    "FollowsData",
     "GRPOConfig",
     "GRPOObjective",
     "GRPOTrainer",
+    "GeneralizedAdvantage",
     "GroupRelative",
     "GroupedRewards",
+    "HasEpisodes",
+    "KLPenaltySurrogate",
+    "LinearSchedule",
+    "MonteCarlo",
     "NonFiniteError",
     "Objective",
+    "PPOConfig",
+    "PPOObjective",
+    "PPOTrainer",
     "PairBatch",
     "PolicyModel",
+    "ReinforceConfig",
+    "ReinforceTrainer",
+    "ReportsMetrics",
     "RewardModel",
     "SampleClippedSurrogate",
     "ScoreFunctionSurrogate",
@@ -76,19 +107,30 @@ __all__ = [
     "Terms",
     "Trainer",
     "TrainerConfig",
+    "ValueEstimates",
     "batch_normalized_advantages",
     "check_policy_model",
     "check_reward_model",
     "clipped_importance_surrogate",
     "clipped_surrogate",
+    "clipped_value_loss",
+    "episode_returns",
+    "generalized_advantages",
     "group_centered_advantages",
     "group_normalized_advantages",
+    "group_time_baseline",
     "kl_k1",
     "kl_k2",
     "kl_k3",
+    "kl_penalty_surrogate",
     "leave_one_out_advantages",
+    "mean_baseline",
+    "normalized_advantages",
     "probability_ratio",
+    "rewards_to_go",
     "sample_probability_ratio",
     "score_function_surrogate",
+    "value_baseline",
+    "value_loss",
 ]
 __version__ = "0.1.0"

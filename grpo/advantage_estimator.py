@@ -93,6 +93,25 @@ def leave_one_out_advantages(rewards: GroupedRewards) -> Tensor:
     return rewards.centered * rewards.groups.expand(sizes / (sizes - 1).clamp(min=1))
 
 
+def normalized_advantages(advantages: Tensor) -> Tensor:
+    """Advantages to mean 0 and standard deviation 1, (A - mean(A)) / std(A).
+
+    Args:
+        advantages: [D].
+
+    Returns:
+        [D]; std is the unbiased one, and equal advantages, or a single one, get exactly 0.
+
+    Example:
+        >>> normalized_advantages(torch.tensor([1.0, 2.0, 3.0]))
+        tensor([-1.,  0.,  1.])
+    """
+    # Counting from the first makes equal advantages cancel exactly.
+    offsets = advantages - advantages[0]
+    std, mean = torch.std_mean(offsets, correction=min(1, len(offsets) - 1))
+    return (offsets - mean) / _positive_or_one(std)
+
+
 GROUP_FUNCTIONS: tuple[object, ...] = (
     group_centered_advantages,
     group_normalized_advantages,
@@ -109,7 +128,10 @@ def _positive_or_one(std: Tensor) -> Tensor:
 class AdvantageEstimator(Protocol):
     """Anything that can be called with an experience and returns its advantages: a plain function will do.
 
-    It may have an attribute ``minimum_group_size``; a trainer refuses a smaller ``group_size`` at construction.
+    It may have two attributes. ``minimum_group_size``: a trainer refuses a smaller ``group_size`` at construction;
+    ``requires_values``: whether it reads ``experience.values``, so that the policy must have a critic. An objective
+    that trains the critic needs a method ``value_targets(experience, advantages)`` too, which returns what the critic
+    should have expected, [D].
 
     Example:
         >>> def reward_above_half(experience: Experience) -> torch.Tensor:

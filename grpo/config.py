@@ -5,34 +5,20 @@ from __future__ import annotations
 from math import ceil
 from typing import Annotated, Literal, Self
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    NonNegativeFloat,
-    PositiveFloat,
-    PositiveInt,
-    StrictInt,
-    model_validator,
-)
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, StrictInt, model_validator
 
+from grpo.frozen_model import Fraction, FrozenModel
 from grpo.kl_divergence import KLEstimator
+from grpo.schedules import LinearSchedule, ScheduledFraction, ScheduledNonNegative
 
-ClipLow = Annotated[float, Field(ge=0, le=1)]
-ClipHigh = Annotated[float, Field(ge=0)]
 LossAveraging = Literal["per_sample", "per_decision"] | Annotated[StrictInt, Field(gt=0)]
 
 
-class FrozenModel(BaseModel):
-    """Base of all settings: immutable, keyword-only, no unknown key, no NaN and no infinity."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, defer_build=True)
-
-
-def check_dual_clip(dual_clip: float | None, clip_high: float) -> None:
+def check_dual_clip(dual_clip: float | None, clip_high: float | LinearSchedule) -> None:
     """The dual clip bounds what the clip range leaves unbounded, so it must be the wider bound."""
-    if dual_clip is not None and dual_clip <= 1 + clip_high:
-        raise ValueError(f"dual_clip is {dual_clip}, expected more than 1 + clip_high = {1 + clip_high}")
+    widest = max(clip_high.start, clip_high.end) if isinstance(clip_high, LinearSchedule) else clip_high
+    if dual_clip is not None and dual_clip <= 1 + widest:
+        raise ValueError(f"dual_clip is {dual_clip}, expected more than 1 + clip_high = {1 + widest}")
 
 
 class TrainerConfig(FrozenModel):
@@ -44,11 +30,16 @@ class TrainerConfig(FrozenModel):
             the policy can evaluate decisions one by one.
         micro_batch_size: rows per backward pass; None for the whole batch. It bounds memory and changes no result.
         num_epochs_per_update: passes over the rollout.
-        learning_rate: of the AdamW that is built where no optimizer is given.
+        learning_rate: of the optimizer; a schedule is followed by an optimizer of your own too.
+        adam_epsilon: of the AdamW that is built where no optimizer is given.
         max_grad_norm: the gradient is scaled down to this norm over all parameters; None for no bound.
         loss_averaging: ``"per_sample"`` is the mean over samples of the mean over their decisions (GRPO),
             ``"per_decision"`` the mean over all decisions of the optimiser step (DAPO), and an integer L the sum over
             decisions divided by the number of samples times L (Dr. GRPO, L the longest a sample can be).
+        advantage_normalization: advantages to mean 0 and standard deviation 1 over all decisions of the step
+            (``"per_step"``) or of each optimiser step (``"per_minibatch"``); None leaves them.
+        target_kl: the remaining updates of a rollout are left out once ``approx_kl`` of one is above 1.5 times this;
+            None for no such stop.
         non_finite: what a NaN or infinite reward, log-prob or gradient does: ``"raise"`` stops the step with an error
             and leaves everything as it was, ``"skip"`` leaves out the update and counts it.
         seed: of the order in which rows are visited. Sampling is up to the policy.
@@ -59,9 +50,12 @@ class TrainerConfig(FrozenModel):
     batch_size: PositiveInt | None = None
     micro_batch_size: PositiveInt | None = None
     num_epochs_per_update: PositiveInt = 1
-    learning_rate: NonNegativeFloat = 1e-3
+    learning_rate: ScheduledNonNegative = 1e-3
+    adam_epsilon: PositiveFloat = 1e-8
     max_grad_norm: PositiveFloat | None = 1.0
     loss_averaging: LossAveraging = "per_sample"
+    advantage_normalization: Literal["per_step", "per_minibatch"] | None = None
+    target_kl: PositiveFloat | None = None
     non_finite: Literal["raise", "skip"] = "raise"
     seed: int = Field(0, ge=0, lt=2**63)
     device: str | None = None
@@ -92,8 +86,8 @@ class GRPOConfig(TrainerConfig):
         0.28
     """
 
-    clip_low: ClipLow = 0.2
-    clip_high: ClipHigh = 0.2
+    clip_low: ScheduledFraction = 0.2
+    clip_high: ScheduledNonNegative = 0.2
     dual_clip: float | None = None
     kl_coefficient: NonNegativeFloat | None = None
     kl_estimator: KLEstimator = "k3"
@@ -104,3 +98,56 @@ class GRPOConfig(TrainerConfig):
     def _check_dual_clip(self) -> Self:
         check_dual_clip(self.dual_clip, self.clip_high)
         return self
+
+
+class PPOConfig(TrainerConfig):
+    """Settings of :class:`grpo.PPOTrainer`; the defaults are those that Stable-Baselines3 made common.
+
+    Attributes:
+        discount: γ.
+        gae_lambda: λ of generalised advantage estimation.
+        clip_low: ε_low; the ratio is clipped to [1 - ε_low, 1 + ε_high].
+        clip_high: ε_high.
+        value_coefficient: weight of the value loss.
+        value_clip: bound on how far an update may move a value; None for none, which is the better choice.
+        entropy_coefficient: weight of the entropy bonus; above 0 the policy must tell its entropy.
+        kl_coefficient: β, weight of the divergence from a reference policy in the loss.
+
+    References:
+        Schulman et al. 2017, arXiv:1707.06347; what matters: Andrychowicz et al. 2021, arXiv:2006.05990.
+    """
+
+    group_size: PositiveInt = 1
+    batch_size: PositiveInt | None = 64
+    num_epochs_per_update: PositiveInt = 10
+    learning_rate: ScheduledNonNegative = 3e-4
+    adam_epsilon: PositiveFloat = 1e-5
+    max_grad_norm: PositiveFloat | None = 0.5
+    loss_averaging: LossAveraging = "per_decision"
+    advantage_normalization: Literal["per_step", "per_minibatch"] | None = "per_minibatch"
+    discount: Fraction = 0.99
+    gae_lambda: Fraction = 0.95
+    clip_low: ScheduledFraction = 0.2
+    clip_high: ScheduledNonNegative = 0.2
+    value_coefficient: NonNegativeFloat = 0.5
+    value_clip: PositiveFloat | None = None
+    entropy_coefficient: NonNegativeFloat = 0.0
+    kl_coefficient: NonNegativeFloat = 0.0
+
+
+class ReinforceConfig(TrainerConfig):
+    """Settings of :class:`grpo.ReinforceTrainer`.
+
+    Attributes:
+        discount: γ.
+        entropy_coefficient: weight of the entropy bonus; above 0 the policy must tell its entropy.
+
+    References:
+        Williams 1992, "Simple statistical gradient-following algorithms for connectionist reinforcement learning".
+    """
+
+    group_size: PositiveInt = 1
+    loss_averaging: LossAveraging = "per_decision"
+    advantage_normalization: Literal["per_step", "per_minibatch"] | None = "per_step"
+    discount: Fraction = 0.99
+    entropy_coefficient: NonNegativeFloat = 0.0

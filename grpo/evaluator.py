@@ -8,9 +8,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from grpo.experience import ActionBatch, Evaluation
-from grpo.policy_base import PairwisePolicy, PolicyModel, as_sequential
-from grpo.validation import check_action_batch, check_evaluation, check_gradient_connection
+from grpo.experience import ActionBatch, Evaluation, ValueEstimates
+from grpo.policy_base import ActorCriticPolicy, PairwisePolicy, PolicyModel, SequentialPolicy, as_sequential
+from grpo.validation import (
+    check_action_batch,
+    check_evaluation,
+    check_gradient_connection,
+    check_values,
+    missing_methods,
+    type_name,
+)
 
 
 class Evaluator:
@@ -26,6 +33,23 @@ class Evaluator:
         method = "get_log_probabilities" if isinstance(self.policy, PairwisePolicy) else "evaluate_actions"
         self.source = f"{role}.{method}"
         self.role = role
+
+    def require_critic(self, reader: object) -> None:
+        """Raise a TypeError where the policy has no critic; ``reader`` is what needs it."""
+        inner = self.policy.policy if isinstance(self.policy, PairwisePolicy) else self.policy
+        missing = missing_methods(inner, SequentialPolicy) + missing_methods(inner, ActorCriticPolicy)
+        if missing:
+            raise TypeError(
+                f"{type_name(reader)} needs a critic, but {self.role} {type_name(inner)} has none: add "
+                f"{', '.join(missing)} and return values from evaluate_actions, as grpo.ActorCriticPolicy documents, "
+                f"or choose an algorithm without one, such as grpo.GRPOTrainer or grpo.ReinforceTrainer"
+            )
+
+    def estimate_values(self, batch: ActionBatch) -> ValueEstimates:
+        """What the critic expects at all decisions."""
+        critic: Any = self.policy
+        estimates = critic.estimate_values(batch)
+        return check_values(estimates, batch.samples, f"{self.role}.estimate_values", partial(locate, batch, None))
 
     def encode(self, states: Any, actions: Any) -> ActionBatch:
         """N samples made ready for evaluation."""

@@ -27,10 +27,36 @@ class Evaluation:
         log_probs: log π(a|s) of each decision, [D], nats, differentiable.
         entropy: entropy of the distribution that each decision was drawn from, [D], nats, differentiable; None where
             the policy does not know it.
+        values: V(s), the return expected from each decision on, [D], differentiable; None without a critic.
     """
 
     log_probs: Tensor
     entropy: Tensor | None = None
+    values: Tensor | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ValueEstimates:
+    """What a critic expects at each of the D decisions of a batch and right after it.
+
+    Attributes:
+        values: V(s_t), [D].
+        next_values: V(s_{t+1}) of the true successor, [D]: 0 where the episode terminated, the successor's value where
+            it was merely cut short.
+    """
+
+    values: Tensor
+    next_values: Tensor
+
+
+@runtime_checkable
+class HasEpisodes(Protocol):
+    """What an :class:`ActionBatch` may have besides, where a sample is not one whole episode."""
+
+    @property
+    def episodes(self) -> Segments:
+        """The D decisions cut where the next one belongs to another episode, and at the end of every sample."""
+        ...
 
 
 @runtime_checkable
@@ -162,6 +188,7 @@ class Experience:
         old_log_probs: log-probs under the policy that sampled, [D], nats; None where they were not needed, since
             the only update of the rollout starts from that very policy.
         reference_log_probs: log-probs under the reference policy, [D], nats; None without one.
+        values: what the policy's critic expects; None where nothing asks for it.
     """
 
     states: Batch[Any]
@@ -171,6 +198,7 @@ class Experience:
     rewards: Tensor
     old_log_probs: Tensor | None = None
     reference_log_probs: Tensor | None = None
+    values: ValueEstimates | None = None
 
     @property
     def samples(self) -> Segments:
@@ -188,39 +216,22 @@ class Experience:
         return self.samples.ids
 
     @cached_property
+    def episodes(self) -> Segments:
+        """The D decisions cut into episodes, or the pieces of them that were sampled; a sample each by default."""
+        episodes: Segments = getattr(self.batch, "episodes", self.samples)
+        return episodes
+
+    @cached_property
     def sample_rewards(self) -> GroupedRewards:
         """Reward of each sample, the sum over its decisions where rewards came per decision."""
         per_sample = self.rewards.shape[0] == self.samples.count
         return GroupedRewards(self.rewards if per_sample else self.samples.sum(self.rewards), self.groups)
 
-
-@dataclass(frozen=True, slots=True)
-class Decisions:
-    """What an objective knows of each decision besides the policy's evaluation of it, flat over D.
-
-    Attributes:
-        advantages: how much better than expected the decision turned out, [D].
-        old_log_probs: log-probs under the policy that sampled, [D], nats; None where that is the very policy being
-            evaluated, so that the ratio is 1.
-        reference_log_probs: log-probs under the reference policy, [D], nats; None without one.
-        samples: the decisions of each sample; of use to objectives that require whole samples only, since a
-            minibatch of rows may hold a part of a sample.
-    """
-
-    advantages: Tensor
-    old_log_probs: Tensor | None
-    reference_log_probs: Tensor | None
-    samples: Segments
-
-
-@dataclass(frozen=True, slots=True)
-class Terms:
-    """A loss and what to report of it, per decision.
-
-    Attributes:
-        loss: [D], differentiable, elementwise: the trainer alone weights and sums it.
-        metrics: [D] each, without gradient; the trainer averages them with the weights of the loss.
-    """
-
-    loss: Tensor
-    metrics: dict[str, Tensor]
+    @cached_property
+    def decision_rewards(self) -> Tensor:
+        """Reward of each decision, [D]; that of a sample comes with its last decision."""
+        if self.rewards.shape[0] == self.samples.total:
+            return self.rewards
+        rewards = self.rewards.new_zeros(self.samples.total)
+        rewards[self.samples.last] = self.rewards
+        return rewards

@@ -25,6 +25,8 @@ class ExperienceCollector(Generic[StatesT, ActionsT]):
         policy: the policy that samples.
         reward_model: scores the samples.
         reference: evaluates the samples too, if given.
+        requires_values: whether to ask the policy's critic.
+        requires_old_log_probs: whether to note the policy's log-probs even for a single update.
     """
 
     def __init__(
@@ -33,11 +35,16 @@ class ExperienceCollector(Generic[StatesT, ActionsT]):
         policy: Evaluator,
         reward_model: RewardModel[StatesT, ActionsT],
         reference: Evaluator | None = None,
+        *,
+        requires_values: bool = False,
+        requires_old_log_probs: bool = False,
     ) -> None:
         self.config = config
         self.policy = policy
         self.reward_model = reward_model
         self.reference = reference
+        self.requires_values = requires_values
+        self.requires_old_log_probs = requires_old_log_probs
 
     @torch.no_grad()
     def collect(self, states: StatesT, **generation_kwargs: Any) -> Experience:
@@ -72,7 +79,7 @@ class ExperienceCollector(Generic[StatesT, ActionsT]):
         self.reward_model.eval()
         rewards = check_rewards(self.reward_model.compute_rewards(sample_states, actions), batch.samples)
         old_log_probs = reference_log_probs = None
-        if self.config.num_updates(len(batch.rows)) > 1:
+        if self.requires_old_log_probs or self.config.num_updates(len(batch.rows)) > 1:
             old_log_probs = self.policy.log_probs(batch, self.config.micro_batch_size)
         if self.reference is not None:
             self.reference.policy.eval()
@@ -91,4 +98,5 @@ class ExperienceCollector(Generic[StatesT, ActionsT]):
             rewards=rewards,
             old_log_probs=old_log_probs,
             reference_log_probs=reference_log_probs,
+            values=self.policy.estimate_values(batch) if self.requires_values else None,
         )

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import torch
 from pydantic import ConfigDict, Field, NonNegativeFloat
 from torch import Tensor
 from typing_extensions import Protocol
 
-from grpo.config import FrozenModel
-from grpo.experience import Decisions, Evaluation, Terms
+from grpo.decisions import Decisions, Terms
+from grpo.experience import Evaluation
+from grpo.frozen_model import FrozenModel
 from grpo.kl_divergence import KL_ESTIMATORS, KLEstimator
 from grpo.surrogate import ClippedSurrogate, Surrogate, old_or_current, probability_ratio
 from grpo.validation import check_surrogate
@@ -16,9 +18,10 @@ from grpo.validation import check_surrogate
 class Objective(Protocol):
     """Anything that turns an evaluation and what is known of its decisions into a loss for each decision.
 
-    It may have two attributes. ``requires_reference``: whether the reference policy's log-probs are to be computed,
-    true where it is missing. ``requires_whole_samples``: whether every minibatch must hold whole samples, false where
-    it is missing.
+    It may have some attributes. ``requires_reference``: whether the reference policy's log-probs are to be computed,
+    true where it is missing. ``requires_whole_samples``: whether every minibatch must hold whole samples;
+    ``requires_values``: whether it needs a critic; ``adapts_to_kl``: whether its method ``adapt_to_kl(kl)`` is to be
+    told how far, in nats a decision, each step of the trainer has moved the policy; all false where they are missing.
 
     Example:
         >>> def squared_advantage_regression(evaluation: Evaluation, decisions: Decisions) -> Terms:
@@ -71,13 +74,22 @@ class GRPOObjective(FrozenModel):
         """Whether the surrogate looks at a sample as a whole."""
         return bool(getattr(self.surrogate, "requires_whole_samples", False))
 
+    @property
+    def adapts_to_kl(self) -> bool:
+        """Whether the surrogate follows the divergence between the policies before and after a step."""
+        return bool(getattr(self.surrogate, "adapts_to_kl", False))
+
+    def adapt_to_kl(self, kl: float) -> None:
+        """Tell the surrogate the divergence that a step of the trainer ended with."""
+        self.surrogate.adapt_to_kl(kl)  # type: ignore[attr-defined]
+
     def __call__(self, evaluation: Evaluation, decisions: Decisions) -> Terms:
         """The loss of each decision; the surrogate's metrics, ``kl`` and ``entropy`` where they are known."""
         terms = check_surrogate(self.surrogate(evaluation.log_probs, decisions))
         loss, metrics = terms.loss, dict(terms.metrics)
         if self.kl_coefficient > 0:
             kl = self._kl(evaluation.log_probs, decisions)
-            loss = loss + self.kl_coefficient * kl
+            loss = torch.add(loss, kl, alpha=self.kl_coefficient)
             metrics["kl"] = kl.detach()
         if evaluation.entropy is not None:
             metrics["entropy"] = evaluation.entropy.detach()
@@ -87,7 +99,7 @@ class GRPOObjective(FrozenModel):
                     f"entropy_coefficient={self.entropy_coefficient} needs an entropy, but the policy's evaluation has "
                     f"none: return Evaluation(log_probs, entropy) from evaluate_actions, or set it to 0"
                 )
-            loss = loss - self.entropy_coefficient * evaluation.entropy
+            loss = torch.sub(loss, evaluation.entropy, alpha=self.entropy_coefficient)
         return Terms(loss, metrics)
 
     def _kl(self, log_probs: Tensor, decisions: Decisions) -> Tensor:

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import warnings
-
 import torch
 
-from grpo.advantage_estimator import GROUP_FUNCTIONS, AdvantageEstimator, GroupRelative
+from grpo.advantage_estimator import AdvantageEstimator, GroupRelative
 from grpo.config import GRPOConfig, TrainerConfig
 from grpo.grpo_objective import GRPOObjective, Objective
 from grpo.policy_base import ActionsT, PolicyModel, StatesT
+from grpo.presets import check_config, check_estimator, check_objective
 from grpo.reward_model_base import RewardModel
-from grpo.surrogate import ClippedImportanceSurrogate, ClippedSurrogate, ScoreFunctionSurrogate
+from grpo.surrogate import ClippedSurrogate
 from grpo.trainer import Trainer
 
 DEFAULT_KL_COEFFICIENT = 0.04
+OBJECTIVE_SETTINGS = GRPOConfig.model_fields.keys() - TrainerConfig.model_fields.keys()
 
 
 class GRPOTrainer(Trainer[StatesT, ActionsT]):
@@ -60,32 +60,17 @@ class GRPOTrainer(Trainer[StatesT, ActionsT]):
         advantage_estimator: AdvantageEstimator | None = None,
         objective: Objective | None = None,
     ) -> None:
-        if not isinstance(config, GRPOConfig):
-            raise TypeError(f"config is {config!r}, expected a grpo.GRPOConfig")
-        if isinstance(objective, ClippedSurrogate | ClippedImportanceSurrogate | ScoreFunctionSurrogate):
-            raise TypeError(f"objective is a surrogate: pass objective=GRPOObjective(surrogate={objective!r})")
-        if any(function is advantage_estimator for function in GROUP_FUNCTIONS):
-            name = getattr(advantage_estimator, "__name__", "")
-            raise TypeError(
-                f"advantage_estimator is {name}, a function of rewards in groups: pass GroupRelative({name})"
-            )
-        if objective is None:
-            objective = _objective_of(config, has_reference=reference_policy is not None)
-        else:
-            _refuse_objective_settings(config)
-            if reference_policy is not None and not getattr(objective, "requires_reference", True):
-                warnings.warn(
-                    "reference_policy is not used: the objective has kl_coefficient=0, set it on the objective",
-                    stacklevel=2,
-                )
+        check_config(config, GRPOConfig)
+        check_estimator(config, advantage_estimator, frozenset())
+        check_objective(config, objective, OBJECTIVE_SETTINGS, reference_policy)
         super().__init__(
             config,
             policy,
             reward_model,
             reference_policy,
             optimizer,
-            advantage_estimator=GroupRelative() if advantage_estimator is None else advantage_estimator,
-            objective=objective,
+            advantage_estimator=advantage_estimator or GroupRelative(),
+            objective=objective or _objective_of(config, has_reference=reference_policy is not None),
         )
 
 
@@ -101,12 +86,3 @@ def _objective_of(config: GRPOConfig, *, has_reference: bool) -> GRPOObjective:
         kl_importance_correction=config.kl_importance_correction,
         entropy_coefficient=config.entropy_coefficient,
     )
-
-
-def _refuse_objective_settings(config: GRPOConfig) -> None:
-    of_objective = GRPOConfig.model_fields.keys() - TrainerConfig.model_fields.keys()
-    given = sorted(of_objective & config.model_fields_set)
-    if given:
-        raise ValueError(
-            f"config sets {', '.join(given)}, which the objective passed beside it replaces: set them on the objective"
-        )

@@ -69,7 +69,11 @@ def kl_k3(log_probs: Tensor, reference_log_probs: Tensor) -> Tensor:
         >>> kl_k3(torch.tensor([0.0]), torch.tensor([1.0]))
         tensor([0.7183])
     """
-    log_ratio = log_probability_ratio(reference_log_probs, log_probs)
+    return kl_of_log_ratio(log_probability_ratio(reference_log_probs, log_probs))
+
+
+def kl_of_log_ratio(log_ratio: Tensor) -> Tensor:
+    """k3 of d itself, e^d - d - 1, [D]."""
     return log_ratio.expm1() - log_ratio
 
 

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from functools import reduce
-from operator import add
+from collections.abc import Mapping, Set
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from grpo.decisions import Decisions
 from grpo.experience import Experience
+from grpo.minibatches import MicroBatch
+from grpo.policy_base import ReportsMetrics
+from grpo.segments import Segments
+from grpo.validation import RESERVED_METRICS, missing_methods, type_name
 
 
 def reward_metrics(experience: Experience) -> dict[str, float]:
@@ -23,57 +28,107 @@ def reward_metrics(experience: Experience) -> dict[str, float]:
     }
 
 
+def value_metrics(decisions: Decisions) -> dict[str, float]:
+    """How well the critic foresaw the returns: ``explained_variance``, 1 - Var(R - V) / Var(R); nothing without one.
+
+    It is 0 where the returns differ by no more than rounding.
+    """
+    if decisions.returns is None or decisions.old_values is None:
+        return {}
+    returns, values = decisions.returns, decisions.old_values
+    rounding = 8 * torch.finfo(returns.dtype).eps * torch.maximum(returns.abs().max(), values.abs().max())
+    spread, unexplained = returns.var(correction=0), (returns - values).var(correction=0)
+    return {"explained_variance": torch.where(spread > rounding.square(), 1 - unexplained / spread, 0.0).item()}
+
+
+def model_metrics(*models: Any) -> dict[str, float]:
+    """What the models report of themselves, each asked once."""
+    metrics: dict[str, float] = {}
+    for model in {id(model): model for model in models}.values():
+        if not missing_methods(model, ReportsMetrics):
+            reported = model.get_metrics()
+            if not isinstance(reported, Mapping) or not all(isinstance(value, float) for value in reported.values()):
+                raise TypeError(
+                    f"{type_name(model)}.get_metrics returned {reported!r}, expected a mapping from names to floats"
+                )
+            taken = sorted(reported.keys() & (RESERVED_METRICS | metrics.keys()))
+            if taken:
+                raise ValueError(
+                    f"{type_name(model)}.get_metrics returned names that are taken, {', '.join(taken)}: choose others"
+                )
+            metrics |= reported
+    return metrics
+
+
 class UpdateMetrics:
     """Averages of what is reported of each decision: over an optimiser step by weight, then over optimiser steps.
 
-    Everything stays a tensor until :meth:`result` reads it from the device at once.
+    Everything stays as it comes until :meth:`result` averages and reads it at once.
+
+    Args:
+        taken: names that the objective's metrics must not have.
     """
 
-    def __init__(self) -> None:
-        self._names: tuple[str, ...] = ()
-        self._micro_batches: list[Tensor] = []
-        self._steps: list[Tensor] = []
+    def __init__(self, taken: Set[str]) -> None:
+        self._taken = taken
+        self._names: frozenset[str] | None = None
+        self._pending: list[tuple[MicroBatch, dict[str, Tensor], Tensor]] = []
+        self._made: list[tuple[MicroBatch, dict[str, Tensor], Tensor]] = []
+        self._step_sizes: list[int] = []
         self._grad_norms: list[float] = []
         self._skipped = 0
 
-    def add_micro_batch(self, loss: Tensor, values: dict[str, Tensor], weight: Tensor) -> None:
-        """Add a part of the optimiser step under way.
-
-        Args:
-            loss: its part of the loss, a scalar.
-            values: what is reported of each decision, [D] each.
-            weight: of each decision in the loss, [D].
-        """
-        self._names = self._names or tuple(values)
-        if values.keys() != set(self._names):
+    def add_micro_batch(self, micro_batch: MicroBatch, values: dict[str, Tensor], loss: Tensor) -> None:
+        """Add a part of the optimiser step under way: what is reported of each decision, and its part of the loss."""
+        if self._names is None:
+            self._names = frozenset(values)
+            if self._names & self._taken:
+                raise ValueError(
+                    f"objective returned metrics {sorted(self._names & self._taken)}, which a model's get_metrics "
+                    f"returned as well: choose other names there"
+                )
+        if values.keys() != self._names:
             raise ValueError(
                 f"objective returned metrics {sorted(values)}, but {sorted(self._names)} before: return the same "
                 f"ones each time"
             )
-        sums = (torch.dot(weight, values[name].to(weight.dtype)) for name in self._names)
-        self._micro_batches.append(torch.stack((loss.detach(), weight.sum(), *sums)))
+        self._pending.append((micro_batch, values, loss))
+
+    def average_of_micro_batches(self, name: str) -> float:
+        """Average over the optimiser step under way of what is reported as ``name``."""
+        if self._names is None or name not in self._names:
+            raise ValueError(f"target_kl needs a metric {name!r}, but the objective has {sorted(self._names or ())}")
+        weight = torch.cat([micro_batch.weight for micro_batch, _, _ in self._pending])
+        values = torch.cat([values[name] for _, values, _ in self._pending])
+        average: float = (torch.dot(weight, values.to(weight.dtype)) / weight.sum()).item()
+        return average
 
     def end_step(self, grad_norm: float | None) -> None:
         """The optimiser step was made, or would have been if there were parameters."""
-        self._steps.append(reduce(add, self._micro_batches))
-        self._micro_batches = []
+        self._step_sizes.append(sum(len(micro_batch.weight) for micro_batch, _, _ in self._pending))
+        self._made += self._pending
+        self._pending = []
         if grad_norm is not None:
             self._grad_norms.append(grad_norm)
 
     def skip_step(self) -> None:
         """The optimiser step was left out."""
-        self._micro_batches = []
+        self._pending = []
         self._skipped += 1
 
     def result(self) -> dict[str, float]:
         """All of them as floats."""
         metrics: dict[str, float] = {}
-        if self._steps:
-            steps = [
-                (loss, *(total / weight for total in sums)) for loss, weight, *sums in torch.stack(self._steps).tolist()
-            ]
-            averages = (sum(values) / len(values) for values in zip(*steps, strict=True))
-            metrics |= dict(zip(("loss", *self._names), averages, strict=True))
+        num_steps = len(self._step_sizes)
+        if num_steps > 0:
+            names = sorted(self._names or ())
+            loss = torch.stack([loss for _, _, loss in self._made]).sum() / num_steps
+            weight = torch.cat([micro_batch.weight for micro_batch, _, _ in self._made])
+            steps = Segments.of_lengths(self._step_sizes, weight.device)
+            weight = weight / (steps.expand(steps.sum(weight)) * num_steps)
+            columns = ([values[name] for _, values, _ in self._made] for name in names)
+            averages = [torch.dot(weight, torch.cat(column).to(weight.dtype)) for column in columns]
+            metrics = dict(zip(("loss", *names), torch.stack([loss, *averages]).tolist(), strict=True))
         if self._grad_norms:
             metrics["grad_norm"] = sum(self._grad_norms) / len(self._grad_norms)
-        return metrics | {"num_updates": float(len(self._steps)), "skipped_updates": float(self._skipped)}
+        return metrics | {"num_updates": float(num_steps), "skipped_updates": float(self._skipped)}

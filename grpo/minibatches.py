@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import overload
+from dataclasses import dataclass, replace
+from itertools import islice
 
 import torch
 from torch import Tensor
 
+from grpo.advantage_estimator import group_normalized_advantages
 from grpo.config import LossAveraging, TrainerConfig
-from grpo.experience import ActionBatch
+from grpo.decisions import Decisions
+from grpo.experience import ActionBatch, GroupedRewards
 from grpo.segments import Segments
 
 
@@ -20,41 +22,46 @@ class MicroBatch:
 
     Attributes:
         rows: the rows, int64 of shape [K]; None for all of them.
-        positions: where their decisions stand among all D, int64; None for all of them.
-        samples: their decisions cut into samples, or into rows where rows of a sample may be apart.
+        decisions: what the objective is told of their decisions.
+        weight: of each of their decisions in the loss, [D'].
     """
 
     rows: Tensor | None
-    positions: Tensor | None
-    samples: Segments
-
-    @overload
-    def take(self, values: Tensor) -> Tensor: ...
-
-    @overload
-    def take(self, values: Tensor | None) -> Tensor | None: ...
-
-    def take(self, values: Tensor | None) -> Tensor | None:
-        """This part of values of all decisions, [D]; None of None."""
-        return values if values is None or self.positions is None else values[self.positions]
+    decisions: Decisions
+    weight: Tensor
 
 
 def iterate_minibatches(
-    batch: ActionBatch, config: TrainerConfig, *, whole_samples: bool, generator: torch.Generator
+    batch: ActionBatch,
+    decisions: Decisions,
+    weights: LossWeights,
+    config: TrainerConfig,
+    *,
+    whole_samples: bool,
+    generator: torch.Generator,
 ) -> Iterator[list[MicroBatch]]:
     """The micro-batches of each optimiser step, over all epochs; every epoch visits each row once.
 
     Rows are shuffled where an epoch takes more than one optimiser step. With ``whole_samples`` it is samples that are
-    shuffled, and a sample goes into the minibatch that its first row falls into, so that sizes are kept nearly.
+    shuffled, and a sample goes into the minibatch that its first row falls into, so that sizes are kept nearly. What
+    depends on an optimiser step as a whole, weights and normalised advantages, is settled before it is split.
     """
     units = rows_per_sample(batch) if whole_samples else Segments(len(batch.rows), 1, batch.rows.device)
+    cut = batch.samples if whole_samples else batch.rows
+    is_one_step = config.batch_size is None or config.batch_size >= units.total
+    is_one_part = is_one_step and (config.micro_batch_size is None or config.micro_batch_size >= units.total)
     for _ in range(config.num_epochs_per_update):
-        if config.batch_size is None or config.batch_size >= units.total:
-            yield _micro_batches(batch, units, None, config.micro_batch_size, whole_samples)
+        if is_one_part:
+            step = Segments(1, cut.total, cut.device)
+            settled = _settle(decisions, step, config)
+            yield [MicroBatch(None, replace(settled, samples=cut), weights.within(step))]
             continue
-        order = torch.randperm(len(units), generator=generator).to(units.device)
-        for chosen in _pack(units, order, config.batch_size):
-            yield _micro_batches(batch, units, chosen, config.micro_batch_size, whole_samples)
+        if is_one_step:
+            order = torch.arange(len(units), device=units.device)
+        else:
+            order = torch.randperm(len(units), generator=generator).to(units.device)
+        parts = [_pack(units, chosen, config.micro_batch_size) for chosen in _pack(units, order, config.batch_size)]
+        yield from _micro_batches(decisions, weights, config, units, cut, order, parts)
 
 
 def rows_per_sample(batch: ActionBatch) -> Segments:
@@ -67,28 +74,43 @@ def rows_per_sample(batch: ActionBatch) -> Segments:
     return Segments.of_lengths(rows_until.diff(prepend=rows_until.new_zeros(1)))
 
 
-def _micro_batches(
-    batch: ActionBatch, units: Segments, chosen: Tensor | None, num_rows: int | None, whole_samples: bool
-) -> list[MicroBatch]:
-    if chosen is None:
-        if num_rows is None or num_rows >= units.total:
-            return [MicroBatch(None, None, batch.samples if whole_samples else batch.rows)]
-        chosen = torch.arange(len(units), device=units.device)
-    parts = [chosen] if num_rows is None else _pack(units, chosen, num_rows)
-    cut = batch.samples if whole_samples else batch.rows
-    return [
-        MicroBatch(rows, batch.rows.positions(rows), cut.select(part))
-        for part in parts
-        for rows in [units.positions(part)]
-    ]
-
-
-def _pack(units: Segments, chosen: Tensor, num_rows: int) -> list[Tensor]:
-    """Cut the chosen units into consecutive packs of about ``num_rows`` rows."""
+def _pack(units: Segments, chosen: Tensor, num_rows: int | None) -> list[Tensor]:
+    """Cut the chosen units into consecutive packs of about ``num_rows`` rows; one pack for None."""
+    if num_rows is None:
+        return [chosen]
     if units.uniform_length == 1:
         return list(chosen.split(num_rows))
     packs = units.select(chosen).starts.div(num_rows, rounding_mode="floor")
     return list(chosen.split(packs.unique_consecutive(return_counts=True)[1].tolist()))
+
+
+def _settle(decisions: Decisions, steps: Segments, config: TrainerConfig) -> Decisions:
+    """Advantages normalised over each optimiser step where the config asks for it."""
+    if config.advantage_normalization != "per_minibatch":
+        return decisions
+    return replace(decisions, advantages=group_normalized_advantages(GroupedRewards(decisions.advantages, steps)))
+
+
+def _micro_batches(
+    decisions: Decisions,
+    weights: LossWeights,
+    config: TrainerConfig,
+    units: Segments,
+    cut: Segments,
+    order: Tensor,
+    parts: list[list[Tensor]],
+) -> Iterator[list[MicroBatch]]:
+    """An epoch's optimiser steps, each a list of ``parts``, in which the decisions are gathered and split at once."""
+    cuts = [[cut.select(part) for part in step] for step in parts]
+    flat_cuts = [own for step in cuts for own in step]
+    steps = Segments.of_lengths([sum(own.total for own in step) for step in cuts], cut.device)
+    positions = cut.positions(order)
+    visited = _settle(decisions.select(positions), steps, config).split(flat_cuts)
+    weight = weights.select(positions).within(steps).split([own.total for own in flat_cuts])
+    rows = [units.positions(part) for step in parts for part in step]
+    micro_batches = iter([MicroBatch(*own) for own in zip(rows, visited, weight, strict=True)])
+    for step in parts:
+        yield list(islice(micro_batches, len(step)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,3 +147,11 @@ class LossWeights:
         if averaging == "per_sample":
             return cls(share, share)
         return cls(torch.full_like(share, 1 / averaging), share)
+
+    def select(self, positions: Tensor) -> LossWeights:
+        """Those of the decisions at ``positions``, int64."""
+        return LossWeights(self.numerator[positions], self.denominator[positions])
+
+    def within(self, steps: Segments) -> Tensor:
+        """The weights, [D], where the decisions are cut into optimiser steps."""
+        return self.numerator / steps.expand(steps.sum(self.denominator))

@@ -10,7 +10,7 @@ from torch import Tensor
 from typing_extensions import Protocol, TypeIs, runtime_checkable
 
 from grpo.batches import Batch
-from grpo.experience import ActionBatch, Evaluation, PairBatch
+from grpo.experience import ActionBatch, Evaluation, PairBatch, ValueEstimates
 from grpo.segments import Segments
 from grpo.validation import missing_methods, require_methods
 
@@ -107,6 +107,35 @@ class SequentialPolicy(PolicyModel[StatesT_contra, ActionsT], Protocol[StatesT_c
 
         What is padded inside never reaches the evaluation: one entry a decision, no more.
         """
+        ...
+
+
+@runtime_checkable
+class ActorCriticPolicy(
+    SequentialPolicy[StatesT_contra, ActionsT, ActionBatchT], Protocol[StatesT_contra, ActionsT, ActionBatchT]
+):
+    """A policy with a critic: its evaluations hold ``values``, and it tells what to expect after each decision."""
+
+    def estimate_values(self, batch: ActionBatchT) -> ValueEstimates:
+        """What the critic expects at each decision and after it, [D] each. Called once a step, without gradient."""
+        ...
+
+
+@runtime_checkable
+class ReportsMetrics(Protocol):
+    """A policy or a reward model that has something of its own to report beside the trainer's metrics."""
+
+    def get_metrics(self) -> Mapping[str, float]:
+        """Metrics of the step that just ended, by name."""
+        ...
+
+
+@runtime_checkable
+class FollowsData(Protocol):
+    """A policy with statistics of what it has seen, which are not trained: running means of observations, say."""
+
+    def update_statistics(self, batch: Any) -> None:
+        """Take a batch into account. Called once, at the end of a step, so that within a step nothing moves."""
         ...
 
 

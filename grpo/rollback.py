@@ -65,15 +65,17 @@ class RestoresTraining:
     Args:
         optimizer: the optimiser, with the parameters it holds; None for nothing to put back.
         parameters: the policy's trainable parameters, held by the optimizer or not.
-        num_updates: optimiser steps in the block at the most. A single one is its last act, so nothing is copied.
+        copies: whether something may fail after a parameter has changed. Where a single optimiser step is the last act
+            of the block nothing has to be copied.
     """
 
-    def __init__(self, optimizer: torch.optim.Optimizer | None, parameters: Iterable[Tensor], num_updates: int) -> None:
+    def __init__(self, optimizer: torch.optim.Optimizer | None, parameters: Iterable[Tensor], *, copies: bool) -> None:
         self._optimizer = optimizer
         self._trainable = parameters
-        self._copies = optimizer is not None and num_updates > 1
+        self._copies = optimizer is not None and copies
 
     def __enter__(self) -> None:
+        self._learning_rates = [group["lr"] for group in self._optimizer.param_groups] if self._optimizer else []
         if self._optimizer is not None and self._copies:
             self._parameters: list[tuple[Tensor, Tensor]] = [
                 (parameter, parameter.detach().clone())
@@ -88,6 +90,8 @@ class RestoresTraining:
         if error is None or self._optimizer is None:
             return
         drop_gradients(self._optimizer, self._trainable)
+        for group, learning_rate in zip(self._optimizer.param_groups, self._learning_rates, strict=True):
+            group["lr"] = learning_rate
         if self._copies:
             with torch.no_grad():
                 for parameter, value in self._parameters:

@@ -20,6 +20,7 @@ class Segments:
         count: K, the same as ``len``.
         total: entries of all segments together.
         uniform_length: entries of every segment where they are equally many, else None.
+        longest: entries of the longest segment, 1 where there is none.
 
     Args:
         count: number of segments, K.
@@ -52,12 +53,13 @@ class Segments:
             self.device = length.device
             self.lengths = length
         else:
-            shortest = length
+            shortest = longest = length
             self.uniform_length = length
             self.total = length * count
             self.device = torch.device("cpu" if device is None else device)
             if self.device.type != "cpu" and self.device.index is None:
                 self.device = torch.empty(0, device=self.device).device
+        self.longest = longest
         if shortest < 1:
             raise ValueError(f"every segment needs at least one entry, but the shortest has {shortest}")
 
@@ -87,6 +89,11 @@ class Segments:
         if self.uniform_length is not None:
             return torch.arange(self.count, device=self.device) * self.uniform_length
         return self.lengths.cumsum(0) - self.lengths
+
+    @property
+    def last(self) -> Tensor:
+        """Position of each segment's last entry, int64 of shape [K]."""
+        return self.starts + (self.lengths - 1)
 
     @cached_property
     def ids(self) -> Tensor:
@@ -132,6 +139,35 @@ class Segments:
         else:
             norms = self.sum(values.to(wide).square()).sqrt()
         return norms.to(values.dtype)
+
+    def discounted_sum(self, values: Tensor, discount: float) -> Tensor:
+        """From each entry on to the end of its segment, y_t = x_t + c y_{t+1}, [total] -> [total]; no gradient.
+
+        A doubling scan: after k rounds y_t holds the 2^k entries from t on, so the longest segment takes the logarithm
+        of its length in vector operations.
+
+        Args:
+            values: x, [total].
+            discount: c in [0, 1].
+
+        Example:
+            >>> Segments.of_lengths([3, 1]).discounted_sum(torch.tensor([1.0, 2.0, 4.0, 8.0]), 0.5)
+            tensor([3., 4., 4., 8.])
+        """
+        self._check_count(values, self.total)
+        sums, factors = values.detach().clone(), torch.full_like(values, discount)
+        factors[self.last] = 0.0
+        next_sums, next_factors = torch.empty_like(sums), torch.empty_like(factors)
+        reach = 1
+        while reach < self.longest:
+            near, far = slice(0, self.total - reach), slice(reach, self.total)
+            torch.addcmul(sums[near], factors[near], sums[far], out=next_sums[near])
+            next_sums[self.total - reach :] = sums[self.total - reach :]
+            torch.mul(factors[near], factors[far], out=next_factors[near])
+            next_factors[self.total - reach :] = 0.0
+            sums, next_sums, factors, next_factors = next_sums, sums, next_factors, factors
+            reach *= 2
+        return sums
 
     def expand(self, values: Tensor) -> Tensor:
         """Each segment's value at all of its entries, [K] -> [total]; differentiable."""

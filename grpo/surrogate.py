@@ -9,9 +9,11 @@ from pydantic import PositiveFloat, model_validator
 from torch import Tensor
 from typing_extensions import Protocol, runtime_checkable
 
-from grpo.config import ClipHigh, ClipLow, FrozenModel, check_dual_clip
-from grpo.experience import Decisions, Terms
-from grpo.kl_divergence import kl_k3, log_probability_ratio
+from grpo.config import check_dual_clip
+from grpo.decisions import Decisions, Terms
+from grpo.frozen_model import FrozenModel
+from grpo.kl_divergence import kl_k3, kl_of_log_ratio, log_probability_ratio
+from grpo.schedules import ScheduledFraction, ScheduledNonNegative, at_step
 from grpo.segments import Segments
 
 
@@ -47,7 +49,12 @@ def sample_probability_ratio(log_probs: Tensor, old_log_probs: Tensor, samples: 
         >>> sample_probability_ratio(torch.tensor([0.5, 1.5]), torch.zeros(2), Segments(1, 2))
         tensor([2.7183, 2.7183])
     """
-    return samples.expand(samples.mean(log_probability_ratio(log_probs, old_log_probs)).exp())
+    return geometric_mean_ratio(log_probability_ratio(log_probs, old_log_probs), samples)
+
+
+def geometric_mean_ratio(log_ratio: Tensor, samples: Segments) -> Tensor:
+    """The geometric mean of a sample's ratios at each of its decisions, [D]."""
+    return samples.expand(samples.mean(log_ratio).exp())
 
 
 def clipped_surrogate(
@@ -74,10 +81,19 @@ def clipped_surrogate(
         >>> clipped_surrogate(ratio, advantages, clip_low=0.2, clip_high=0.25, dual_clip=3.0)
         tensor([-1.2500,  1.5000,  0.8000,  3.0000])
     """
-    clipped = ratio.clamp(1 - clip_low, 1 + clip_high)
     if dual_clip is not None:
         ratio = ratio.clamp(max=dual_clip)
-    return -torch.minimum(ratio * advantages, clipped * advantages)
+    scaled = ratio * advantages
+    bound = clip_bound(advantages, clip_low=clip_low, clip_high=clip_high)
+    return -torch.where(scaled > bound, bound, scaled)
+
+
+def clip_bound(advantages: Tensor, *, clip_low: float, clip_high: float) -> Tensor:
+    """The largest value that the clip lets ρA have, (1 + ε_high)A or (1 - ε_low)A by the sign of A, [D].
+
+    clip(ρ)A is below ρA only where ρ is beyond the end of the range that A pushes it to.
+    """
+    return torch.where(advantages > 0, 1 + clip_high, 1 - clip_low) * advantages
 
 
 def clipped_importance_surrogate(log_probs: Tensor, ratio: Tensor, advantages: Tensor, *, max_ratio: float) -> Tensor:
@@ -154,16 +170,16 @@ class ClippedSurrogate(FrozenModel):
     """PPO's and GRPO's surrogate, :func:`clipped_surrogate`, with a ratio for every decision.
 
     Attributes:
-        clip_low: ε_low, in [0, 1].
-        clip_high: ε_high, at least 0; DAPO's is 0.28.
+        clip_low: ε_low, in [0, 1], or a schedule of it.
+        clip_high: ε_high, at least 0, or a schedule of it; DAPO's is 0.28.
         dual_clip: bound on the ratio where A < 0, above 1 + ε_high; None for none.
 
     Raises:
         ValueError: if a bound is out of its range.
     """
 
-    clip_low: ClipLow = 0.2
-    clip_high: ClipHigh = 0.2
+    clip_low: ScheduledFraction = 0.2
+    clip_high: ScheduledNonNegative = 0.2
     dual_clip: float | None = None
     requires_whole_samples: ClassVar[bool] = False
 
@@ -172,27 +188,28 @@ class ClippedSurrogate(FrozenModel):
         check_dual_clip(self.dual_clip, self.clip_high)
         return self
 
-    def ratio(self, log_probs: Tensor, old_log_probs: Tensor, decisions: Decisions) -> Tensor:
+    def ratio(self, log_ratio: Tensor, decisions: Decisions) -> Tensor:
         """The ratio that is clipped, [D]."""
-        return probability_ratio(log_probs, old_log_probs)
+        return log_ratio.exp()
 
     def __call__(self, log_probs: Tensor, decisions: Decisions) -> Terms:
         """The loss of each decision, with ``clip_fraction`` and ``approx_kl``."""
         advantages = decisions.advantages
-        ratio = self.ratio(log_probs, old_or_current(log_probs, decisions), decisions)
+        log_ratio = log_probability_ratio(log_probs, old_or_current(log_probs, decisions))
+        ratio = self.ratio(log_ratio, decisions)
         if decisions.old_log_probs is None:  # the ratio is 1, there is nothing to clip
             zeros = torch.zeros_like(advantages)
             return Terms(-advantages * ratio, dict.fromkeys(("approx_kl", *CLIP_METRICS), zeros))
-        loss = clipped_surrogate(
-            ratio, advantages, clip_low=self.clip_low, clip_high=self.clip_high, dual_clip=self.dual_clip
-        )
-        low = ((ratio < 1 - self.clip_low) & (advantages < 0)).to(advantages.dtype)
-        high = ((ratio > 1 + self.clip_high) & (advantages > 0)).to(advantages.dtype)
-        clipped = low + high
+        clip_low, clip_high = at_step(self.clip_low, decisions.step), at_step(self.clip_high, decisions.step)
+        loss = clipped_surrogate(ratio, advantages, clip_low=clip_low, clip_high=clip_high, dual_clip=self.dual_clip)
+        bound = clip_bound(advantages, clip_low=clip_low, clip_high=clip_high)
+        clipped = ratio.detach() * advantages > bound
+        high = clipped & (bound > 0)
+        low = clipped > high
         if self.dual_clip is not None:
-            clipped = clipped + ((ratio > self.dual_clip) & (advantages < 0)).to(advantages.dtype)
-        metrics = dict(zip(CLIP_METRICS, (clipped, low, high), strict=True))
-        return Terms(loss, old_policy_metrics(log_probs, decisions) | metrics)
+            clipped = clipped | ((ratio.detach() > self.dual_clip) & (advantages < 0))
+        metrics = {"clip_fraction": clipped, "clip_fraction_low": low, "clip_fraction_high": high}
+        return Terms(loss, {"approx_kl": kl_of_log_ratio(log_ratio.detach())} | metrics)
 
 
 class SampleClippedSurrogate(ClippedSurrogate):
@@ -204,13 +221,13 @@ class SampleClippedSurrogate(ClippedSurrogate):
         dual_clip: bound on the ratio where A < 0, above 1 + ε_high; None for none.
     """
 
-    clip_low: ClipLow = 3e-4
-    clip_high: ClipHigh = 4e-4
+    clip_low: ScheduledFraction = 3e-4
+    clip_high: ScheduledNonNegative = 4e-4
     requires_whole_samples: ClassVar[bool] = True
 
-    def ratio(self, log_probs: Tensor, old_log_probs: Tensor, decisions: Decisions) -> Tensor:
+    def ratio(self, log_ratio: Tensor, decisions: Decisions) -> Tensor:
         """The geometric mean of a sample's ratios at each of its decisions, [D]."""
-        return sample_probability_ratio(log_probs, old_log_probs, decisions.samples)
+        return geometric_mean_ratio(log_ratio, decisions.samples)
 
 
 class ClippedImportanceSurrogate(FrozenModel):

@@ -2,35 +2,36 @@
 
 from __future__ import annotations
 
-import math
-import warnings
-from functools import partial, reduce
-from operator import add
+from functools import partial
 from typing import Any, Generic
 
 import torch
 from torch import Tensor
 
-from grpo.advantage_estimator import AdvantageEstimator
+from grpo.advantage_estimator import AdvantageEstimator, normalized_advantages
 from grpo.config import TrainerConfig
+from grpo.decisions import Decisions
 from grpo.evaluator import Evaluator, locate
-from grpo.experience import ActionBatch, Decisions, Experience
+from grpo.experience import ActionBatch, Experience
 from grpo.experience_collector import ExperienceCollector
 from grpo.grpo_objective import Objective
-from grpo.metrics import UpdateMetrics, reward_metrics
+from grpo.kl_divergence import kl_k3
+from grpo.metrics import UpdateMetrics, model_metrics, reward_metrics, value_metrics
 from grpo.minibatches import LossWeights, MicroBatch, iterate_minibatches
-from grpo.policy_base import ActionsT, PolicyModel, StatesT
+from grpo.optimization import check_parameters, check_reference, follow_schedule, make_step, optimizer_over
+from grpo.policy_base import ActionsT, FollowsData, PolicyModel, StatesT
 from grpo.reward_model_base import RewardModel
 from grpo.rollback import RestoresRandomStates, RestoresTraining, drop_gradients
 from grpo.validation import (
     NonFiniteError,
     check_advantages,
-    check_optimizer,
-    check_parameters,
-    check_reference,
     check_terms,
+    missing_methods,
     require_methods,
+    type_name,
 )
+
+EARLY_STOP_TOLERANCE = 1.5
 
 
 class Trainer(Generic[StatesT, ActionsT]):
@@ -67,6 +68,9 @@ class Trainer(Generic[StatesT, ActionsT]):
         _check_callable("advantage_estimator", advantage_estimator)
         _check_callable("objective", objective)
         evaluator = Evaluator(policy)
+        for part in (advantage_estimator, objective):
+            if getattr(part, "requires_values", False):
+                evaluator.require_critic(part)
         reference = Evaluator(reference_policy, "reference_policy") if reference_policy is not None else None
         require_methods(reward_model, RewardModel, "reward_model")
         smallest = getattr(advantage_estimator, "minimum_group_size", 1)
@@ -74,6 +78,11 @@ class Trainer(Generic[StatesT, ActionsT]):
             raise ValueError(
                 f"group_size is {config.group_size}, expected at least {smallest} for {advantage_estimator}: an action "
                 f"is compared with the others of its group; raise group_size or pass another advantage_estimator"
+            )
+        if getattr(objective, "requires_values", False) and not hasattr(advantage_estimator, "value_targets"):
+            raise TypeError(
+                f"{type_name(objective)} trains a critic, but {advantage_estimator!r} does not tell it what to expect: "
+                f"add a method value_targets(experience, advantages), or use grpo.GeneralizedAdvantage"
             )
         if reference_policy is None and getattr(objective, "requires_reference", False):
             raise ValueError(
@@ -90,14 +99,23 @@ class Trainer(Generic[StatesT, ActionsT]):
             check_reference(parameters, check_parameters(reference_policy.get_parameters(), "reference_policy"))
 
         self.config = config
+        self.policy = policy
+        self.reward_model = reward_model
         self.advantage_estimator = advantage_estimator
         self.objective = objective
-        self.optimizer = _optimizer_over(parameters, optimizer, config.learning_rate)
+        self.optimizer = optimizer_over(parameters, optimizer, config)
         self.collector: ExperienceCollector[StatesT, ActionsT] = ExperienceCollector(
-            config, evaluator, reward_model, reference if getattr(objective, "requires_reference", True) else None
+            config,
+            evaluator,
+            reward_model,
+            reference if getattr(objective, "requires_reference", True) else None,
+            requires_values=any(getattr(part, "requires_values", False) for part in (advantage_estimator, objective)),
+            requires_old_log_probs=getattr(objective, "adapts_to_kl", False),
         )
         self.generator = torch.Generator().manual_seed(config.seed)
-        self._policy = evaluator
+        self.num_steps = 0
+        self._adapts_to_kl = bool(getattr(objective, "adapts_to_kl", False))
+        self._evaluator = evaluator
         self._parameters = parameters
         doubles = any(parameter.dtype == torch.float64 for parameter in parameters.values())
         self._weights_dtype = torch.float64 if doubles else torch.float32
@@ -143,37 +161,50 @@ class Trainer(Generic[StatesT, ActionsT]):
 
     def _update(self, experience: Experience) -> dict[str, float]:
         num_updates = self.config.num_updates(len(experience.batch.rows))
-        if experience.old_log_probs is None and num_updates > 1:
+        if experience.old_log_probs is None and (num_updates > 1 or self._adapts_to_kl):
             raise ValueError(
                 f"experience has no old_log_probs, but this trainer makes {num_updates} updates of it: "
                 f"collect it with this trainer's collector"
             )
-        rewards = reward_metrics(experience)
+        measured = reward_metrics(experience) | model_metrics(self.policy, self.reward_model)
         try:
             advantages = check_advantages(self.advantage_estimator(experience), experience.samples)
         except NonFiniteError:
             if self.config.non_finite == "raise":
                 raise
-            return rewards | {"num_updates": 0.0, "skipped_updates": 1.0}
+            return measured | {"num_updates": 0.0, "skipped_updates": 1.0}
+        decisions = self._decisions(experience, advantages)
+        measured |= value_metrics(decisions)
         weights = LossWeights.of(self.config.loss_averaging, experience.samples, self._weights_dtype)
-        metrics = UpdateMetrics()
-        self._policy.policy.train()
-        with torch.enable_grad(), RestoresTraining(self.optimizer, self._parameters.values(), num_updates):
+        metrics = UpdateMetrics(taken=measured.keys())
+        follows_data = not missing_methods(self.policy, FollowsData)
+        copies = num_updates > 1 or self._adapts_to_kl or follows_data
+        self._evaluator.policy.train()
+        with torch.enable_grad(), RestoresTraining(self.optimizer, self._parameters.values(), copies=copies):
+            follow_schedule(self.optimizer, self.config, self.num_steps)
             for minibatch in iterate_minibatches(
                 experience.batch,
+                decisions,
+                weights,
                 self.config,
                 whole_samples=bool(getattr(self.objective, "requires_whole_samples", False)),
                 generator=self.generator,
             ):
                 try:
-                    self._accumulate_gradients(experience, advantages, weights, minibatch, metrics)
-                    metrics.end_step(self._apply_gradients(experience, minibatch))
+                    self._accumulate_gradients(experience.batch, minibatch, metrics)
+                    if self._has_moved_too_far(metrics):
+                        break
+                    metrics.end_step(self._apply_gradients(experience.batch, minibatch))
                 except NonFiniteError:
                     if self.config.non_finite == "raise":
                         raise
                     metrics.skip_step()
+            measured |= self._adapt_to_kl(experience)
+            if follows_data:
+                self.policy.update_statistics(experience.batch)  # type: ignore[attr-defined]
+        self.num_steps += 1
         return (
-            rewards
+            measured
             | metrics.result()
             | {
                 "learning_rate": self.optimizer.param_groups[0]["lr"] if self.optimizer is not None else 0.0,
@@ -182,57 +213,69 @@ class Trainer(Generic[StatesT, ActionsT]):
             }
         )
 
-    def _accumulate_gradients(
-        self,
-        experience: Experience,
-        advantages: Tensor,
-        weights: LossWeights,
-        minibatch: list[MicroBatch],
-        metrics: UpdateMetrics,
-    ) -> None:
-        drop_gradients(self.optimizer, self._parameters.values())
-        denominator = reduce(add, [micro_batch.take(weights.denominator).sum() for micro_batch in minibatch])
-        for micro_batch in minibatch:
-            evaluation = self._policy.evaluate(
-                experience.batch, micro_batch.rows, requires_gradient=self.optimizer is not None
-            )
-            decisions = Decisions(
-                micro_batch.take(advantages).to(evaluation.log_probs.dtype),
-                micro_batch.take(experience.old_log_probs),
-                micro_batch.take(experience.reference_log_probs),
-                micro_batch.samples,
-            )
-            terms = check_terms(
-                self.objective(evaluation, decisions),
-                micro_batch.samples,
-                partial(locate, experience.batch, micro_batch.rows),
-                requires_gradient=self.optimizer is not None,
-            )
-            weight = (micro_batch.take(weights.numerator) / denominator).to(terms.loss.dtype)
-            loss = torch.dot(weight, terms.loss)
-            if self.optimizer is not None:
-                loss.backward()
-            metrics.add_micro_batch(loss, terms.metrics, weight)
+    def _decisions(self, experience: Experience, advantages: Tensor) -> Decisions:
+        """What the objective is told of all decisions."""
+        critic, returns = experience.values, None
+        if critic is not None and hasattr(self.advantage_estimator, "value_targets"):
+            returns = self.advantage_estimator.value_targets(experience, advantages)
+        if self.config.advantage_normalization == "per_step":
+            advantages = normalized_advantages(advantages)
+        return Decisions(
+            advantages.to(self._weights_dtype),
+            experience.old_log_probs,
+            experience.reference_log_probs,
+            experience.samples,
+            returns=returns,
+            old_values=None if critic is None else critic.values,
+            step=self.num_steps,
+        )
 
-    def _apply_gradients(self, experience: Experience, minibatch: list[MicroBatch]) -> float | None:
+    def _accumulate_gradients(self, batch: ActionBatch, minibatch: list[MicroBatch], metrics: UpdateMetrics) -> None:
+        drop_gradients(self.optimizer, self._parameters.values())
+        trains = self.optimizer is not None
+        for micro_batch in minibatch:
+            evaluation = self._evaluator.evaluate(batch, micro_batch.rows, requires_gradient=trains)
+            terms = check_terms(
+                self.objective(evaluation, micro_batch.decisions),
+                micro_batch.decisions.samples,
+                partial(locate, batch, micro_batch.rows),
+                requires_gradient=trains,
+            )
+            loss = torch.dot(micro_batch.weight.to(terms.loss.dtype), terms.loss)
+            if trains:
+                loss.backward()
+            metrics.add_micro_batch(micro_batch, terms.metrics, loss.detach())
+
+    def _has_moved_too_far(self, metrics: UpdateMetrics) -> bool:
+        """Whether the policy is so far from the one that sampled that the rest of the update is left out."""
+        if self.config.target_kl is None:
+            return False
+        return metrics.average_of_micro_batches("approx_kl") > EARLY_STOP_TOLERANCE * self.config.target_kl
+
+    def _apply_gradients(self, batch: ActionBatch, minibatch: list[MicroBatch]) -> float | None:
         """Make the optimiser step; the norm of the gradient before it was scaled down, None without parameters."""
         if self.optimizer is None:
             return None
-        held = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
-        gradients = [parameter.grad for parameter in held if parameter.grad is not None]
-        if not gradients:
-            raise ValueError(
-                f"no gradient reached a parameter that the optimizer holds: {self._policy.source} must compute "
-                f"log-probs from the very tensors in get_parameters"
-            )
-        norm = torch.nn.utils.get_total_norm(gradients)
-        grad_norm: float = norm.item()
-        if not math.isfinite(grad_norm):
-            raise NonFiniteError(self._describe_bad_gradient(experience.batch, minibatch))
-        if self.config.max_grad_norm is not None and grad_norm > self.config.max_grad_norm:
-            torch.nn.utils.clip_grads_with_norm_(held, self.config.max_grad_norm, norm)
-        self.optimizer.step()
-        return grad_norm
+        try:
+            return make_step(self.optimizer, self.config.max_grad_norm, self._evaluator.source)
+        except NonFiniteError as error:
+            raise NonFiniteError(self._describe_bad_gradient(batch, minibatch)) from error
+
+    def _adapt_to_kl(self, experience: Experience) -> dict[str, float]:
+        """Tell the objective how far the step has moved the policy, where it wants to know."""
+        if not self._adapts_to_kl:
+            return {}
+        assert experience.old_log_probs is not None
+        self._evaluator.policy.eval()
+        try:
+            log_probs = self._evaluator.log_probs(experience.batch, self.config.micro_batch_size)
+        except NonFiniteError:
+            if self.config.non_finite == "raise":
+                raise
+            return {}
+        policy_kl = kl_k3(experience.old_log_probs, log_probs).mean().item()
+        self.objective.adapt_to_kl(policy_kl)  # type: ignore[attr-defined]
+        return {"policy_kl": policy_kl}
 
     def _describe_bad_gradient(self, batch: ActionBatch, minibatch: list[MicroBatch]) -> str:
         """Name the parameters whose gradient is not finite, and the first row that makes it so by itself."""
@@ -243,7 +286,7 @@ class Trainer(Generic[StatesT, ActionsT]):
         for micro_batch in minibatch if parameters else ():
             rows = torch.arange(len(batch.rows)) if micro_batch.rows is None else micro_batch.rows
             for row in rows.to(batch.rows.device).split(1):
-                log_probs = self._policy.evaluate(batch, row).log_probs
+                log_probs = self._evaluator.evaluate(batch, row).log_probs
                 gradients = torch.autograd.grad(log_probs.sum(), parameters, allow_unused=True)
                 if not all(gradient is None or gradient.isfinite().all() for gradient in gradients):
                     return f"{message}: the gradient of the log-prob is not for {locate(batch, row, 0)}"
@@ -253,19 +296,3 @@ class Trainer(Generic[StatesT, ActionsT]):
 def _check_callable(name: str, value: object) -> None:
     if isinstance(value, type) or not callable(value):
         raise TypeError(f"{name} is {value!r}, expected an instance or a function that can be called")
-
-
-def _optimizer_over(
-    parameters: dict[str, Tensor], optimizer: torch.optim.Optimizer | None, learning_rate: float
-) -> torch.optim.Optimizer | None:
-    if not parameters:
-        warnings.warn(
-            "the policy has no trainable parameters: step() samples, scores and reports, and changes nothing",
-            stacklevel=4,
-        )
-        return None
-    if optimizer is None:
-        fused = all(parameter.device.type in ("cpu", "cuda") for parameter in parameters.values())
-        return torch.optim.AdamW(parameters.values(), lr=learning_rate, weight_decay=0.0, fused=fused)
-    check_optimizer(optimizer, parameters)
-    return optimizer

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from grpo.experience import ActionBatch, Evaluation, Terms
+from grpo.decisions import Terms
+from grpo.experience import ActionBatch, Evaluation, ValueEstimates
 from grpo.segments import Segments
 
 RESERVED_METRICS = {
@@ -23,6 +24,8 @@ RESERVED_METRICS = {
     "skipped_updates",
     "num_samples",
     "num_decisions",
+    "explained_variance",
+    "policy_kl",
 }
 
 
@@ -46,7 +49,7 @@ def require_methods(model: object, protocol: type, role: str) -> None:
             else (f"add {'them' if len(missing) > 1 else 'it'}; grpo.{protocol.__name__} documents each")
         )
         raise TypeError(
-            f"{role} {_type_name(model)} is not a {protocol.__name__}: it lacks {', '.join(missing)}. {hint}"
+            f"{role} {type_name(model)} is not a {protocol.__name__}: it lacks {', '.join(missing)}. {hint}"
         )
     if isinstance(model, type):
         raise TypeError(f"{role} is the class {model.__name__}, expected an instance: pass {model.__name__}(...)")
@@ -56,7 +59,7 @@ def check_states(states: Any, name: str = "states") -> None:
     """States must be a batch with at least one entry."""
     if not _is_batch(states):
         raise TypeError(
-            f"{name} is a {_type_name(states)}, expected a batch: a list with an entry for each, "
+            f"{name} is a {type_name(states)}, expected a batch: a list with an entry for each, "
             f"or a tensor whose first dimension counts them"
         )
     if len(states) == 0:
@@ -74,13 +77,13 @@ def check_groups(what: str, groups: Any, num_states: int, num_actions_per_state:
             )
         return
     if not _is_batch(groups):
-        raise TypeError(f"{what} a {_type_name(groups)}, expected one sequence of actions for each state")
+        raise TypeError(f"{what} a {type_name(groups)}, expected one sequence of actions for each state")
     if len(groups) != num_states:
         raise ValueError(f"{what} {len(groups)} groups, expected {num_states}: one group of actions for each state")
     for index, group in enumerate(groups):
         if not _is_batch(group):
             raise TypeError(
-                f"{what} a {_type_name(group)} for state {index}, expected a sequence of {size} actions: "
+                f"{what} a {type_name(group)} for state {index}, expected a sequence of {size} actions: "
                 f"nest the actions of a state in a list"
             )
         if len(group) != num_actions_per_state and (num_actions_per_state is not None or len(group) == 0):
@@ -93,7 +96,7 @@ def check_action_batch(batch: object, num_samples: int, source: str) -> ActionBa
     parts = (getattr(batch, "samples", None), getattr(batch, "rows", None))
     if not all(isinstance(part, Segments) for part in parts) or not hasattr(batch, "select"):
         raise TypeError(
-            f"{source} returned a {_type_name(batch)}, expected a grpo.ActionBatch, with Segments as samples and rows: "
+            f"{source} returned a {type_name(batch)}, expected a grpo.ActionBatch, with Segments as samples and rows: "
             f"grpo.TensorBatch is a ready one"
         )
     assert isinstance(batch, ActionBatch)
@@ -102,7 +105,17 @@ def check_action_batch(batch: object, num_samples: int, source: str) -> ActionBa
             f"{source} returned {len(batch.samples)} samples of {batch.samples.total} decisions in rows of "
             f"{batch.rows.total}, expected {num_samples} samples and rows that hold the same decisions"
         )
+    episodes = getattr(batch, "episodes", batch.samples)
+    if episodes is not batch.samples and not (isinstance(episodes, Segments) and _cuts_within(episodes, batch.samples)):
+        raise ValueError(
+            f"{source} returned a batch with episodes {episodes!r}, expected Segments of its {batch.samples.total} "
+            f"decisions in which no episode goes on from one sample to the next: cut them at the end of every sample"
+        )
     return batch
+
+
+def _cuts_within(episodes: Segments, samples: Segments) -> bool:
+    return episodes.total == samples.total and bool(torch.isin(samples.last, episodes.last).all())
 
 
 def check_rewards(rewards: object, samples: Segments) -> Tensor:
@@ -122,7 +135,7 @@ def _check_values_of_samples(source: str, values: object, samples: Segments) -> 
         expected += f" (one a sample) or [{samples.total}] (one a decision)"
     if not isinstance(values, Tensor):
         raise TypeError(
-            f"{source} returned a {_type_name(values)}, expected a tensor of shape {expected}: "
+            f"{source} returned a {type_name(values)}, expected a tensor of shape {expected}: "
             f"wrap it in torch.tensor(..., dtype=torch.float32)"
         )
     if values.ndim != 1 or values.shape[0] not in (samples.count, samples.total):
@@ -147,28 +160,63 @@ def check_evaluation(evaluation: object, rows: Segments, source: str, locate: Ca
         locate: tells where a decision of these rows comes from, to name in errors.
     """
     if not isinstance(evaluation, Evaluation):
-        raise TypeError(f"{source} returned a {_type_name(evaluation)}, expected a grpo.Evaluation(log_probs, entropy)")
-    log_probs = _check_decision_values(f"{source} returned log-probs", evaluation.log_probs, rows, locate)
-    entropy = evaluation.entropy
+        raise TypeError(f"{source} returned a {type_name(evaluation)}, expected a grpo.Evaluation(log_probs, entropy)")
+    log_probs = _check_shape(source, "log-probs", evaluation.log_probs, rows)
+    entropy, values = evaluation.entropy, evaluation.values
+    named = {"log-probs": log_probs}
     if entropy is not None:
-        entropy = _check_decision_values(f"{source} returned an entropy", entropy, rows, locate)
-    return Evaluation(log_probs, entropy)
+        named["an entropy"] = entropy = _check_shape(source, "an entropy", entropy, rows)
+    if values is not None:
+        named["values"] = values = _check_shape(source, "values", values, rows)
+    if not math.isfinite(torch.stack([part.detach() for part in named.values()]).sum().item()):
+        for name, part in named.items():
+            _check_finite(source, name, part, locate)
+    return Evaluation(log_probs, entropy, values)
 
 
-def _check_decision_values(what: str, values: object, rows: Segments, locate: Callable[[int], str]) -> Tensor:
+def _check_decision_values(
+    source: str, name: str, values: object, rows: Segments, locate: Callable[[int], str]
+) -> Tensor:
+    checked = _check_shape(source, name, values, rows)
+    if not math.isfinite(checked.detach().sum().item()):
+        _check_finite(source, name, checked, locate)
+    return checked
+
+
+def _check_shape(source: str, name: str, values: object, rows: Segments) -> Tensor:
+    """One entry a decision, in float32 or better; the words of the error are put together only when it is raised."""
     if not isinstance(values, Tensor):
-        raise TypeError(f"{what} of type {_type_name(values)}, expected a tensor of shape [{rows.total}]")
+        raise TypeError(f"{source} returned {name} of type {type_name(values)}, expected a tensor [{rows.total}]")
     if values.shape != (rows.total,):
         raise ValueError(
-            f"{what} of shape {list(values.shape)}, expected [{rows.total}], one a decision{_squeeze_hint(values)}"
+            f"{source} returned {name} of shape {list(values.shape)}, expected [{rows.total}], one a decision"
+            f"{_squeeze_hint(values)}"
         )
-    _check_floating(what, values)
-    _check_device(what, values, rows.device)
-    values = full_precision(values)
-    if not _is_finite(values.detach()):
-        position = int(torch.nonzero(~values.detach().isfinite())[0])
-        raise NonFiniteError(f"{what} with {values[position].item()} for {locate(position)}, expected finite values")
-    return values
+    if not values.is_floating_point() or values.device != rows.device:
+        _check_floating(f"{source} returned {name}", values)
+        _check_device(f"{source} returned {name}", values, rows.device)
+    return full_precision(values)
+
+
+def _check_finite(source: str, name: str, values: Tensor, locate: Callable[[int], str]) -> None:
+    finite = values.detach().isfinite()
+    if not finite.all():
+        position = int(torch.nonzero(~finite)[0])
+        raise NonFiniteError(
+            f"{source} returned {name} with {values[position].item()} for {locate(position)}, expected finite values"
+        )
+
+
+def check_values(estimates: object, batch: Segments, source: str, locate: Callable[[int], str]) -> ValueEstimates:
+    """A critic's estimates in float32 or better, with finite entries for every decision of the ``batch``."""
+    if not isinstance(estimates, ValueEstimates):
+        raise TypeError(
+            f"{source} returned a {type_name(estimates)}, expected grpo.ValueEstimates(values, next_values)"
+        )
+    return ValueEstimates(
+        _check_decision_values(source, "values", estimates.values, batch, locate).detach(),
+        _check_decision_values(source, "next_values", estimates.next_values, batch, locate).detach(),
+    )
 
 
 def check_gradient_connection(log_probs: Tensor, source: str) -> None:
@@ -183,8 +231,8 @@ def check_gradient_connection(log_probs: Tensor, source: str) -> None:
 def check_terms(terms: object, rows: Segments, locate: Callable[[int], str], *, requires_gradient: bool) -> Terms:
     """An objective's loss in float32 or better, finite, and its metrics: one entry a decision each."""
     if not isinstance(terms, Terms):
-        raise TypeError(f"objective returned a {_type_name(terms)}, expected grpo.Terms(loss, metrics)")
-    loss = _check_decision_values("objective returned a loss", terms.loss, rows, locate)
+        raise TypeError(f"objective returned a {type_name(terms)}, expected grpo.Terms(loss, metrics)")
+    loss = _check_decision_values("objective", "a loss", terms.loss, rows, locate)
     if requires_gradient and not loss.requires_grad:
         raise ValueError(
             "objective returned a loss without gradient: compute it from the evaluation's log-probs, without detach()"
@@ -193,7 +241,7 @@ def check_terms(terms: object, rows: Segments, locate: Callable[[int], str], *, 
         if name in RESERVED_METRICS:
             raise ValueError(f"objective returned a metric {name!r}, a name of the trainer's own: choose another")
         if not isinstance(values, Tensor) or values.shape != (rows.total,):
-            shape = list(values.shape) if isinstance(values, Tensor) else _type_name(values)
+            shape = list(values.shape) if isinstance(values, Tensor) else type_name(values)
             raise ValueError(
                 f"objective returned {shape} as metric {name!r}, expected a tensor [{rows.total}], one entry a "
                 f"decision: the trainer averages it"
@@ -204,44 +252,8 @@ def check_terms(terms: object, rows: Segments, locate: Callable[[int], str], *, 
 def check_surrogate(terms: object) -> Terms:
     """A surrogate must return Terms."""
     if not isinstance(terms, Terms) or not isinstance(terms.metrics, Mapping):
-        raise TypeError(f"surrogate returned a {_type_name(terms)}, expected grpo.Terms(loss, metrics), {{}} for none")
+        raise TypeError(f"surrogate returned a {type_name(terms)}, expected grpo.Terms(loss, metrics), {{}} for none")
     return terms
-
-
-def check_parameters(parameters: object, role: str) -> Mapping[str, Tensor]:
-    """``get_parameters`` must return a mapping from names to tensors."""
-    if not isinstance(parameters, Mapping) or not all(isinstance(tensor, Tensor) for tensor in parameters.values()):
-        raise TypeError(
-            f"{role}.get_parameters returned a {_type_name(parameters)}, expected a mapping from names to tensors: "
-            f"return dict(self.named_parameters()), or {{}} without any"
-        )
-    return parameters
-
-
-def check_optimizer(optimizer: torch.optim.Optimizer, parameters: Mapping[str, Tensor]) -> None:
-    """An optimizer must hold at least one of the trainable parameters, and step without a closure."""
-    if not isinstance(optimizer, torch.optim.Optimizer) or isinstance(optimizer, torch.optim.LBFGS):
-        raise TypeError(
-            f"optimizer is {optimizer!r}, expected an instance of a torch.optim.Optimizer that needs no closure, "
-            f"such as torch.optim.AdamW(policy.get_parameters().values())"
-        )
-    held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
-    if not any(id(parameter) in held for parameter in parameters.values()):
-        raise ValueError(
-            f"optimizer {_type_name(optimizer)} holds none of the policy's {len(parameters)} trainable parameters: "
-            f"build it from policy.get_parameters().values(), the very tensors that the policy computes with"
-        )
-
-
-def check_reference(parameters: Mapping[str, Tensor], reference_parameters: Mapping[str, Tensor]) -> None:
-    """A reference policy must not change when the policy is trained."""
-    trained = {parameter.data_ptr(): name for name, parameter in parameters.items() if parameter.numel() > 0}
-    shared = [trained[tensor.data_ptr()] for tensor in reference_parameters.values() if tensor.data_ptr() in trained]
-    if shared:
-        raise ValueError(
-            f"reference_policy shares trainable parameters with the policy ({', '.join(shared[:3])}"
-            f"{', ...' if len(shared) > 3 else ''}) and would change with it: pass copy.deepcopy(policy)"
-        )
 
 
 def full_precision(values: Tensor) -> Tensor:
@@ -277,5 +289,6 @@ def _squeeze_hint(values: Tensor) -> str:
     return ""
 
 
-def _type_name(value: object) -> str:
+def type_name(value: object) -> str:
+    """The name of its class, or its own where it is one."""
     return value.__name__ if isinstance(value, type) else type(value).__name__

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from grpo import Evaluation, Segments, TensorBatch
+from grpo import Evaluation, Segments, TensorBatch, ValueEstimates
 
 
 class Quiet:
@@ -129,6 +130,119 @@ class EpisodePolicy(SequencePolicy):
     def get_log_probabilities(self, states: Sequence[int], actions: Sequence[tuple[int, ...]]) -> Tensor:
         batch = self.encode_actions(states, actions)
         return batch.samples.sum(self.evaluate_actions(batch).log_probs)
+
+
+Step = tuple[int, int, int]
+"""Where a walker stood, its move (0 is back, 1 is on), and where that led."""
+Walk = list[list[Step]]
+"""One or several episodes, one after another."""
+
+
+@dataclass(frozen=True, slots=True)
+class WalkBatch:
+    """The steps of walks: every step is a row, a sample may hold several episodes."""
+
+    positions: Tensor
+    moves: Tensor
+    next_positions: Tensor
+    samples: Segments
+    episodes: Segments
+
+    @property
+    def rows(self) -> Segments:
+        return Segments(self.samples.total, 1)
+
+    def select(self, rows: Tensor) -> WalkBatch:
+        single = Segments(len(rows), 1)
+        return WalkBatch(self.positions[rows], self.moves[rows], self.next_positions[rows], single, single)
+
+
+class WalkerPolicy(Quiet):
+    """Walks along a corridor, with a critic: tables of logits and of values of each position.
+
+    An episode starts at the state, a position, and terminates at the end of the corridor; where ``max_length`` steps do
+    not get there, it is cut short.
+
+    Args:
+        num_positions: positions before the end of the corridor.
+        num_episodes: episodes in each sample.
+        max_length: steps of an episode at the most.
+        spread: scale of the random tables; 0 is a policy that tosses a coin and a critic that expects nothing.
+    """
+
+    def __init__(self, num_positions: int = 4, num_episodes: int = 2, max_length: int = 8, spread: float = 1.0) -> None:
+        generator = torch.Generator().manual_seed(13)
+        logits = spread * torch.randn(num_positions, 2, generator=generator, dtype=torch.float64)
+        self.logits = logits.requires_grad_()
+        values = spread * torch.randn(num_positions + 1, generator=generator, dtype=torch.float64)
+        self.values = values.requires_grad_()
+        self.num_positions = num_positions
+        self.num_episodes = num_episodes
+        self.max_length = max_length
+
+    def generate_actions(self, states: Sequence[int], num_actions_per_state: int, **kwargs: Any) -> list[list[Walk]]:
+        probabilities = self.logits.detach().softmax(-1)[:, 1].tolist()
+        return [
+            [
+                [self._episode(state, probabilities) for _ in range(self.num_episodes)]
+                for _ in range(num_actions_per_state)
+            ]
+            for state in states
+        ]
+
+    def _episode(self, position: int, probabilities: Sequence[float]) -> list[Step]:
+        steps: list[Step] = []
+        while len(steps) < self.max_length and position < self.num_positions:
+            move = int(torch.rand(()).item() < probabilities[position])
+            after = max(position - 1, 0) if move == 0 else position + 1
+            steps.append((position, move, after))
+            position = after
+        return steps
+
+    def encode_actions(self, states: Sequence[int], actions: Sequence[Walk]) -> WalkBatch:
+        episodes = [episode for walk in actions for episode in walk]
+        positions, moves, next_positions = torch.tensor([step for episode in episodes for step in episode]).unbind(-1)
+        return WalkBatch(
+            positions,
+            moves,
+            next_positions,
+            Segments.of_lengths([sum(len(episode) for episode in walk) for walk in actions]),
+            Segments.of_lengths([len(episode) for episode in episodes]),
+        )
+
+    def evaluate_actions(self, batch: WalkBatch) -> Evaluation:
+        table = self.logits.log_softmax(-1)
+        entropy = -(table.exp() * table).sum(-1)
+        return Evaluation(table[batch.positions, batch.moves], entropy[batch.positions], self.values[batch.positions])
+
+    def estimate_values(self, batch: WalkBatch) -> ValueEstimates:
+        terminated = batch.next_positions == self.num_positions
+        after = self.values[batch.next_positions].masked_fill(terminated, 0.0)
+        return ValueEstimates(self.values[batch.positions], after)
+
+    def get_log_probabilities(self, states: Sequence[int], actions: Sequence[Walk]) -> Tensor:
+        batch = self.encode_actions(states, actions)
+        return batch.samples.sum(self.evaluate_actions(batch).log_probs)
+
+    def get_parameters(self) -> dict[str, Tensor]:
+        return {"logits": self.logits, "values": self.values}
+
+
+class StepRewards(Quiet):
+    """A reward for every step of a walk: what reaching the end is worth, less what a step costs.
+
+    Args:
+        end: where the corridor ends.
+    """
+
+    def __init__(self, end: int = 4, prize: float = 1.0, cost: float = 0.1) -> None:
+        self.end = end
+        self.prize = prize
+        self.cost = cost
+
+    def compute_rewards(self, states: Sequence[int], actions: Sequence[Walk]) -> Tensor:
+        afters = [after for walk in actions for episode in walk for _, _, after in episode]
+        return torch.tensor([self.prize * (after == self.end) - self.cost for after in afters], dtype=torch.float64)
 
 
 class FunctionRewards(Quiet):

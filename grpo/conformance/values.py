@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
+from dataclasses import fields, is_dataclass
 from typing import Any
 
 import torch
@@ -10,18 +11,23 @@ from torch import Tensor
 
 
 class Identity(str):
-    """Stands for something that equals nothing but itself."""
+    """Stands for something that is known by its identity alone: all of them are equal, so nothing is said of them."""
 
 
 def value_of(thing: Any) -> Hashable:
-    """A value that two equal things share: of tensors and arrays all their entries, of lists and tuples their parts'.
+    """A value that two equal things share: of tensors and arrays all their entries, of lists, tuples and dataclasses
+    their parts'.
 
     Example:
         >>> value_of([torch.tensor([1, 2]), "x"]) == value_of((torch.tensor([1, 2]), "x"))
         True
     """
+    if thing is None:
+        return None
     if hasattr(thing, "tolist"):
         return str(thing.tolist())
+    if is_dataclass(thing) and not isinstance(thing, type):
+        thing = tuple(getattr(thing, field.name) for field in fields(thing))
     if isinstance(thing, list | tuple):
         values = [value_of(part) for part in thing]
         return Identity() if any(isinstance(value, Identity) for value in values) else tuple(values)

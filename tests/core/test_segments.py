@@ -42,6 +42,8 @@ def test_layout(lengths: list[int]) -> None:
         assert segments.lengths.tolist() == lengths
         assert segments.ids.tolist() == [index for index, length in enumerate(lengths) for _ in range(length)]
         assert segments.starts.tolist() == [sum(lengths[:index]) for index in range(len(lengths))]
+        assert segments.last.tolist() == [sum(lengths[: index + 1]) - 1 for index in range(len(lengths))]
+        assert segments.longest == max(lengths)
 
 
 @given(lengths_of_segments | uniform_lengths, st.data())
@@ -52,6 +54,41 @@ def test_positions_follow_the_order_of_the_chosen_segments(lengths: list[int], d
     for segments in (Segments.of_lengths(lengths), general(lengths)):
         assert segments.positions(torch.tensor(chosen)).tolist() == expected
         assert segments.select(torch.tensor(chosen)).lengths.tolist() == [lengths[index] for index in chosen]
+
+
+@given(st.lists(st.integers(1, 40), min_size=1, max_size=6) | uniform_lengths, st.sampled_from([0.0, 0.3, 0.95, 1.0]))
+def test_discounted_sums_equal_a_plain_loop(lengths: list[int], discount: float) -> None:
+    values = values_for(lengths)
+    expected = []
+    for part in values.split(lengths):
+        total, sums = 0.0, []
+        for value in reversed(part.tolist()):
+            total = value + discount * total
+            sums.append(total)
+        expected += sums[::-1]
+    for segments in (Segments.of_lengths(lengths), general(lengths)):
+        before = values.clone()
+        torch.testing.assert_close(
+            segments.discounted_sum(values, discount), torch.tensor(expected, dtype=values.dtype)
+        )
+        assert torch.equal(values, before)
+
+
+@given(st.lists(st.integers(1, 40), min_size=1, max_size=6), st.sampled_from([torch.float32, torch.float64]))
+def test_discounted_sums_of_a_segment_do_not_depend_on_its_neighbours(lengths: list[int], dtype: torch.dtype) -> None:
+    values = values_for(lengths).to(dtype)
+    together = Segments.of_lengths(lengths).discounted_sum(values, 0.9405)
+    alone = [Segments(1, len(part)).discounted_sum(part, 0.9405) for part in values.split(lengths)]
+    assert torch.equal(together, torch.cat(alone))
+    assert together.dtype == dtype
+
+
+def test_discounted_sums_by_hand() -> None:
+    values = torch.tensor([1.0, 2.0, 4.0, 8.0, 5.0, 0.0, 1.0], requires_grad=True)
+    sums = Segments.of_lengths([4, 1, 2]).discounted_sum(values, 0.5)
+    # 8; 4 + 4; 2 + 4; 1 + 3 | 5 | 1; 0 + 0.5
+    assert sums.tolist() == [4.0, 6.0, 8.0, 8.0, 5.0, 0.5, 1.0]
+    assert not sums.requires_grad
 
 
 @given(st.lists(st.floats(-1e6, 1e6, width=32), min_size=1, max_size=5), st.integers(1, 7))
@@ -89,6 +126,8 @@ def test_tensors_of_another_length_are_refused(lengths: list[int], method: str) 
     segments = Segments.of_lengths(lengths)
     with pytest.raises(ValueError, match=r"takes a tensor of shape \[\d\], got \[7\]"):
         getattr(segments, method)(torch.ones(7))
+    with pytest.raises(ValueError, match=r"takes a tensor of shape \[\d\], got \[7\]"):
+        segments.discounted_sum(torch.ones(7), 0.5)
 
 
 def test_fractional_lengths_are_refused() -> None:

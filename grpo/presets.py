@@ -1,0 +1,50 @@
+"""What trainers that preset an estimator and an objective check of what is given in their place."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Set
+
+from grpo.advantage_estimator import GROUP_FUNCTIONS
+from grpo.config import TrainerConfig
+from grpo.kl_penalty import KLPenaltySurrogate
+from grpo.surrogate import ClippedImportanceSurrogate, ClippedSurrogate, ScoreFunctionSurrogate
+
+SURROGATES = ClippedSurrogate | ClippedImportanceSurrogate | ScoreFunctionSurrogate | KLPenaltySurrogate
+
+
+def check_config(config: object, expected: type[TrainerConfig]) -> None:
+    """A preset reads the numbers of its own config."""
+    if not isinstance(config, expected):
+        raise TypeError(f"config is {config!r}, expected a grpo.{expected.__name__}")
+
+
+def check_estimator(config: TrainerConfig, estimator: object, settings: Set[str]) -> None:
+    """An estimator of the user's own makes the ``settings`` of the preset one meaningless."""
+    if any(function is estimator for function in GROUP_FUNCTIONS):
+        name = getattr(estimator, "__name__", "")
+        raise TypeError(f"advantage_estimator is {name}, a function of rewards in groups: pass GroupRelative({name})")
+    if estimator is not None:
+        _refuse_replaced(config, settings, "advantage_estimator")
+
+
+def check_objective(config: TrainerConfig, objective: object, settings: Set[str], reference_policy: object) -> None:
+    """An objective of the user's own makes the ``settings`` of the preset one meaningless."""
+    if isinstance(objective, SURROGATES):
+        raise TypeError(f"objective is a surrogate: pass objective=GRPOObjective(surrogate={objective!r})")
+    if objective is None:
+        return
+    _refuse_replaced(config, settings, "objective")
+    if reference_policy is not None and not getattr(objective, "requires_reference", True):
+        warnings.warn(
+            "reference_policy is not used: the objective has kl_coefficient=0, set it on the objective", stacklevel=3
+        )
+
+
+def _refuse_replaced(config: TrainerConfig, settings: Set[str], replaced_by: str) -> None:
+    given = sorted(settings & config.model_fields_set)
+    if given:
+        raise ValueError(
+            f"config sets {', '.join(given)}, which the {replaced_by} passed beside it replaces: set them on the "
+            f"{replaced_by}"
+        )
