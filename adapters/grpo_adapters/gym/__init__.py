@@ -1,0 +1,47 @@
+"""Gymnasium: policies over any network, groups of episodes and fragments of vector environments."""
+
+try:
+    import gymnasium as _gymnasium  # noqa: F401
+except ModuleNotFoundError as error:
+    raise ModuleNotFoundError("grpo_adapters.gym needs gymnasium: pip install 'anygrpo[gym]'") from error
+
+from grpo_adapters.gym.distributions import (
+    ActionDistribution,
+    Categorical,
+    DiagonalGaussian,
+    MultiCategorical,
+    distribution_for,
+)
+from grpo_adapters.gym.episode_sampler import EpisodeSampler
+from grpo_adapters.gym.evaluation import EvaluationResult, act, evaluate
+from grpo_adapters.gym.fragment_sampler import FragmentSampler
+from grpo_adapters.gym.networks import MLP, ActorCriticMLP, RunningNormalization
+from grpo_adapters.gym.policies import GymActorCritic, GymPolicy, Sampler
+from grpo_adapters.gym.reward_models import EnvironmentReward
+from grpo_adapters.gym.spaces import ObservationEncoder
+from grpo_adapters.gym.trajectories import Trajectory, TrajectoryBatch
+from grpo_adapters.gym.vector_environments import EnvironmentFailedError
+
+__all__ = [
+    "MLP",
+    "ActionDistribution",
+    "ActorCriticMLP",
+    "Categorical",
+    "DiagonalGaussian",
+    "EnvironmentFailedError",
+    "EnvironmentReward",
+    "EpisodeSampler",
+    "EvaluationResult",
+    "FragmentSampler",
+    "GymActorCritic",
+    "GymPolicy",
+    "MultiCategorical",
+    "ObservationEncoder",
+    "RunningNormalization",
+    "Sampler",
+    "Trajectory",
+    "TrajectoryBatch",
+    "act",
+    "distribution_for",
+    "evaluate",
+]

@@ -1,0 +1,234 @@
+"""What a network's outputs mean: distributions over the actions of gymnasium's spaces.
+
+All of them sample by reparameterisation: noise that does not depend on the network can be drawn for a whole rollout at
+once, and what is drawn at a step is a function of outputs and noise.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import gymnasium
+import numpy as np
+import torch
+from gymnasium import spaces
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from typing_extensions import Protocol
+
+FORBIDDEN_LOGIT = -1e8
+QUADRATURE_POINTS = 16
+
+
+class ActionDistribution(Protocol):
+    """A family of distributions over actions. *Decisions* are what is stored and evaluated, actions what is played."""
+
+    num_outputs: int
+    """Numbers that the network must give for each decision."""
+    sizes: list[int]
+    """Options of each choice, which an action mask lists one after the other; none where masks make no sense."""
+
+    def noise(self, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+        """Noise for ``shape`` decisions, [*shape, K]."""
+        ...
+
+    def sample(self, outputs: Tensor, noise: Tensor, masks: Tensor | None) -> Tensor:
+        """Decisions from outputs [n, num_outputs] and noise [n, K], masks [n, sum of sizes]."""
+        ...
+
+    def mode(self, outputs: Tensor, masks: Tensor | None) -> Tensor:
+        """The most probable decisions; of a squashed Gaussian the median."""
+        ...
+
+    def log_probs_and_entropy(self, outputs: Tensor, decisions: Tensor, masks: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Log-probs [n] of the decisions and entropies [n], nats, differentiable."""
+        ...
+
+    def actions(self, decisions: Tensor) -> NDArray[Any]:
+        """The decisions as the environment takes them."""
+        ...
+
+
+class Categorical(nn.Module):
+    """One choice of ``n``: the outputs are logits. For Discrete spaces.
+
+    Args:
+        space: the action space.
+    """
+
+    def __init__(self, space: spaces.Discrete) -> None:
+        super().__init__()
+        self.num_outputs = int(space.n)
+        self.sizes = [self.num_outputs]
+        self.start = int(space.start)
+
+    def noise(self, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+        """Gumbel noise, [*shape, n]."""
+        return gumbel_noise((*shape, self.num_outputs), generator)
+
+    def sample(self, outputs: Tensor, noise: Tensor, masks: Tensor | None) -> Tensor:
+        """Choices, int64 [n]: the largest of logits plus Gumbel noise (Gumbel 1954)."""
+        return (masked(outputs, masks) + noise).argmax(-1)
+
+    def mode(self, outputs: Tensor, masks: Tensor | None) -> Tensor:
+        """The most probable choices, int64 [n]."""
+        return masked(outputs, masks).argmax(-1)
+
+    def log_probs_and_entropy(self, outputs: Tensor, decisions: Tensor, masks: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Log-probs and entropies, [n] each; what a mask forbids has probability 0."""
+        log_probs = masked(outputs, masks).log_softmax(-1)
+        chosen = log_probs.gather(-1, decisions.unsqueeze(-1)).squeeze(-1)
+        return chosen, -(log_probs.exp() * log_probs).sum(-1)
+
+    def actions(self, decisions: Tensor) -> NDArray[Any]:
+        """The choices counted from the start of the space."""
+        choices: NDArray[Any] = decisions.cpu().numpy()
+        return choices + self.start if self.start else choices
+
+
+class MultiCategorical(nn.Module):
+    """Several independent choices: the outputs are the logits of all of them. For MultiDiscrete spaces.
+
+    Args:
+        space: the action space, of one dimension.
+    """
+
+    def __init__(self, space: spaces.MultiDiscrete) -> None:
+        super().__init__()
+        self.sizes = [int(size) for size in space.nvec]
+        self.num_outputs = sum(self.sizes)
+        self.starts = np.asarray(space.start)
+
+    def noise(self, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+        """Gumbel noise, [*shape, sum of sizes]."""
+        return gumbel_noise((*shape, self.num_outputs), generator)
+
+    def sample(self, outputs: Tensor, noise: Tensor, masks: Tensor | None) -> Tensor:
+        """Choices, int64 [n, K]."""
+        return self._largest(masked(outputs, masks) + noise)
+
+    def mode(self, outputs: Tensor, masks: Tensor | None) -> Tensor:
+        """The most probable choices, int64 [n, K]."""
+        return self._largest(masked(outputs, masks))
+
+    def _largest(self, scores: Tensor) -> Tensor:
+        return torch.stack([part.argmax(-1) for part in scores.split(self.sizes, -1)], -1)
+
+    def log_probs_and_entropy(self, outputs: Tensor, decisions: Tensor, masks: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Log-probs and entropies, [n] each, summed over the choices."""
+        parts = [part.log_softmax(-1) for part in masked(outputs, masks).split(self.sizes, -1)]
+        chosen = [part.gather(-1, own.unsqueeze(-1)) for part, own in zip(parts, decisions.unbind(-1), strict=True)]
+        entropy = torch.stack([-(part.exp() * part).sum(-1) for part in parts]).sum(0)
+        return torch.cat(chosen, -1).sum(-1), entropy
+
+    def actions(self, decisions: Tensor) -> NDArray[Any]:
+        """The choices counted from the starts of the space."""
+        choices: NDArray[Any] = decisions.cpu().numpy() + self.starts
+        return choices
+
+
+class DiagonalGaussian(nn.Module):
+    """Independent Gaussians: the outputs are means; the log of the standard deviations is a parameter. For Box spaces.
+
+    A dimension with two finite bounds is squashed: a Gaussian ``u`` is drawn and stored, and ``tanh(u)``, scaled to the
+    bounds, is played; its density is that of the action. Other dimensions are played as drawn, clipped where one bound
+    is finite.
+
+    Args:
+        space: the action space, of one dimension.
+        initial_std: standard deviation of ``u`` to start from.
+
+    References:
+        Squashing: Haarnoja et al. 2018, arXiv:1801.01290, appendix C.
+    """
+
+    def __init__(self, space: spaces.Box, initial_std: float = 1.0) -> None:
+        super().__init__()
+        self.num_outputs = space.shape[0]
+        self.sizes: list[int] = []
+        self.log_std = nn.Parameter(torch.full((self.num_outputs,), math.log(initial_std)))
+        self.low, self.high, self.dtype = space.low, space.high, space.dtype
+        squashed = np.isfinite(space.low) & np.isfinite(space.high)
+        half_range = np.where(squashed, (np.where(squashed, space.high, 1) - np.where(squashed, space.low, 0)) / 2, 1.0)
+        self.squashed: Tensor
+        self.log_half_range: Tensor
+        self.register_buffer("squashed", torch.from_numpy(squashed), persistent=False)
+        self.register_buffer("log_half_range", torch.from_numpy(np.log(half_range)).float(), persistent=False)
+        points, weights = np.polynomial.hermite_e.hermegauss(QUADRATURE_POINTS)
+        self.points: Tensor
+        self.point_weights: Tensor
+        self.register_buffer("points", torch.from_numpy(points).float(), persistent=False)
+        self.register_buffer("point_weights", torch.from_numpy(weights / weights.sum()).float(), persistent=False)
+
+    def noise(self, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+        """Standard normal noise, [*shape, K]."""
+        return torch.randn((*shape, self.num_outputs), generator=generator)
+
+    def sample(self, outputs: Tensor, noise: Tensor, masks: Tensor | None) -> Tensor:
+        """What is drawn before squashing, u, [n, K]."""
+        return torch.addcmul(outputs, self.log_std.exp(), noise)
+
+    def mode(self, outputs: Tensor, masks: Tensor | None) -> Tensor:
+        """The means before squashing, [n, K]."""
+        return outputs
+
+    def log_probs_and_entropy(self, outputs: Tensor, decisions: Tensor, masks: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Log-densities of the actions and their entropies, [n] each, summed over the dimensions."""
+        std = self.log_std.exp()
+        deviation = (decisions - outputs) / std
+        log_probs = -deviation.square() / 2 - self.log_std - math.log(2 * math.pi) / 2
+        entropy = (self.log_std + (1 + math.log(2 * math.pi)) / 2).expand_as(outputs)
+        if self.squashed.any():
+            log_probs = log_probs - self._log_slope(decisions)
+            at_points = self._log_slope(outputs.unsqueeze(-2) + self.points.unsqueeze(-1) * std)
+            entropy = entropy + torch.einsum("p,npk->nk", self.point_weights, at_points)
+        return log_probs.sum(-1), entropy.sum(-1)
+
+    def _log_slope(self, drawn: Tensor) -> Tensor:
+        """Log |da/du| where squashed, 0 elsewhere; 1 - tanh(u)² written so that it does not vanish."""
+        slope = 2 * (math.log(2) - drawn - nn.functional.softplus(-2 * drawn)) + self.log_half_range
+        return torch.where(self.squashed, slope, 0.0)
+
+    def actions(self, decisions: Tensor) -> NDArray[Any]:
+        """The actions within their bounds."""
+        drawn = decisions.cpu().numpy()
+        squashed = self.squashed.cpu().numpy()
+        low, high = np.where(squashed, self.low, 0), np.where(squashed, self.high, 0)
+        actions = np.where(squashed, low + (high - low) * (np.tanh(drawn) + 1) / 2, drawn)
+        return np.clip(actions, self.low, self.high).astype(self.dtype)
+
+
+def gumbel_noise(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+    """Standard Gumbel noise: the logarithm of an exponential variable, negated."""
+    return torch.empty(shape).exponential_(generator=generator).log_().neg_()
+
+
+def masked(logits: Tensor, masks: Tensor | None) -> Tensor:
+    """Logits with those of forbidden choices so low that their probability is exactly 0."""
+    if masks is None:
+        return logits
+    if masks.shape != logits.shape:
+        raise ValueError(
+            f"action_mask of {len(logits)} environments has shape {list(masks.shape)}, expected {list(logits.shape)}: "
+            f"an entry for each option of each choice"
+        )
+    return torch.where(masks, logits, FORBIDDEN_LOGIT)
+
+
+def distribution_for(space: gymnasium.Space[Any]) -> Categorical | MultiCategorical | DiagonalGaussian:
+    """The distribution over an action space.
+
+    Raises:
+        TypeError: if there is none for the space.
+    """
+    if isinstance(space, spaces.Discrete):
+        return Categorical(space)
+    if isinstance(space, spaces.MultiDiscrete) and space.nvec.ndim == 1:
+        return MultiCategorical(space)
+    if isinstance(space, spaces.Box) and len(space.shape) == 1 and np.issubdtype(space.dtype, np.floating):
+        return DiagonalGaussian(space)
+    raise TypeError(
+        f"action space {space} is not supported, expected a Discrete, a MultiDiscrete of one dimension, or a Box of "
+        f"floating-point numbers in one dimension: wrap the environment in gymnasium.wrappers.TransformAction"
+    )

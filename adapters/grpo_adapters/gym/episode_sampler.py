@@ -1,0 +1,196 @@
+"""Groups of whole episodes from one start, as GRPO and REINFORCE sample them."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import gymnasium
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from grpo import NonFiniteError
+from grpo_adapters.gym.checks import allows_something, check_seed, not_finite, nothing_allowed
+from grpo_adapters.gym.spaces import Features, ObservationEncoder, spaces_of
+from grpo_adapters.gym.statistics import EpisodeStatistics
+from grpo_adapters.gym.trajectories import Trajectory
+from grpo_adapters.gym.vector_environments import EnvironmentFailedError
+
+if TYPE_CHECKING:
+    from grpo_adapters.gym.policies import GymPolicy
+
+NOISE_STEPS = 256
+
+
+class EpisodeSampler:
+    """Plays a group of whole episodes from each seed; episodes of a group start from the same state.
+
+    The states of a step are seeds for ``reset``; an action is the whole episode. Several environments are played side
+    by side, and each starts the next episode as soon as it is done.
+
+    Attributes:
+        num_envs: environments that are played side by side.
+
+    Args:
+        make_environment: makes an environment: ``lambda: gymnasium.make("CartPole-v1")``. Its episodes must end;
+            gymnasium's ``max_episode_steps`` sees to that.
+        num_envs: environments to play side by side, so that the network decides for all of them at once.
+
+    Raises:
+        TypeError: if ``make_environment`` does not make an environment.
+        ValueError: if it makes the same one twice, or ``num_envs`` is below 1.
+    """
+
+    def __init__(self, make_environment: Callable[[], gymnasium.Env[Any, Any]], num_envs: int = 16) -> None:
+        if num_envs < 1:
+            raise ValueError(f"num_envs is {num_envs}, expected at least 1: environments to play side by side")
+        if not callable(make_environment):
+            raise TypeError(
+                f"make_environment is a {type(make_environment).__name__}, expected a function that makes an "
+                f"environment: pass lambda: gymnasium.make('CartPole-v1')"
+            )
+        self.environments = [make_environment() for _ in range(num_envs)]
+        if not isinstance(self.environments[0], gymnasium.Env):
+            raise TypeError(f"make_environment made a {type(self.environments[0]).__name__}, expected a gymnasium.Env")
+        if len(set(map(id, self.environments))) < num_envs:
+            raise ValueError(
+                "make_environment returned one environment twice, expected a new one each time: episodes are played "
+                "side by side; make the environment inside the function"
+            )
+        self.num_envs = num_envs
+        self.observation_space, self.action_space = spaces_of(self.environments[0])
+        self.encoder = ObservationEncoder(self.observation_space)
+        self.statistics = EpisodeStatistics()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> EpisodeSampler:
+        return self  # a copy of a policy plays the same environments
+
+    def get_metrics(self) -> dict[str, float]:
+        """Statistics of the last 100 episodes."""
+        return self.statistics.metrics()
+
+    @torch.no_grad()
+    def sample(self, policy: GymPolicy, states: Sequence[int], num_actions_per_state: int) -> list[list[Trajectory]]:
+        """A group of episodes from each seed.
+
+        Raises:
+            TypeError: if the states are no seeds.
+            EnvironmentFailedError: if an environment raises.
+            NonFiniteError: if an observation or a reward is not finite.
+            ValueError: if an action mask allows nothing.
+        """
+        seeds = [check_seed(state, "a state") for state in states for _ in range(num_actions_per_state)]
+        waiting = deque(_Episode(index, seed, policy.distribution.sizes) for index, seed in enumerate(seeds))
+        finished: list[Trajectory | None] = [None] * len(seeds)
+        playing = [(environment, waiting.popleft()) for environment in self.environments[: len(seeds)]]
+        for environment, episode in playing:
+            episode.start(environment, self.encoder)
+        noise: Iterator[torch.Tensor] = iter(())
+        device = policy.device
+        while playing:
+            step_noise = next(noise, None)
+            if step_noise is None:
+                noise = iter(policy.distribution.noise((NOISE_STEPS, self.num_envs), policy.generator))
+                step_noise = next(noise)
+            observations = torch.from_numpy(np.stack([episode.observations[-1] for _, episode in playing]))
+            masks = _stacked([episode.masks[-1] for _, episode in playing], policy.distribution.sizes)
+            decisions = policy.decide(
+                observations.to(device),
+                step_noise[: len(playing)].to(device),
+                None if masks is None else masks.to(device),
+            ).cpu()
+            actions = policy.distribution.actions(decisions)
+            still_playing = []
+            for (environment, episode), decision, action in zip(playing, decisions, actions, strict=True):
+                if not episode.step(environment, self.encoder, decision, action):
+                    still_playing.append((environment, episode))
+                    continue
+                finished[episode.index] = trajectory = episode.trajectory()
+                self.statistics.add(float(trajectory.rewards.sum()), len(trajectory))
+                if waiting:
+                    episode = waiting.popleft()
+                    episode.start(environment, self.encoder)
+                    still_playing.append((environment, episode))
+            playing = still_playing
+        episodes = [trajectory for trajectory in finished if trajectory is not None]
+        return [
+            episodes[start : start + num_actions_per_state] for start in range(0, len(episodes), num_actions_per_state)
+        ]
+
+
+@dataclass
+class _Episode:
+    """An episode under way."""
+
+    index: int
+    seed: int
+    sizes: Sequence[int]
+    observations: list[Features] = field(default_factory=list)
+    masks: list[NDArray[np.bool_] | None] = field(default_factory=list)
+    decisions: list[torch.Tensor] = field(default_factory=list)
+    rewards: list[float] = field(default_factory=list)
+    terminated: bool = False
+
+    def start(self, environment: gymnasium.Env[Any, Any], encoder: ObservationEncoder) -> None:
+        """Reset the environment to this episode's seed."""
+        try:
+            observation, info = environment.reset(seed=self.seed)
+        except Exception as error:
+            raise EnvironmentFailedError(self._failed(error, "reset")) from error
+        self._observe(encoder.single(observation), info, is_over=False)
+
+    def step(
+        self, environment: gymnasium.Env[Any, Any], encoder: ObservationEncoder, decision: torch.Tensor, action: Any
+    ) -> bool:
+        """Play an action; whether the episode is over."""
+        try:
+            observation, reward, terminated, truncated, info = environment.step(action)
+        except Exception as error:
+            raise EnvironmentFailedError(self._failed(error, f"step {len(self.rewards)}")) from error
+        self.decisions.append(decision)
+        self.rewards.append(float(reward))
+        self.terminated = terminated
+        if not np.isfinite(self.rewards[-1]):
+            raise NonFiniteError(not_finite("reward", reward, self._name, len(self.rewards) - 1))
+        self._observe(encoder.single(observation), info, is_over=terminated or truncated)
+        return terminated or truncated
+
+    def _observe(self, observation: Features, info: dict[str, Any], *, is_over: bool) -> None:
+        if not np.isfinite(observation.sum()) and not np.isfinite(observation).all():
+            raise NonFiniteError(not_finite("observation", observation, self._name, len(self.rewards)))
+        self.observations.append(observation)
+        if not is_over:
+            mask = info.get("action_mask")
+            self.masks.append(None if mask is None else np.asarray(mask, dtype=bool))
+            if mask is not None and not allows_something(np.asarray(mask, dtype=bool), self.sizes):
+                raise ValueError(nothing_allowed(self._name, len(self.rewards)))
+
+    @property
+    def _name(self) -> str:
+        return f"the environment (seed {self.seed})"
+
+    def _failed(self, error: Exception, when: str) -> str:
+        return f"{self._name} raised {type(error).__name__} at {when} of its episode: {error}"
+
+    def trajectory(self) -> Trajectory:
+        """The episode, when it is over."""
+        return Trajectory(
+            observations=torch.from_numpy(np.stack(self.observations[:-1])),
+            decisions=torch.stack(self.decisions),
+            rewards=torch.tensor(self.rewards),
+            episode_lengths=(len(self.rewards),),
+            next_observations=torch.from_numpy(self.observations[-1][None]),
+            terminated=torch.tensor([self.terminated]),
+            masks=_stacked(self.masks, self.sizes),
+        )
+
+
+def _stacked(masks: Sequence[NDArray[np.bool_] | None], sizes: Sequence[int]) -> torch.Tensor | None:
+    """Masks as a tensor, where any is told; one that is not told allows everything."""
+    if all(mask is None for mask in masks):
+        return None
+    everything = np.ones(sum(sizes), dtype=bool)
+    return torch.from_numpy(np.stack([everything if mask is None else mask for mask in masks]))

@@ -1,0 +1,211 @@
+"""Fragments of continuing environments, as PPO samples them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from gymnasium.vector import AutoresetMode
+from numpy.typing import NDArray
+
+from grpo_adapters.gym.checks import check_finite, check_masks, check_successors
+from grpo_adapters.gym.spaces import Features
+from grpo_adapters.gym.statistics import EpisodeStatistics
+from grpo_adapters.gym.trajectories import Trajectory
+from grpo_adapters.gym.vector_environments import Transition, VectorEnvironments
+
+if TYPE_CHECKING:
+    from grpo_adapters.gym.policies import GymPolicy
+
+
+class FragmentSampler:
+    """Plays the next ``num_steps`` steps in each of n environments, which go on where the last rollout left them.
+
+    The states of a step are the slots of the vector environment, :attr:`states`, all of them, in order; an action is
+    the fragment that was played in one. A step in which an environment did nothing but reset is in none.
+
+    Attributes:
+        states: 0 to n - 1, what to pass to ``trainer.step``.
+        num_steps: steps in each environment in a rollout.
+
+    Args:
+        envs: a vector environment of gymnasium's, in any autoreset mode, or of EnvPool's.
+        num_steps: steps in each environment in a rollout.
+        seed: of the first reset; environment i gets ``seed + i``. EnvPool's is given when it is made.
+
+    Raises:
+        TypeError: if ``envs`` is no vector environment, or the seed no integer of at least 0.
+        ValueError: if its autoreset mode is unknown, or ``num_steps`` is below 1, or below 2 where environments take a
+            step to reset.
+    """
+
+    def __init__(self, envs: Any, num_steps: int, *, seed: int = 0) -> None:
+        if num_steps < 1:
+            raise ValueError(f"num_steps is {num_steps}, expected at least 1: steps in each environment in a rollout")
+        self.environments = VectorEnvironments(envs, seed)
+        if num_steps == 1 and self.environments.mode is AutoresetMode.NEXT_STEP:
+            raise ValueError(
+                "num_steps is 1, expected at least 2 for AutoresetMode.NEXT_STEP, where a step that resets an "
+                "environment is no decision: a rollout might have none"
+            )
+        self.envs = envs
+        self.num_steps = num_steps
+        self.states = list(range(self.environments.num_envs))
+        self.statistics = EpisodeStatistics()
+        self._observations: Features | None = None
+        self._returns = np.zeros(len(self.states))
+        self._lengths = np.zeros(len(self.states), dtype=np.int64)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> FragmentSampler:
+        return self  # a copy of a policy plays the same environments
+
+    @property
+    def single_observation_space(self) -> Any:
+        """Of one environment."""
+        return self.environments.encoder.space
+
+    @property
+    def single_action_space(self) -> Any:
+        """Of one environment."""
+        return self.envs.action_space if self.environments.is_envpool else self.envs.single_action_space
+
+    def get_metrics(self) -> dict[str, float]:
+        """Statistics of the last 100 episodes."""
+        return self.statistics.metrics()
+
+    @torch.no_grad()
+    def sample(self, policy: GymPolicy, states: Sequence[int], num_actions_per_state: int) -> list[list[Trajectory]]:
+        """The next fragment of each environment.
+
+        Raises:
+            ValueError: if the states are not all slots in order, or more than one action is asked for.
+            EnvironmentFailedError: if an environment raises; the next rollout starts from new episodes.
+            NonFiniteError: if an observation or a reward is not finite, likewise.
+        """
+        if num_actions_per_state != 1:
+            raise ValueError(
+                f"group_size is {num_actions_per_state}, but a running environment goes on in one way only: set "
+                f"group_size=1, or use an EpisodeSampler, which plays several episodes from one seed"
+            )
+        if list(states) != self.states:
+            raise ValueError(
+                f"states are {list(states)[:10]}, but all {len(self.states)} environments step at once: pass "
+                f"sampler.states, which is list(range({len(self.states)}))"
+            )
+        observations = self._observations
+        self._observations = None  # whatever fails below, the next rollout then starts anew
+        if observations is None:
+            observations = self._start()
+        rollout = _Rollout(self.num_steps, observations)
+        shape, device = (self.num_steps, len(self.states)), policy.device
+        noise = policy.distribution.noise(shape, policy.generator).to(device)
+        for step, step_noise in enumerate(noise):
+            masks = self.environments.masks
+            decisions = policy.decide(
+                rollout.store_observations(step, observations).to(device),
+                step_noise,
+                None if masks is None else rollout.store_masks(step, masks).to(device),
+            )
+            transition = self.environments.step(policy.distribution.actions(decisions))
+            rollout.store(step, decisions, transition)
+            observations = transition.observations
+        rollout.check(transition.next_observations, policy.distribution.sizes, self.environments.seed)
+        fragments = rollout.trajectories(transition.next_observations)
+        for slot, fragment in enumerate(fragments):
+            self._count(slot, fragment, num_ended=int(rollout.done[:, slot].sum()))
+        self._observations = observations
+        return [[fragment] for fragment in fragments]
+
+    def _start(self) -> Features:
+        self._returns[:] = 0
+        self._lengths[:] = 0
+        return self.environments.reset()
+
+    def _count(self, slot: int, fragment: Trajectory, num_ended: int) -> None:
+        """Note the episodes that ended in a fragment, the first of its pieces, and how far the last one has got."""
+        for piece, rewards in enumerate(fragment.rewards.split(list(fragment.episode_lengths))):
+            self._returns[slot] += rewards.double().sum().item()
+            self._lengths[slot] += len(rewards)
+            if piece < num_ended:
+                self.statistics.add(float(self._returns[slot]), int(self._lengths[slot]))
+                self._returns[slot] = self._lengths[slot] = 0
+
+
+class _Rollout:
+    """The steps of a rollout as they come, [T, n, ...]."""
+
+    def __init__(self, num_steps: int, observations: Features) -> None:
+        shape = (num_steps, len(observations))
+        self.observations = torch.empty(num_steps, *observations.shape)
+        self.masks: torch.Tensor | None = None
+        self.decisions: list[torch.Tensor] = []
+        self.rewards = np.zeros(shape, dtype=np.float32)
+        self.terminated = np.zeros(shape, dtype=bool)
+        self.done = np.zeros(shape, dtype=bool)
+        self.real = np.ones(shape, dtype=bool)
+        self.successors: dict[tuple[int, int], Features] = {}
+        self._observations = self.observations.numpy()
+
+    def store_observations(self, step: int, observations: Features) -> torch.Tensor:
+        """Note what a step is decided on, as a tensor."""
+        self._observations[step] = observations
+        return self.observations[step]
+
+    def store_masks(self, step: int, masks: NDArray[np.bool_]) -> torch.Tensor:
+        """Note what is allowed at a step, as a tensor."""
+        if self.masks is None:
+            self.masks = torch.ones(len(self.rewards), *masks.shape, dtype=torch.bool)
+        self.masks[step] = torch.from_numpy(masks)
+        return self.masks[step]
+
+    def store(self, step: int, decisions: torch.Tensor, transition: Transition) -> None:
+        """Note what was decided and what came of it."""
+        self.decisions.append(decisions)
+        self.rewards[step] = transition.rewards
+        self.terminated[step] = transition.terminated
+        self.real[step] = transition.real
+        if transition.done.any():
+            self.done[step] = transition.done
+            for index in np.flatnonzero(transition.done):
+                self.successors[step, int(index)] = transition.next_observations[index].copy()
+
+    def check(self, last: Features, sizes: Sequence[int], seed: int) -> None:
+        """Check what the environments gave; ``last`` are the successors of the last step.
+
+        Raises:
+            NonFiniteError: if an observation or a reward is not finite.
+            ValueError: if a mask allowed nothing.
+        """
+        check_finite(self._observations, self.rewards, self.real, seed)
+        after_last = {(len(self.real) - 1, slot): features for slot, features in enumerate(last)}
+        check_successors(after_last | self.successors, self.real, seed)
+        if self.masks is not None:
+            check_masks(self.masks.numpy(), self.real, sizes, seed)
+
+    def trajectories(self, last: Features) -> list[Trajectory]:
+        """One for each environment; ``last`` are the successors of the last step."""
+        decisions = torch.stack(self.decisions).cpu()
+        return [self._trajectory(slot, decisions[:, slot], last[slot]) for slot in range(len(last))]
+
+    def _trajectory(self, slot: int, decisions: torch.Tensor, last: Features) -> Trajectory:
+        real = self.real[:, slot]
+        steps = torch.from_numpy(np.flatnonzero(real))
+        ends = np.flatnonzero(self.done[:, slot])
+        successors = [self.successors[int(step), slot] for step in ends]
+        terminated = [bool(self.terminated[step, slot]) for step in ends]
+        ends_among_real = np.cumsum(real)[ends]
+        if len(ends) == 0 or ends_among_real[-1] < len(steps):
+            ends_among_real = np.append(ends_among_real, len(steps))
+            successors.append(last)
+            terminated.append(False)
+        return Trajectory(
+            observations=self.observations[steps, slot],
+            decisions=decisions[steps],
+            rewards=torch.from_numpy(self.rewards[real, slot]),
+            episode_lengths=tuple(np.diff(ends_among_real, prepend=0).tolist()),
+            next_observations=torch.from_numpy(np.stack(successors)),
+            terminated=torch.tensor(terminated),
+            masks=None if self.masks is None else self.masks[steps, slot],
+        )

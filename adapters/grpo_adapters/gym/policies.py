@@ -1,0 +1,238 @@
+"""Policies for gymnasium's environments over any network."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from typing_extensions import Protocol, runtime_checkable
+
+from grpo import Evaluation, ValueEstimates
+from grpo_adapters.gym.distributions import distribution_for
+from grpo_adapters.gym.networks import MLP, POLICY_GAIN, VALUE_GAIN, ActorCriticMLP, RunningNormalization
+from grpo_adapters.gym.spaces import ObservationEncoder, spaces_of
+from grpo_adapters.gym.trajectories import Trajectory, TrajectoryBatch
+
+
+@runtime_checkable
+class Sampler(Protocol):
+    """Plays environments with a policy: an :class:`EpisodeSampler` or a :class:`FragmentSampler`."""
+
+    def sample(self, policy: GymPolicy, states: Sequence[int], num_actions_per_state: int) -> list[list[Trajectory]]:
+        """Trajectories for every state."""
+        ...
+
+    def get_metrics(self) -> dict[str, float]:
+        """Statistics of the episodes that were played."""
+        ...
+
+
+class GymPolicy(nn.Module):
+    """A policy for an environment with Discrete, MultiDiscrete or Box actions. It has no critic.
+
+    Args:
+        environment: what it is for: a :class:`FragmentSampler` or :class:`EpisodeSampler`, which also plays it in
+            training, or just an environment or vector environment.
+        actor: from features [n, *shape] to the outputs of the distribution, [n, num_outputs]: logits of discrete
+            actions, means of continuous ones. None for a multilayer perceptron.
+        hidden_sizes: of the networks that are built here.
+        normalize_observations: normalise features by their running mean and standard deviation, which are part of the
+            policy's state and move once, at the end of a step.
+        seed: of the initial weights and the sampling.
+
+    Raises:
+        TypeError: if a space is not supported.
+        ValueError: if the network's outputs do not fit the action space.
+
+    Example:
+        >>> import gymnasium
+        >>> policy = GymPolicy(gymnasium.make("CartPole-v1"))
+        >>> policy.predict([[0.0, 0.0, 0.1, 0.0]]).shape
+        (1,)
+    """
+
+    def __init__(
+        self,
+        environment: Any,
+        actor: nn.Module | None = None,
+        *,
+        hidden_sizes: Sequence[int] = (64, 64),
+        normalize_observations: bool = False,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        observation_space, action_space = spaces_of(environment)
+        self.sampler = environment if isinstance(environment, Sampler) else None
+        self.encoder = ObservationEncoder(observation_space)
+        self.distribution = distribution_for(action_space)
+        self.generator = torch.Generator().manual_seed(seed)
+        self.normalization = RunningNormalization(self.encoder.shape) if normalize_observations else None
+        num_outputs = self.distribution.num_outputs
+        self.actor = self._network(actor, hidden_sizes, num_outputs, POLICY_GAIN)
+        fix = f"{action_space} takes [n, {num_outputs}]: end the network with {num_outputs} outputs"
+        self._check_outputs("actor", self.actor, {(2, num_outputs)}, fix)
+
+    def _network(self, given: nn.Module | None, hidden_sizes: Sequence[int], size: int, gain: float) -> nn.Module:
+        if given is not None:
+            return given
+        num_inputs = int(np.prod(self.encoder.shape))
+        return MLP(num_inputs, hidden_sizes, size, output_gain=gain, generator=self.generator)
+
+    @torch.no_grad()
+    def _check_outputs(self, role: str, network: nn.Module, shapes: set[tuple[int, ...]], fix: str) -> None:
+        features = torch.zeros(2, *self.encoder.shape, device=self.device)
+        was_training = network.training
+        try:
+            shape = tuple(network.eval()(features).shape)
+        except RuntimeError as error:
+            raise ValueError(
+                f"{role} cannot take 2 observations as features of shape {list(features.shape)}: {error}"
+            ) from error
+        finally:
+            network.train(was_training)
+        if shape not in shapes:
+            raise ValueError(f"{role} returned shape {list(shape)} for 2 observations, but {fix}")
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters are."""
+        return next((parameter.device for parameter in self.parameters()), torch.device("cpu"))
+
+    def generate_actions(
+        self, states: Sequence[int], num_actions_per_state: int, **kwargs: Any
+    ) -> list[list[Trajectory]]:
+        """Play: a group of trajectories for each state, which are seeds or slots, as the sampler has it."""
+        if self.sampler is None:
+            raise TypeError(
+                "this GymPolicy was built from an environment and only predicts: build it from a FragmentSampler "
+                "or an EpisodeSampler to train it"
+            )
+        return self.sampler.sample(self, states, num_actions_per_state)
+
+    def encode_actions(self, states: Sequence[int], actions: Sequence[Trajectory]) -> TrajectoryBatch:
+        """All steps of the trajectories."""
+        return TrajectoryBatch.of(actions, self.device)
+
+    def evaluate_actions(self, batch: TrajectoryBatch) -> Evaluation:
+        """Log-probs and entropy of the steps, [D] each."""
+        outputs = self.actor(self.features(batch.observations))
+        return Evaluation(*self.distribution.log_probs_and_entropy(outputs, batch.decisions, batch.masks))
+
+    def get_log_probabilities(self, states: Sequence[int], actions: Sequence[Trajectory]) -> Tensor:
+        """Log-prob of each trajectory, the sum over its steps, [N]."""
+        batch = self.encode_actions(states, actions)
+        return batch.samples.sum(self.evaluate_actions(batch).log_probs)
+
+    def get_parameters(self) -> dict[str, Tensor]:
+        """The parameters of the networks and, for continuous actions, the standard deviations."""
+        return dict(self.named_parameters())
+
+    def features(self, observations: Tensor) -> Tensor:
+        """What the networks see, normalised where asked for."""
+        return observations if self.normalization is None else self.normalization(observations)
+
+    def decide(self, observations: Tensor, noise: Tensor | None, masks: Tensor | None = None) -> Tensor:
+        """Decisions for features [n, *shape]: drawn with ``noise``, the most probable for None; under no_grad."""
+        outputs = self.actor(self.features(observations))
+        if noise is None:
+            return self.distribution.mode(outputs, masks)
+        return self.distribution.sample(outputs, noise, masks)
+
+    @torch.no_grad()
+    def predict(self, observations: Any, masks: Any = None, *, deterministic: bool = True) -> NDArray[Any]:
+        """Actions for n observations, as a vector environment gives and takes them.
+
+        Args:
+            observations: n observations.
+            masks: which choices are allowed, [n, number of choices]; None for all.
+            deterministic: the most probable action, or one that is drawn.
+        """
+        features = torch.from_numpy(self.encoder(observations)).to(self.device)
+        allowed = None if masks is None else torch.as_tensor(np.asarray(masks, dtype=bool), device=self.device)
+        noise = None
+        if not deterministic:
+            noise = self.distribution.noise((len(features),), self.generator).to(self.device)
+        return self.distribution.actions(self.decide(features, noise, allowed))
+
+    def update_statistics(self, batch: TrajectoryBatch) -> None:
+        """Move the running normalisation, if there is one."""
+        if self.normalization is not None:
+            self.normalization.update(batch.observations)
+
+    def get_metrics(self) -> dict[str, float]:
+        """``episode_return``, ``episode_length`` and ``num_episodes``, as the sampler counts them."""
+        return {} if self.sampler is None else self.sampler.get_metrics()
+
+
+class GymActorCritic(GymPolicy):
+    """A :class:`GymPolicy` with a critic, a network of its own, for PPO.
+
+    Args:
+        environment: as for :class:`GymPolicy`.
+        actor: as for :class:`GymPolicy`.
+        critic: from features [n, *shape] to values, [n] or [n, 1]. None for a multilayer perceptron. Where both are
+            None they are an :class:`ActorCriticMLP`, which is ``actor``, and ``critic`` is None.
+        hidden_sizes: of the networks that are built here.
+        normalize_observations: as for :class:`GymPolicy`.
+        seed: of the initial weights and the sampling.
+
+    Raises:
+        TypeError, ValueError: as :class:`GymPolicy` does, and if the critic does not give one value an observation.
+    """
+
+    def __init__(
+        self,
+        environment: Any,
+        actor: nn.Module | None = None,
+        critic: nn.Module | None = None,
+        *,
+        hidden_sizes: Sequence[int] = (64, 64),
+        normalize_observations: bool = False,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(
+            environment,
+            actor,
+            hidden_sizes=hidden_sizes,
+            normalize_observations=normalize_observations,
+            seed=seed,
+        )
+        self.critic: nn.Module | None = critic
+        if actor is None and critic is None and len(hidden_sizes) > 0:
+            num_inputs, num_outputs = math.prod(self.encoder.shape), self.distribution.num_outputs
+            self.actor = ActorCriticMLP(num_inputs, hidden_sizes, num_outputs, generator=self.generator)
+            return
+        self.critic = self._network(critic, hidden_sizes, 1, VALUE_GAIN)
+        fix = "one value is expected for each, [n] or [n, 1]: end the network with one output"
+        self._check_outputs("critic", self.critic, {(2,), (2, 1)}, fix)
+
+    def outputs_and_values(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """What the actor and the critic make of features [n, *shape]: [n, num_outputs] and [n]."""
+        if self.critic is None:
+            assert isinstance(self.actor, ActorCriticMLP)
+            outputs, values = self.actor.both(features)
+        else:
+            outputs, values = self.actor(features), self.critic(features)
+        return outputs, values.view(-1)
+
+    def evaluate_actions(self, batch: TrajectoryBatch) -> Evaluation:
+        """Log-probs, entropy and values of the steps, [D] each."""
+        outputs, values = self.outputs_and_values(self.features(batch.observations))
+        log_probs, entropy = self.distribution.log_probs_and_entropy(outputs, batch.decisions, batch.masks)
+        return Evaluation(log_probs, entropy, values)
+
+    @torch.no_grad()
+    def estimate_values(self, batch: TrajectoryBatch) -> ValueEstimates:
+        """Values at all steps and after them, [D] each; 0 after a step that terminated its episode."""
+        assert batch.next_observations is not None
+        assert batch.terminated is not None
+        _, values = self.outputs_and_values(self.features(batch.observations))
+        _, after = self.outputs_and_values(self.features(batch.next_observations))
+        next_values = values.roll(-1)
+        next_values[batch.episodes.last] = after.masked_fill(batch.terminated, 0.0)
+        return ValueEstimates(values, next_values)

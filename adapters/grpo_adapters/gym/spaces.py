@@ -1,0 +1,89 @@
+"""Observations of gymnasium's spaces as float32 features, many at a time."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+from numpy.typing import NDArray
+
+Features = NDArray[np.float32]
+
+
+class ObservationEncoder:
+    """Turns a batch of an observation space's observations into an array of features.
+
+    Box observations keep their shape, discrete ones become one-hot, and the entries of a Dict are flattened and
+    joined in the order of the space.
+
+    Attributes:
+        shape: of the features of one observation.
+
+    Args:
+        space: Box, Discrete, MultiDiscrete, MultiBinary, or a Dict of these.
+
+    Raises:
+        TypeError: if the space is another.
+
+    Example:
+        >>> encoder = ObservationEncoder(spaces.Dict(level=spaces.Discrete(3), speed=spaces.Box(-1, 1, (2,))))
+        >>> encoder.shape
+        (5,)
+        >>> encoder({"level": np.array([2]), "speed": np.array([[0.5, -0.5]])})
+        array([[ 0. ,  0. ,  1. ,  0.5, -0.5]], dtype=float32)
+    """
+
+    def __init__(self, space: gymnasium.Space[Any]) -> None:
+        self.space = space
+        self.shape: tuple[int, ...]
+        if isinstance(space, spaces.Dict):
+            self._parts = {name: ObservationEncoder(part) for name, part in space.spaces.items()}
+            self.shape = (sum(int(np.prod(part.shape)) for part in self._parts.values()),)
+        elif isinstance(space, spaces.Box | spaces.MultiBinary):
+            self.shape = tuple(space.shape)
+        elif isinstance(space, spaces.Discrete):
+            self._starts, self._sizes = np.array([space.start]), np.array([space.n])
+            self.shape = (int(space.n),)
+        elif isinstance(space, spaces.MultiDiscrete) and space.nvec.ndim == 1:
+            self._starts, self._sizes = np.asarray(space.start), space.nvec
+            self.shape = (int(space.nvec.sum()),)
+        else:
+            raise TypeError(
+                f"observation space {space} is not supported, expected a Box, Discrete, MultiDiscrete, MultiBinary, or "
+                f"a Dict of these: wrap the environment in gymnasium.wrappers.TransformObservation"
+            )
+
+    def __call__(self, observations: Any) -> Features:
+        """Features [n, *shape] of n observations, as a vector environment returns them."""
+        if isinstance(self.space, spaces.Dict):
+            parts = [part(observations[name]) for name, part in self._parts.items()]
+            return np.concatenate([part.reshape(len(part), -1) for part in parts], axis=1)
+        if isinstance(self.space, spaces.Box | spaces.MultiBinary):
+            return np.asarray(observations, dtype=np.float32)
+        numbers = np.asarray(observations).reshape(-1, len(self._sizes)) - self._starts
+        hot = np.zeros((len(numbers), *self.shape), dtype=np.float32)
+        np.put_along_axis(hot, numbers + np.cumsum(self._sizes) - self._sizes, 1.0, axis=1)
+        return hot
+
+    def single(self, observation: Any) -> Features:
+        """Features [*shape] of one observation."""
+        if isinstance(self.space, spaces.Dict):
+            batch: Any = {name: np.asarray(observation[name])[None] for name in self._parts}
+        else:
+            batch = np.asarray(observation)[None]
+        features: Features = self(batch)[0]
+        return features
+
+
+def spaces_of(environment: Any) -> tuple[gymnasium.Space[Any], gymnasium.Space[Any]]:
+    """Observation and action space of one environment, be it an environment, a vector of them, or a sampler."""
+    for names in (("single_observation_space", "single_action_space"), ("observation_space", "action_space")):
+        observation_space, action_space = (getattr(environment, name, None) for name in names)
+        if isinstance(observation_space, gymnasium.Space) and isinstance(action_space, gymnasium.Space):
+            return observation_space, action_space
+    raise TypeError(
+        f"environment is a {type(environment).__name__}, expected a gymnasium environment, a vector environment, "
+        f"an EpisodeSampler or a FragmentSampler: pass gymnasium.make('CartPole-v1'), say"
+    )

@@ -1,0 +1,30 @@
+"""Returns and lengths of the episodes that were played lately."""
+
+from __future__ import annotations
+
+from collections import deque
+
+WINDOW = 100
+
+
+class EpisodeStatistics:
+    """Means over the last 100 episodes, as Stable-Baselines3 and gymnasium report them."""
+
+    def __init__(self) -> None:
+        self._returns: deque[float] = deque(maxlen=WINDOW)
+        self._lengths: deque[int] = deque(maxlen=WINDOW)
+        self._count = 0
+
+    def add(self, episode_return: float, length: int) -> None:
+        """Take an episode that has ended into account."""
+        self._returns.append(episode_return)
+        self._lengths.append(length)
+        self._count += 1
+
+    def metrics(self) -> dict[str, float]:
+        """``episode_return``, ``episode_length`` and ``num_episodes`` so far; no means before the first has ended."""
+        metrics = {"num_episodes": float(self._count)}
+        if self._returns:
+            metrics["episode_return"] = sum(self._returns) / len(self._returns)
+            metrics["episode_length"] = sum(self._lengths) / len(self._lengths)
+        return metrics
