@@ -1,0 +1,67 @@
+"""The control examples run, learn the easy tasks, and play with the weights that lie beside them."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = Path(__file__).parent.parent.parent / "examples"
+
+
+def run(script: str, *options: str, folder: Path) -> str:
+    command = [sys.executable, "-W", "error", str(EXAMPLES / script), *options]
+    finished = subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder, timeout=300)
+    assert finished.returncode == 0, finished.stderr
+    return finished.stdout
+
+
+def worst(output: str) -> float:
+    """The mean return of the worst seed, as the script sums up."""
+    [found] = re.findall(r"worst (-?[\d.]+)", output)
+    return float(found)
+
+
+@pytest.mark.parametrize("algorithm", ["ppo", "grpo", "reinforce"])
+@pytest.mark.parametrize(("environment", "best"), [("random-walk", 1.0), ("grid", 3.0)])
+def test_every_algorithm_finds_the_best_return(algorithm: str, environment: str, best: float, tmp_path: Path) -> None:
+    output = run(
+        "toy_environments.py", "--algorithm", algorithm, "--environment", environment, "--seeds", "1", folder=tmp_path
+    )
+    assert worst(output) == best
+    assert (tmp_path / "outputs" / f"toy_{environment}_{algorithm}.png").stat().st_size > 10_000
+
+
+@pytest.mark.parametrize(
+    ("script", "options", "figure"),
+    [
+        ("cartpole_reinforce.py", ["--episodes", "60"], "cartpole_reinforce.png"),
+        ("cartpole_grpo.py", ["--steps", "3000", "--ppo-steps", "1000"], "cartpole_grpo.png"),
+        ("lunarlander_ppo.py", ["train", "--steps", "20000"], "lunarlander_ppo.png"),
+        ("lunarlander_ppo.py", ["train", "--algorithm", "grpo", "--steps", "5000"], "lunarlander_grpo.png"),
+    ],
+)
+def test_short_trainings_end_in_a_table_and_a_figure(
+    script: str, options: list[str], figure: str, tmp_path: Path
+) -> None:
+    output = run(script, *options, "--seeds", "1", folder=tmp_path)
+    assert "mean over seeds" in output
+    assert (tmp_path / "outputs" / figure).stat().st_size > 10_000
+
+
+def test_the_stored_lander_lands_and_is_filmed(tmp_path: Path) -> None:
+    output = run("lunarlander_ppo.py", "evaluate", "--episodes", "20", folder=tmp_path)
+    [mean] = re.findall(r"LunarLander-v3: (-?[\d.]+) ±", output)
+    assert float(mean) > 200
+    run("lunarlander_ppo.py", "evaluate", "--episodes", "1", "--video", "film", folder=tmp_path)
+    [film] = (tmp_path / "film").glob("*.mp4")
+    assert film.stat().st_size > 10_000
+
+
+def test_stored_weights_are_small() -> None:
+    weights = list((EXAMPLES / "weights").glob("*.safetensors"))
+    assert len(weights) >= 2
+    assert all(path.stat().st_size < 100_000 for path in weights)
