@@ -26,7 +26,8 @@ def check_policy_model(
 
     Besides shapes, counts and gradients it is checked that evaluating changes nothing and does not depend on the
     batch, that ``train``, ``eval`` and ``to`` work in place, that a :class:`grpo.SequentialPolicy` agrees with
-    itself, and that actions are sampled as often as their log-probs say (false alarms: less than one in 100,000).
+    itself, that a critic does too, and that actions are sampled as often as their log-probs say (false alarms: less
+    than one in 100,000).
 
     Args:
         policy: the policy. Its parameters and buffers and the random generators are left as they were, and so is its

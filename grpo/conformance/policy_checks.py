@@ -10,6 +10,7 @@ from torch import Tensor
 
 from grpo.batches import join_groups, repeat_entries, select_entries
 from grpo.conformance.checks import FAILED, Checks
+from grpo.conformance.critic_checks import check_critic
 from grpo.conformance.sampling import NUM_SCORES, frequency_problem, mean_score_problem
 from grpo.conformance.values import changed, value_of
 from grpo.experience import ActionBatch, Evaluation
@@ -234,6 +235,7 @@ class PolicyChecks(Checks):
         expected = self.log_probs(states, actions)
         if whole is None or expected is None:
             return
+        check_critic(self, batch, self.tolerance)
         if not self.close(batch.samples.sum(whole), expected):
             self.add(
                 "evaluate_actions gives samples other log-probs, summed over decisions, than get_log_probabilities"

@@ -7,10 +7,19 @@ from typing import Any
 
 import pytest
 import torch
-from models import EpisodePolicy, FunctionRewards, Quiet, SequencePolicy, SequentialTablePolicy, TablePolicy
+from models import (
+    EpisodePolicy,
+    FunctionRewards,
+    Quiet,
+    SequencePolicy,
+    SequentialTablePolicy,
+    TablePolicy,
+    WalkBatch,
+    WalkerPolicy,
+)
 from torch import Tensor, nn
 
-from grpo import ConformanceError, Evaluation, check_policy_model, check_reward_model
+from grpo import ConformanceError, Evaluation, ValueEstimates, check_policy_model, check_reward_model
 
 STATES = [0, 1, 2]
 
@@ -389,3 +398,35 @@ def test_a_change_in_the_middle_of_a_long_tensor_is_found() -> None:
 
     with pytest.raises(ConformanceError, match="changes the batches"):
         check_reward_model(Overwrites(), torch.zeros(2000), torch.zeros(2000))
+
+
+class BrokenCritic(WalkerPolicy):
+    """An actor-critic whose two ways of telling values may disagree."""
+
+    def __init__(self, broken: str) -> None:
+        super().__init__()
+        self.broken = broken
+
+    def estimate_values(self, batch: WalkBatch) -> ValueEstimates:
+        estimates = super().estimate_values(batch)
+        if self.broken == "next":
+            return ValueEstimates(estimates.values, estimates.next_values[:-1])
+        return ValueEstimates(estimates.values + (self.broken == "differs"), estimates.next_values)
+
+    def evaluate_actions(self, batch: WalkBatch) -> Evaluation:
+        evaluation = super().evaluate_actions(batch)
+        return Evaluation(evaluation.log_probs) if self.broken == "missing" else evaluation
+
+
+@pytest.mark.parametrize(
+    ("broken", "problem"),
+    [
+        ("next", "policy.estimate_values returned next_values of shape"),
+        ("differs", "estimate_values gives decisions other values than evaluate_actions"),
+        ("missing", "evaluate_actions returns no values though there is estimate_values"),
+    ],
+)
+def test_critics(broken: str, problem: str) -> None:
+    check_policy_model(BrokenCritic("not"), [0, 1], num_samples=0)
+    with pytest.raises(ConformanceError, match=problem):
+        check_policy_model(BrokenCritic(broken), [0, 1], num_samples=0)
