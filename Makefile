@@ -1,10 +1,11 @@
 # Every target sets up its own virtual environment; run any of them again and again.
 PYTHON ?= python3
 VENV := .venv
+PEERS := .venv-control
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test docs benchmark wheel clean
+.PHONY: demo test docs benchmark benchmark-control wheel clean
 
 demo: $(VENV)/examples  ## GRPO on a bandit whose arms drift
 	$(BIN)/python examples/dynamic_bandit.py
@@ -21,12 +22,17 @@ docs: $(VENV)/dev  ## the site, into docs/_build/html
 benchmark: $(VENV)/dev  ## what a step costs beside a hand-written loop
 	$(BIN)/python tests/benchmarks/step_overhead.py
 
+benchmark-control: $(PEERS)/control  ## control beside Stable-Baselines3, in an environment of its own
+	$(PEERS)/bin/python tests/benchmarks/advantages_speed.py
+	$(PEERS)/bin/python tests/benchmarks/control_learning.py
+	$(PEERS)/bin/python tests/benchmarks/control_speed.py
+
 wheel: $(VENV)/dev  ## the wheel, into dist/
 	rm -rf dist
 	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
 
 clean:  ## everything that was built or installed here
-	rm -rf $(VENV) dist docs/_build outputs .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(PEERS) dist docs/_build outputs .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
 $(VENV)/python: constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -35,4 +41,11 @@ $(VENV)/python: constraints.txt
 
 $(VENV)/examples $(VENV)/dev: $(VENV)/%: $(VENV)/python pyproject.toml
 	$(INSTALL) --editable ".[$*]"
+	touch $@
+
+$(PEERS)/control: constraints.txt pyproject.toml tests/benchmarks/requirements-control.txt
+	$(PYTHON) -m venv $(PEERS)
+	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt torch
+	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt \
+		--editable ".[examples]" --requirement tests/benchmarks/requirements-control.txt
 	touch $@

@@ -92,7 +92,7 @@ class GRPOConfig(TrainerConfig):
     kl_coefficient: NonNegativeFloat | None = None
     kl_estimator: KLEstimator = "k3"
     kl_importance_correction: bool = False
-    entropy_coefficient: NonNegativeFloat = 0.0
+    entropy_coefficient: ScheduledNonNegative = 0.0
 
     @model_validator(mode="after")
     def _check_dual_clip(self) -> Self:
@@ -131,7 +131,7 @@ class PPOConfig(TrainerConfig):
     clip_high: ScheduledNonNegative = 0.2
     value_coefficient: NonNegativeFloat = 0.5
     value_clip: PositiveFloat | None = None
-    entropy_coefficient: NonNegativeFloat = 0.0
+    entropy_coefficient: ScheduledNonNegative = 0.0
     kl_coefficient: NonNegativeFloat = 0.0
 
 
@@ -150,4 +150,4 @@ class ReinforceConfig(TrainerConfig):
     loss_averaging: LossAveraging = "per_decision"
     advantage_normalization: Literal["per_step", "per_minibatch"] | None = "per_step"
     discount: Fraction = 0.99
-    entropy_coefficient: NonNegativeFloat = 0.0
+    entropy_coefficient: ScheduledNonNegative = 0.0

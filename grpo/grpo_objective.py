@@ -11,6 +11,7 @@ from grpo.decisions import Decisions, Terms
 from grpo.experience import Evaluation
 from grpo.frozen_model import FrozenModel
 from grpo.kl_divergence import KL_ESTIMATORS, KLEstimator
+from grpo.schedules import ScheduledNonNegative, at_step
 from grpo.surrogate import ClippedSurrogate, Surrogate, old_or_current, probability_ratio
 from grpo.validation import check_surrogate
 
@@ -42,7 +43,7 @@ class GRPOObjective(FrozenModel):
         kl_coefficient: β ≥ 0; above 0 a reference policy is needed.
         kl_estimator: ``"k1"``, ``"k2"`` or ``"k3"``, see :mod:`grpo.kl_divergence`.
         kl_importance_correction: multiply the estimator by the probability ratio, with gradient through both.
-        entropy_coefficient: c ≥ 0; above 0 the policy's evaluation must hold an entropy.
+        entropy_coefficient: c ≥ 0, or a schedule of it; above 0 the policy's evaluation must hold an entropy.
 
     References:
         Shao et al. 2024, arXiv:2402.03300; corrected estimator: DeepSeek-AI 2025, arXiv:2512.02556.
@@ -62,7 +63,7 @@ class GRPOObjective(FrozenModel):
     kl_coefficient: NonNegativeFloat = 0.0
     kl_estimator: KLEstimator = "k3"
     kl_importance_correction: bool = False
-    entropy_coefficient: NonNegativeFloat = 0.0
+    entropy_coefficient: ScheduledNonNegative = 0.0
 
     @property
     def requires_reference(self) -> bool:
@@ -93,13 +94,14 @@ class GRPOObjective(FrozenModel):
             metrics["kl"] = kl.detach()
         if evaluation.entropy is not None:
             metrics["entropy"] = evaluation.entropy.detach()
-        if self.entropy_coefficient > 0:
+        entropy_coefficient = at_step(self.entropy_coefficient, decisions.step)
+        if entropy_coefficient > 0:
             if evaluation.entropy is None:
                 raise ValueError(
                     f"entropy_coefficient={self.entropy_coefficient} needs an entropy, but the policy's evaluation has "
                     f"none: return Evaluation(log_probs, entropy) from evaluate_actions, or set it to 0"
                 )
-            loss = torch.sub(loss, evaluation.entropy, alpha=self.entropy_coefficient)
+            loss = torch.sub(loss, evaluation.entropy, alpha=entropy_coefficient)
         return Terms(loss, metrics)
 
     def _kl(self, log_probs: Tensor, decisions: Decisions) -> Tensor:

@@ -123,12 +123,18 @@ class UpdateMetrics:
         if num_steps > 0:
             names = sorted(self._names or ())
             loss = torch.stack([loss for _, _, loss in self._made]).sum() / num_steps
-            weight = torch.cat([micro_batch.weight for micro_batch, _, _ in self._made])
-            steps = Segments.of_lengths(self._step_sizes, weight.device)
-            weight = weight / (steps.expand(steps.sum(weight)) * num_steps)
-            columns = ([values[name] for _, values, _ in self._made] for name in names)
-            averages = [torch.dot(weight, torch.cat(column).to(weight.dtype)) for column in columns]
-            metrics = dict(zip(("loss", *names), torch.stack([loss, *averages]).tolist(), strict=True))
+            weight = _joined([micro_batch.weight for micro_batch, _, _ in self._made])
+            total = weight.sum()
+            if num_steps > 1:  # each optimiser step counts the same, whatever its weights add up to
+                steps = Segments.of_lengths(self._step_sizes, weight.device)
+                weight, total = weight / steps.expand(steps.sum(weight)), total.new_tensor(num_steps)
+            columns = [_joined([values[name] for _, values, _ in self._made]).to(weight.dtype) for name in names]
+            sums = torch.stack([loss, total, *(torch.dot(weight, column) for column in columns)]).tolist()
+            metrics = {"loss": sums[0]} | {name: own / sums[1] for name, own in zip(names, sums[2:], strict=True)}
         if self._grad_norms:
             metrics["grad_norm"] = sum(self._grad_norms) / len(self._grad_norms)
         return metrics | {"num_updates": float(num_steps), "skipped_updates": float(self._skipped)}
+
+
+def _joined(parts: list[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(parts)

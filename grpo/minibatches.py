@@ -154,4 +154,6 @@ class LossWeights:
 
     def within(self, steps: Segments) -> Tensor:
         """The weights, [D], where the decisions are cut into optimiser steps."""
+        if len(steps) == 1:
+            return self.numerator / self.denominator.sum()
         return self.numerator / steps.expand(steps.sum(self.denominator))

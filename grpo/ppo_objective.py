@@ -59,7 +59,7 @@ class PPOObjective(GRPOObjective):
         kl_coefficient: β ≥ 0; above 0 a reference policy is needed.
         kl_estimator: see :mod:`grpo.kl_divergence`.
         kl_importance_correction: multiply the estimator by the probability ratio.
-        entropy_coefficient: c ≥ 0; above 0 the policy's evaluation must hold an entropy.
+        entropy_coefficient: c ≥ 0, or a schedule of it; above 0 the policy's evaluation must hold an entropy.
         value_coefficient: c_v ≥ 0.
         value_clip: ε of :func:`clipped_value_loss`; None for :func:`value_loss`.
 

@@ -168,7 +168,8 @@ def check_evaluation(evaluation: object, rows: Segments, source: str, locate: Ca
         named["an entropy"] = entropy = _check_shape(source, "an entropy", entropy, rows)
     if values is not None:
         named["values"] = values = _check_shape(source, "values", values, rows)
-    if not math.isfinite(torch.stack([part.detach() for part in named.values()]).sum().item()):
+    parts = [part.detach() for part in named.values()]
+    if not math.isfinite((torch.stack(parts) if len(parts) > 1 else parts[0]).sum().item()):
         for name, part in named.items():
             _check_finite(source, name, part, locate)
     return Evaluation(log_probs, entropy, values)

@@ -6,12 +6,23 @@ import re
 from pathlib import Path
 from typing import Any
 
+import gymnasium
 import pytest
 import torch
 
 import grpo
-from grpo import ConformanceError, GRPOConfig, GRPOTrainer
+from grpo import (
+    AdaptiveKLCoefficient,
+    ConformanceError,
+    GRPOConfig,
+    GRPOTrainer,
+    KLPenaltySurrogate,
+    PPOConfig,
+    PPOObjective,
+    PPOTrainer,
+)
 from grpo_adapters.bandit import SoftmaxPolicy, StationaryBandit
+from grpo_adapters.gym import EnvironmentReward, FragmentSampler, GymActorCritic
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "grpo" / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -42,7 +53,7 @@ def test_snippets_run_one_after_the_other(page: Path) -> None:
 
 
 def test_the_readme_model_learns(capsys: pytest.CaptureFixture[str]) -> None:
-    [snippet] = snippets(ROOT / "README.md")
+    snippet = snippets(ROOT / "README.md")[0]
     for seed in range(3):
         torch.manual_seed(seed)
         exec(compile(snippet, "README.md", "exec"), {"__name__": "readme"})
@@ -52,7 +63,7 @@ def test_the_readme_model_learns(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_a_model_of_ones_own_takes_fewer_than_40_lines() -> None:
-    [snippet] = snippets(ROOT / "README.md")
+    snippet = snippets(ROOT / "README.md")[0]
     assert len(snippet[snippet.index("class Thrower") :].strip().splitlines()) < 40
 
 
@@ -60,10 +71,14 @@ def test_the_glossary_defines_every_metric() -> None:
     defined = set(
         re.findall(r"`(\w+)`", "\n".join(re.findall(r"^`.*`$", (ROOT / "docs/glossary.md").read_text(), re.M)))
     )
-    policy = SoftmaxPolicy(3)
     config = GRPOConfig(num_epochs_per_update=2, entropy_coefficient=0.1)
-    trainer = GRPOTrainer(config, policy, StationaryBandit([0.1, 0.5, 0.9]), SoftmaxPolicy(3))
-    assert trainer.step(["the only state"]).keys() == defined
+    bandit = GRPOTrainer(config, SoftmaxPolicy(3), StationaryBandit([0.1, 0.5, 0.9]), SoftmaxPolicy(3))
+    sampler = FragmentSampler(gymnasium.make_vec("CartPole-v1", num_envs=2), num_steps=64)
+    penalty = KLPenaltySurrogate(coefficient=AdaptiveKLCoefficient(target=0.01))
+    objective = PPOObjective(surrogate=penalty)
+    cart = PPOTrainer(PPOConfig(), GymActorCritic(sampler), EnvironmentReward(), objective=objective)
+    reported = bandit.step(["the only state"]).keys() | cart.step(sampler.states).keys()
+    assert reported == defined
 
 
 def test_the_readme_is_true_about_the_length_of_modules() -> None:

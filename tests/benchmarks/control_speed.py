@@ -7,12 +7,14 @@ nobody looks at, and once more without them. The last line holds the ratios of t
 
 from __future__ import annotations
 
+import functools
 import json
 import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
+from unittest.mock import patch
 
 import gymnasium
 import torch
@@ -42,7 +44,7 @@ def our_ppo(settings: Settings) -> PPOTrainer[Any, Any]:
         settings.environment,
         settings.num_envs,
         vectorization_mode="sync",
-        vector_kwargs={"autoreset_mode": gymnasium.vector.AutoresetMode.SAME_STEP},
+        vector_kwargs={"autoreset_mode": gymnasium.vector.AutoresetMode.SAME_STEP, "copy": False},
     )
     num_updates = settings.total_steps // (settings.num_envs * settings.num_steps)
     rate: float | LinearSchedule = settings.learning_rate
@@ -96,6 +98,49 @@ def steps_per_second(settings: Settings, *, rounds: int, iterations: int) -> dic
     return {name: statistics.median(values[1:]) for name, values in speeds.items()}
 
 
+def profile(settings: Settings, *, iterations: int) -> dict[str, float]:
+    """Milliseconds of one of our iterations that each phase takes."""
+    trainer = our_ppo(settings)
+    policy: Any = trainer.policy
+    slots = policy.sampler.states
+    trainer.step(slots)
+    phases: dict[str, float] = {}
+    policy.sampler.envs.step = timed(policy.sampler.envs.step, "environments", phases)
+    policy.decide = timed(policy.decide, "decisions while sampling", phases)
+    policy.evaluate_actions = timed(policy.evaluate_actions, "forward", phases)
+    trainer.objective = timed_objective(trainer.objective, phases)
+    start = time.perf_counter()
+    with (
+        patch.object(torch.Tensor, "backward", timed(torch.Tensor.backward, "backward", phases)),
+        patch.object(torch.optim.AdamW, "step", timed(torch.optim.AdamW.step, "optimizer", phases)),
+    ):
+        for _ in range(iterations):
+            trainer.step(slots)
+    phases["everything else"] = time.perf_counter() - start - sum(phases.values())
+    return {phase: seconds / iterations * 1e3 for phase, seconds in phases.items()}
+
+
+def timed(function: Callable[..., Any], phase: str, phases: dict[str, float]) -> Callable[..., Any]:
+    """The function, which adds the seconds that it takes to its phase."""
+
+    @functools.wraps(function)
+    def measured(*arguments: Any, **options: Any) -> Any:
+        start = time.perf_counter()
+        result = function(*arguments, **options)
+        phases[phase] = phases.get(phase, 0.0) + time.perf_counter() - start
+        return result
+
+    return measured
+
+
+def timed_objective(objective: Any, phases: dict[str, float]) -> Any:
+    """The objective, timed, with what the trainer reads of it."""
+    measured: Any = timed(lambda evaluation, decisions: objective(evaluation, decisions), "objective", phases)
+    for name in ("requires_reference", "requires_values", "requires_whole_samples"):
+        setattr(measured, name, getattr(objective, name))
+    return measured
+
+
 def main(options: Options) -> None:
     """Run both tasks and print."""
     torch.set_num_threads(1)
@@ -110,6 +155,8 @@ def main(options: Options) -> None:
             print(f"  {name:20s} {speed:8,.0f} steps/s")
             if name != "ours":
                 ratios[f"{settings.environment} / {name}"] = round(speeds["ours"] / speed, 3)
+        for phase, milliseconds in profile(settings, iterations=iterations).items():
+            print(f"    {phase:26s} {milliseconds:7.1f} ms of an iteration")
     print(json.dumps(ratios))
 
 

@@ -14,12 +14,15 @@ from torch import Tensor
 from grpo import (
     ClippedSurrogate,
     Decisions,
+    Evaluation,
     GRPOConfig,
+    GRPOObjective,
     GRPOTrainer,
     LinearSchedule,
     PPOConfig,
     PPOTrainer,
     SampleClippedSurrogate,
+    ScoreFunctionSurrogate,
     Segments,
     TrainerConfig,
 )
@@ -209,3 +212,13 @@ def test_wrong_schedules(bad: dict[str, Any]) -> None:
 def test_schedules_survive_a_round_trip() -> None:
     config = PPOConfig(learning_rate=linear(1e-3, 0.0), clip_low=linear(0.2, 0.1), clip_high=0.3)
     assert PPOConfig.model_validate_json(config.model_dump_json()) == config
+
+
+def test_the_entropy_bonus_follows_a_schedule() -> None:
+    objective = GRPOObjective(surrogate=ScoreFunctionSurrogate(), entropy_coefficient=linear(0.5, 0.0, 2))
+    evaluation = Evaluation(torch.tensor([0.0]), torch.tensor([2.0]))
+    losses = [
+        objective(evaluation, Decisions(torch.tensor([1.0]), None, None, Segments(1, 1), step=step)).loss.item()
+        for step in range(3)
+    ]
+    assert losses == [-1.0, -0.5, 0.0]
