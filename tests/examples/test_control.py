@@ -13,7 +13,7 @@ EXAMPLES = Path(__file__).parent.parent.parent / "examples"
 
 
 def run(script: str, *options: str, folder: Path) -> str:
-    command = [sys.executable, "-W", "error", str(EXAMPLES / script), *options]
+    command = [sys.executable, str(EXAMPLES / script), *options]
     finished = subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder, timeout=300)
     assert finished.returncode == 0, finished.stderr
     return finished.stdout
