@@ -1,8 +1,10 @@
 """The site: MyST pages, executed notebooks, and an API reference that misses no public name."""
 
 import importlib
+import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 from sphinx.application import Sphinx
 from sphinx.errors import ExtensionError
@@ -12,7 +14,7 @@ import grpo
 HERE = Path(__file__).parent
 ROOT = HERE.parent
 NOTEBOOKS = ["grpo_dynamic_bandit_demo.ipynb"]
-PUBLIC_MODULES = ["grpo", "grpo_adapters.bandit", "grpo_adapters.bandit.baselines"]
+PUBLIC_MODULES = ["grpo", "grpo_adapters.bandit", "grpo_adapters.bandit.baselines", "grpo_adapters.gym"]
 
 (HERE / "tutorials").mkdir(exist_ok=True)
 for notebook in NOTEBOOKS:
@@ -67,6 +69,12 @@ def require_all_public_names(app: Sphinx, exception: Exception | None) -> None:
         raise ExtensionError(f"public names without an entry in the API reference: {', '.join(missing)}")
 
 
+def escape_shapes(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
+    """Keep the star of a shape such as [n, *shape] from starting an emphasis."""
+    lines[:] = [re.sub(r"(?<=[\[ ])\*(?=\w+[,\]])", r"\\*", line) for line in lines]
+
+
 def setup(app: Sphinx) -> None:
-    """Register the check."""
+    """Register the check and the correction."""
+    app.connect("autodoc-process-docstring", escape_shapes)
     app.connect("build-finished", require_all_public_names)

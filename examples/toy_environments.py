@@ -16,11 +16,14 @@ from environments.grid_world import optimal_return
 from grpo import (
     GRPOConfig,
     GRPOTrainer,
+    LinearSchedule,
+    MonteCarlo,
     PPOConfig,
     PPOTrainer,
     ReinforceConfig,
     ReinforceTrainer,
     Trainer,
+    group_time_baseline,
 )
 from grpo_adapters.gym import EnvironmentReward, EpisodeSampler, FragmentSampler, GymActorCritic, GymPolicy
 from learning import Advance, Run, learn, report, run_seeds, save_learning_curves
@@ -28,6 +31,7 @@ from learning import Advance, Run, learn, report, run_seeds, save_learning_curve
 IDS = {"random-walk": "anygrpo/RandomWalk-v0", "grid": "anygrpo/GridWorld-v0"}
 OPTIMAL_RETURNS = {"random-walk": 1.0, "grid": optimal_return()}
 EPISODES_PER_UPDATE = 32
+PPO_ENVS, PPO_STEPS = 8, 64
 
 
 @dataclass(frozen=True)
@@ -41,7 +45,7 @@ class Options:
     steps: int = 100_000
     """Environment steps to train on."""
     learning_rate: float = 3e-3
-    """Learning rate."""
+    """Learning rate; that of PPO falls to 0."""
     seeds: Annotated[int, tyro.conf.arg(metavar="COUNT")] = 3
     """Trainings, each with a seed of its own."""
     output: Path = Path("outputs")
@@ -56,19 +60,31 @@ def train(options: Options, seed: int, advance: Advance) -> Run:
 
 
 def train_ppo(options: Options, seed: int, advance: Advance) -> Run:
-    """With a critic, on fragments of running environments."""
-    envs = gymnasium.make_vec(IDS[options.environment], num_envs=8, vectorization_mode="sync")
-    sampler = FragmentSampler(envs, num_steps=64, seed=seed)
+    """With a critic, on fragments of running environments.
+
+    Where every episode is as good as can be, advantages are nothing but the critic's noise, and PPO scales them up to a
+    standard deviation of 1: only a learning rate that falls to 0 lets the policy rest there.
+    """
+    envs = gymnasium.make_vec(IDS[options.environment], num_envs=PPO_ENVS, vectorization_mode="sync")
+    sampler = FragmentSampler(envs, num_steps=PPO_STEPS, seed=seed)
     policy = GymActorCritic(sampler, seed=seed)
-    config = PPOConfig(batch_size=128, learning_rate=options.learning_rate, entropy_coefficient=0.01, seed=seed)
+    num_updates = max(1, options.steps // (PPO_ENVS * PPO_STEPS))
+    config = PPOConfig(
+        batch_size=128,
+        learning_rate=LinearSchedule(start=options.learning_rate, end=0.0, num_steps=num_updates),
+        entropy_coefficient=0.01,
+        seed=seed,
+    )
     return finish(PPOTrainer(config, policy, EnvironmentReward()), policy, options, seed, advance)
 
 
 def train_grpo(options: Options, seed: int, advance: Advance) -> Run:
-    """Whole episodes in groups, which are compared with each other."""
-    policy = GymPolicy(
-        EpisodeSampler(partial(gymnasium.make, IDS[options.environment]), EPISODES_PER_UPDATE), seed=seed
-    )
+    """Whole episodes in groups, each step credited against the others of its group at the same time.
+
+    With the return of the whole episode, GRPO's usual credit, a walk that wanders before it wins is as good as one that
+    does not; the discount tells them apart.
+    """
+    policy = GymPolicy(episode_sampler(options), seed=seed)
     config = GRPOConfig(
         group_size=8,
         batch_size=128,
@@ -76,16 +92,17 @@ def train_grpo(options: Options, seed: int, advance: Advance) -> Run:
         learning_rate=options.learning_rate,
         entropy_coefficient=0.01,
         loss_averaging="per_decision",
+        advantage_normalization="per_step",
         seed=seed,
     )
-    return finish(GRPOTrainer(config, policy, EnvironmentReward()), policy, options, seed, advance)
+    estimator = MonteCarlo(discount=0.99, baseline=group_time_baseline)
+    trainer = GRPOTrainer(config, policy, EnvironmentReward(), advantage_estimator=estimator)
+    return finish(trainer, policy, options, seed, advance)
 
 
 def train_reinforce(options: Options, seed: int, advance: Advance) -> Run:
-    """Whole episodes, each credited for its own return."""
-    policy = GymPolicy(
-        EpisodeSampler(partial(gymnasium.make, IDS[options.environment]), EPISODES_PER_UPDATE), seed=seed
-    )
+    """Whole episodes, each step credited for what came after it."""
+    policy = GymPolicy(episode_sampler(options), seed=seed)
     config = ReinforceConfig(learning_rate=options.learning_rate, entropy_coefficient=0.01, seed=seed)
     return finish(ReinforceTrainer(config, policy, EnvironmentReward()), policy, options, seed, advance)
 

@@ -28,9 +28,8 @@ def worst(output: str) -> float:
 @pytest.mark.parametrize("algorithm", ["ppo", "grpo", "reinforce"])
 @pytest.mark.parametrize(("environment", "best"), [("random-walk", 1.0), ("grid", 3.0)])
 def test_every_algorithm_finds_the_best_return(algorithm: str, environment: str, best: float, tmp_path: Path) -> None:
-    output = run(
-        "toy_environments.py", "--algorithm", algorithm, "--environment", environment, "--seeds", "1", folder=tmp_path
-    )
+    options = ["--algorithm", algorithm, "--environment", environment, "--seeds", "1", "--steps", "50000"]
+    output = run("toy_environments.py", *options, folder=tmp_path)
     assert worst(output) == best
     assert (tmp_path / "outputs" / f"toy_{environment}_{algorithm}.png").stat().st_size > 10_000
 
