@@ -38,8 +38,8 @@ class TrainerConfig(FrozenModel):
             decisions divided by the number of samples times L (Dr. GRPO, L the longest a sample can be).
         advantage_normalization: advantages to mean 0 and standard deviation 1 over all decisions of the step
             (``"per_step"``) or of each optimiser step (``"per_minibatch"``); None leaves them.
-        target_kl: the remaining updates of a rollout are left out once ``approx_kl`` of one is above 1.5 times this;
-            None for no such stop.
+        target_kl: the remaining updates of a rollout are left out once ``approx_kl`` of one would be above 1.5 times
+            this, and so is that one: ``num_updates`` tells how many were made. None for no such stop.
         non_finite: what a NaN or infinite reward, log-prob or gradient does: ``"raise"`` stops the step with an error
             and leaves everything as it was, ``"skip"`` leaves out the update and counts it.
         seed: of the order in which rows are visited. Sampling is up to the policy.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from itertools import islice
+from itertools import islice, repeat
 
 import torch
 from torch import Tensor
@@ -50,12 +50,12 @@ def iterate_minibatches(
     cut = batch.samples if whole_samples else batch.rows
     is_one_step = config.batch_size is None or config.batch_size >= units.total
     is_one_part = is_one_step and (config.micro_batch_size is None or config.micro_batch_size >= units.total)
+    if is_one_part:
+        step = Segments(1, cut.total, cut.device)
+        settled = replace(_settle(decisions, step, config), samples=cut)
+        yield from repeat([MicroBatch(None, settled, weights.within(step))], config.num_epochs_per_update)
+        return
     for _ in range(config.num_epochs_per_update):
-        if is_one_part:
-            step = Segments(1, cut.total, cut.device)
-            settled = _settle(decisions, step, config)
-            yield [MicroBatch(None, replace(settled, samples=cut), weights.within(step))]
-            continue
         if is_one_step:
             order = torch.arange(len(units), device=units.device)
         else:

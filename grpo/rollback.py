@@ -7,6 +7,7 @@ import random
 import sys
 from collections.abc import Iterable, Sequence
 from types import TracebackType
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -75,14 +76,19 @@ class RestoresTraining:
         self._copies = optimizer is not None and copies
 
     def __enter__(self) -> None:
-        self._learning_rates = [group["lr"] for group in self._optimizer.param_groups] if self._optimizer else []
-        if self._optimizer is not None and self._copies:
-            self._parameters: list[tuple[Tensor, Tensor]] = [
-                (parameter, parameter.detach().clone())
-                for group in self._optimizer.param_groups
-                for parameter in group["params"]
-            ]
-            self._state = copy.deepcopy(self._optimizer.state_dict())
+        if self._optimizer is None:
+            return
+        self._settings = [
+            {name: _copied(value) for name, value in group.items() if name != "params"}
+            for group in self._optimizer.param_groups
+        ]
+        if self._copies:
+            held = (parameter for group in self._optimizer.param_groups for parameter in group["params"])
+            self._parameters: list[tuple[Tensor, Tensor]] = [(parameter, _copied(parameter)) for parameter in held]
+            self._state = {
+                parameter: {name: _copied(value) for name, value in state.items()}
+                for parameter, state in self._optimizer.state.items()
+            }
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
@@ -90,10 +96,15 @@ class RestoresTraining:
         if error is None or self._optimizer is None:
             return
         drop_gradients(self._optimizer, self._trainable)
-        for group, learning_rate in zip(self._optimizer.param_groups, self._learning_rates, strict=True):
-            group["lr"] = learning_rate
+        for group, settings in zip(self._optimizer.param_groups, self._settings, strict=True):
+            group.update(settings)
         if self._copies:
             with torch.no_grad():
                 for parameter, value in self._parameters:
                     parameter.copy_(value)
-            self._optimizer.load_state_dict(self._state)
+            self._optimizer.state.clear()
+            self._optimizer.state.update(self._state)
+
+
+def _copied(value: Any) -> Any:
+    return value.detach().clone() if isinstance(value, Tensor) else copy.deepcopy(value)

@@ -35,7 +35,7 @@ def test_statistics_by_hand() -> None:
     assert result.std == pytest.approx(math.sqrt(7))
     half = 1.96 * math.sqrt(7 / 3)
     assert result.interval == pytest.approx((3 - half, 3 + half))
-    assert str(result) == "3.0 ± 2.6 over 3 episodes, 95% interval of the mean [0.0, 6.0]"
+    assert str(result) == "3.00 ± 2.65 over 3 episodes, 95% interval of the mean [0.01, 5.99]"
 
 
 def test_a_single_episode_has_no_spread() -> None:

@@ -46,8 +46,8 @@ class EvaluationResult:
     def __str__(self) -> str:
         low, high = self.interval
         return (
-            f"{self.mean:.1f} ± {self.std:.1f} over {len(self.returns)} episodes, "
-            f"95% interval of the mean [{low:.1f}, {high:.1f}]"
+            f"{self.mean:.2f} ± {self.std:.2f} over {len(self.returns)} episodes, "
+            f"95% interval of the mean [{low:.2f}, {high:.2f}]"
         )
 
 

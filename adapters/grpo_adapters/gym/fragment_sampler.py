@@ -33,7 +33,8 @@ class FragmentSampler:
     Args:
         envs: a vector environment of gymnasium's, in any autoreset mode, or of EnvPool's.
         num_steps: steps in each environment in a rollout.
-        seed: of the first reset; environment i gets ``seed + i``. EnvPool's is given when it is made.
+        seed: of the first reset; environment i gets ``seed + i`` where each has a generator of its own.
+            EnvPool's is given when it is made.
 
     Raises:
         TypeError: if ``envs`` is no vector environment, or the seed no integer of at least 0.
