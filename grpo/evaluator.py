@@ -10,14 +10,8 @@ from torch import Tensor
 
 from grpo.experience import ActionBatch, Evaluation, ValueEstimates
 from grpo.policy_base import ActorCriticPolicy, PairwisePolicy, PolicyModel, SequentialPolicy, as_sequential
-from grpo.validation import (
-    check_action_batch,
-    check_evaluation,
-    check_gradient_connection,
-    check_values,
-    missing_methods,
-    type_name,
-)
+from grpo.protocols import missing_methods, type_name
+from grpo.validation import check_action_batch, check_evaluation, check_gradient_connection, check_values
 
 
 class Evaluator:

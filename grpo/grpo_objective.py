@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any, cast
+
 import torch
 from pydantic import ConfigDict, Field, NonNegativeFloat
 from torch import Tensor
@@ -82,7 +84,7 @@ class GRPOObjective(FrozenModel):
 
     def adapt_to_kl(self, kl: float) -> None:
         """Tell the surrogate the divergence that a step of the trainer ended with."""
-        self.surrogate.adapt_to_kl(kl)  # type: ignore[attr-defined]
+        cast("Any", self.surrogate).adapt_to_kl(kl)
 
     def __call__(self, evaluation: Evaluation, decisions: Decisions) -> Terms:
         """The loss of each decision; the surrogate's metrics, ``kl`` and ``entropy`` where they are known."""

@@ -12,8 +12,9 @@ from grpo.decisions import Decisions
 from grpo.experience import Experience
 from grpo.minibatches import MicroBatch
 from grpo.policy_base import ReportsMetrics
+from grpo.protocols import missing_methods, type_name
 from grpo.segments import Segments
-from grpo.validation import RESERVED_METRICS, missing_methods, type_name
+from grpo.validation import RESERVED_METRICS
 
 
 def reward_metrics(experience: Experience) -> dict[str, float]:

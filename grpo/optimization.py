@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from grpo.config import TrainerConfig
+from grpo.protocols import type_name
 from grpo.schedules import LinearSchedule, at_step
-from grpo.validation import NonFiniteError, type_name
+from grpo.validation import NonFiniteError
 
 
 def optimizer_over(

@@ -11,8 +11,8 @@ from typing_extensions import Protocol, TypeIs, runtime_checkable
 
 from grpo.batches import Batch
 from grpo.experience import ActionBatch, Evaluation, PairBatch, ValueEstimates
+from grpo.protocols import missing_methods, require_methods
 from grpo.segments import Segments
-from grpo.validation import missing_methods, require_methods
 
 StatesT = TypeVar("StatesT", bound=Batch[Any])
 ActionsT = TypeVar("ActionsT", bound=Batch[Any])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Any, Generic
+from typing import Any, Generic, cast
 
 import torch
 from torch import Tensor
@@ -20,16 +20,10 @@ from grpo.metrics import UpdateMetrics, model_metrics, reward_metrics, value_met
 from grpo.minibatches import LossWeights, MicroBatch, iterate_minibatches
 from grpo.optimization import check_parameters, check_reference, follow_schedule, make_step, optimizer_over
 from grpo.policy_base import ActionsT, FollowsData, PolicyModel, StatesT
+from grpo.protocols import missing_methods, require_methods, type_name
 from grpo.reward_model_base import RewardModel
 from grpo.rollback import RestoresRandomStates, RestoresTraining, drop_gradients
-from grpo.validation import (
-    NonFiniteError,
-    check_advantages,
-    check_terms,
-    missing_methods,
-    require_methods,
-    type_name,
-)
+from grpo.validation import NonFiniteError, check_advantages, check_terms, check_value_targets
 
 EARLY_STOP_TOLERANCE = 1.5
 
@@ -201,7 +195,7 @@ class Trainer(Generic[StatesT, ActionsT]):
                     metrics.skip_step()
             measured |= self._adapt_to_kl(experience)
             if follows_data:
-                self.policy.update_statistics(experience.batch)  # type: ignore[attr-defined]
+                cast("FollowsData", self.policy).update_statistics(experience.batch)
         self.num_steps += 1
         return (
             measured
@@ -217,7 +211,8 @@ class Trainer(Generic[StatesT, ActionsT]):
         """What the objective is told of all decisions."""
         critic, returns = experience.values, None
         if critic is not None and hasattr(self.advantage_estimator, "value_targets"):
-            returns = self.advantage_estimator.value_targets(experience, advantages)
+            targets = self.advantage_estimator.value_targets(experience, advantages)
+            returns = check_value_targets(targets, experience.samples)
         if self.config.advantage_normalization == "per_step":
             advantages = normalized_advantages(advantages)
         return Decisions(
@@ -274,7 +269,7 @@ class Trainer(Generic[StatesT, ActionsT]):
                 raise
             return {}
         policy_kl = kl_k3(experience.old_log_probs, log_probs).mean().item()
-        self.objective.adapt_to_kl(policy_kl)  # type: ignore[attr-defined]
+        cast("Any", self.objective).adapt_to_kl(policy_kl)
         return {"policy_kl": policy_kl}
 
     def _describe_bad_gradient(self, batch: ActionBatch, minibatch: list[MicroBatch]) -> str:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from grpo.decisions import Terms
 from grpo.experience import ActionBatch, Evaluation, ValueEstimates
+from grpo.protocols import type_name
 from grpo.segments import Segments
 
 RESERVED_METRICS = {
@@ -31,28 +32,6 @@ RESERVED_METRICS = {
 
 class NonFiniteError(ValueError):
     """A reward, log-prob, entropy, loss or gradient is NaN or infinite."""
-
-
-def missing_methods(model: object, protocol: type) -> list[str]:
-    """Methods of the protocol that the model does not have."""
-    names = (name for name, member in vars(protocol).items() if callable(member) and not name.startswith("_"))
-    return [name for name in names if not callable(getattr(model, name, None))]
-
-
-def require_methods(model: object, protocol: type, role: str) -> None:
-    """Raise a TypeError that names every method the model lacks."""
-    missing = missing_methods(model, protocol)
-    if missing:
-        hint = (
-            f"pass an instance, not the class: {model.__name__}(...)"
-            if isinstance(model, type)
-            else (f"add {'them' if len(missing) > 1 else 'it'}; grpo.{protocol.__name__} documents each")
-        )
-        raise TypeError(
-            f"{role} {type_name(model)} is not a {protocol.__name__}: it lacks {', '.join(missing)}. {hint}"
-        )
-    if isinstance(model, type):
-        raise TypeError(f"{role} is the class {model.__name__}, expected an instance: pass {model.__name__}(...)")
 
 
 def check_states(states: Any, name: str = "states") -> None:
@@ -126,6 +105,12 @@ def check_rewards(rewards: object, samples: Segments) -> Tensor:
 def check_advantages(advantages: object, samples: Segments) -> Tensor:
     """An estimator's advantages, [N] or [D], as detached advantages of the decisions, [D]."""
     values = _check_values_of_samples("advantage_estimator", advantages, samples)
+    return values if values.shape[0] == samples.total else samples.expand(values)
+
+
+def check_value_targets(targets: object, samples: Segments) -> Tensor:
+    """What an estimator says that the critic should have expected, detached, [D]."""
+    values = _check_values_of_samples("advantage_estimator.value_targets", targets, samples)
     return values if values.shape[0] == samples.total else samples.expand(values)
 
 
@@ -288,8 +273,3 @@ def _squeeze_hint(values: Tensor) -> str:
     if values.ndim == 2 and values.shape[-1] == 1:
         return ": squeeze the last dimension"
     return ""
-
-
-def type_name(value: object) -> str:
-    """The name of its class, or its own where it is one."""
-    return value.__name__ if isinstance(value, type) else type(value).__name__

@@ -11,10 +11,11 @@ from torch import Tensor
 
 from grpo.batches import select_entries
 from grpo.conformance.values import value_of
+from grpo.protocols import missing_methods
 from grpo.reward_model_base import RewardModel
 from grpo.rollback import RestoresRandomStates
 from grpo.segments import Segments
-from grpo.validation import check_rewards, missing_methods
+from grpo.validation import check_rewards
 
 
 class ConformanceError(ValueError):

@@ -7,7 +7,8 @@ import torch
 from grpo.conformance.checks import FAILED, Checks
 from grpo.experience import ActionBatch, Evaluation
 from grpo.policy_base import ActorCriticPolicy
-from grpo.validation import check_values, missing_methods
+from grpo.protocols import missing_methods
+from grpo.validation import check_values
 
 
 @torch.no_grad()

@@ -15,9 +15,10 @@ from grpo.conformance.sampling import NUM_SCORES, frequency_problem, mean_score_
 from grpo.conformance.values import changed, value_of
 from grpo.experience import ActionBatch, Evaluation
 from grpo.policy_base import PolicyModel, SequentialPolicy
+from grpo.protocols import missing_methods
 from grpo.rollback import RestoresRandomStates
 from grpo.segments import Segments
-from grpo.validation import check_action_batch, check_evaluation, check_groups, missing_methods
+from grpo.validation import check_action_batch, check_evaluation, check_groups
 
 TOLERANCE = 1e-4
 HALF_PRECISION_TOLERANCE = 5e-2
