@@ -155,6 +155,8 @@ class Segments:
             tensor([3., 4., 4., 8.])
         """
         self._check_count(values, self.total)
+        if not values.is_floating_point():
+            raise TypeError(f"{self} discounts floating-point values, got {values.dtype}: call .float() on them")
         sums, factors = values.detach().clone(), torch.full_like(values, discount)
         factors[self.last] = 0.0
         next_sums, next_factors = torch.empty_like(sums), torch.empty_like(factors)

@@ -154,6 +154,8 @@ def group_time_baseline(experience: Experience, returns: Tensor) -> Tensor:
 class MonteCarlo(FrozenModel):
     """Credits a decision by the return that was sampled, as REINFORCE does.
 
+    Where an episode was cut short, nothing is added for what would have come: sample whole episodes.
+
     Attributes:
         discount: γ in [0, 1].
         reward_to_go: whether a decision answers only for the rewards that come after it (:func:`rewards_to_go`), or

@@ -70,8 +70,8 @@ class Trainer(Generic[StatesT, ActionsT]):
         smallest = getattr(advantage_estimator, "minimum_group_size", 1)
         if config.group_size < smallest:
             raise ValueError(
-                f"group_size is {config.group_size}, expected at least {smallest} for {advantage_estimator}: an action "
-                f"is compared with the others of its group; raise group_size or pass another advantage_estimator"
+                f"group_size is {config.group_size}, expected at least {smallest} for {advantage_estimator!r}: an "
+                f"action is compared with the others of its group; raise group_size or pass another advantage_estimator"
             )
         if getattr(objective, "requires_values", False) and not hasattr(advantage_estimator, "value_targets"):
             raise TypeError(
@@ -193,12 +193,15 @@ class Trainer(Generic[StatesT, ActionsT]):
                     if self.config.non_finite == "raise":
                         raise
                     metrics.skip_step()
-            measured |= self._adapt_to_kl(experience)
+            policy_kl = self._measure_kl(experience)
             if follows_data:
                 cast("FollowsData", self.policy).update_statistics(experience.batch)
+        if policy_kl:
+            cast("Any", self.objective).adapt_to_kl(policy_kl["policy_kl"])
         self.num_steps += 1
         return (
             measured
+            | policy_kl
             | metrics.result()
             | {
                 "learning_rate": self.optimizer.param_groups[0]["lr"] if self.optimizer is not None else 0.0,
@@ -256,8 +259,8 @@ class Trainer(Generic[StatesT, ActionsT]):
         except NonFiniteError as error:
             raise NonFiniteError(self._describe_bad_gradient(batch, minibatch)) from error
 
-    def _adapt_to_kl(self, experience: Experience) -> dict[str, float]:
-        """Tell the objective how far the step has moved the policy, where it wants to know."""
+    def _measure_kl(self, experience: Experience) -> dict[str, float]:
+        """How far the step has moved the policy, ``policy_kl``, where the objective wants to know."""
         if not self._adapts_to_kl:
             return {}
         assert experience.old_log_probs is not None
@@ -268,9 +271,7 @@ class Trainer(Generic[StatesT, ActionsT]):
             if self.config.non_finite == "raise":
                 raise
             return {}
-        policy_kl = kl_k3(experience.old_log_probs, log_probs).mean().item()
-        cast("Any", self.objective).adapt_to_kl(policy_kl)
-        return {"policy_kl": policy_kl}
+        return {"policy_kl": kl_k3(experience.old_log_probs, log_probs).mean().item()}
 
     def _describe_bad_gradient(self, batch: ActionBatch, minibatch: list[MicroBatch]) -> str:
         """Name the parameters whose gradient is not finite, and the first row that makes it so by itself."""

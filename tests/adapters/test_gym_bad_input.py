@@ -23,6 +23,7 @@ from grpo_adapters.gym import (
     FragmentSampler,
     GymActorCritic,
     GymPolicy,
+    ObservationEncoder,
     distribution_for,
 )
 
@@ -393,3 +394,34 @@ def test_states_and_groups_that_a_running_environment_cannot_take(states: Any, g
 def test_states_that_are_no_seeds(seed: Any, shown: str) -> None:
     message = rf"a state is {re.escape(shown)}, expected a seed, an integer of at least 0"
     check_failure_and_recovery(episode_trainer(ScriptedEnv), [5, seed], TypeError, message, [5, 6])
+
+
+def test_predict_refuses_what_training_refuses() -> None:
+    policy = GymPolicy(SpacesEnv(spaces.Box(-1, 1, (2,)), spaces.Discrete(2)))
+    with pytest.raises(NonFiniteError, match="predict was given observations that are not finite"):
+        policy.predict([[0.0, np.nan]])
+    with pytest.raises(ValueError, match="predict was given masks that allow nothing"):
+        policy.predict([[0.0, 0.0]], [[0, 0]])
+
+
+def test_observations_outside_of_a_discrete_space() -> None:
+    for space, wrong in ((spaces.Discrete(3), -1), (spaces.Discrete(3), 3), (spaces.MultiDiscrete([2, 3]), [2, 0])):
+        with pytest.raises(ValueError, match="which is not in its space"):
+            ObservationEncoder(space).single(wrong)
+
+
+def test_dictionaries_in_dictionaries() -> None:
+    with pytest.raises(TypeError, match="is not supported, expected a Box"):
+        ObservationEncoder(spaces.Dict(inner=spaces.Dict(number=spaces.Discrete(2))))
+
+
+def test_bounds_that_leave_nothing_to_choose() -> None:
+    with pytest.raises(ValueError, match="leaves nothing to choose"):
+        GymPolicy(SpacesEnv(spaces.Box(-1, 1, (2,)), spaces.Box(1, 1, (1,))))
+
+
+def test_policies_in_double_precision() -> None:
+    policy = GymActorCritic(scripted_sampler := FragmentSampler(scripted(), 4, seed=SEED), normalize_observations=True)
+    trainer = PPOTrainer(PPOConfig(), policy.double(), EnvironmentReward())
+    assert trainer.step(scripted_sampler.states)["num_updates"] > 0
+    assert policy.predict([[0.0, 0.0, 0.0]]).shape == (1,)

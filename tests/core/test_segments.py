@@ -140,3 +140,8 @@ def test_same_cut() -> None:
     assert Segments.of_lengths([1, 2]).same_cut(Segments.of_lengths([1, 2]))
     assert not Segments.of_lengths([1, 2]).same_cut(Segments.of_lengths([2, 1]))
     assert not Segments.of_lengths([1, 2]).same_cut(Segments(3, 1))
+
+
+def test_whole_numbers_are_not_discounted() -> None:
+    with pytest.raises(TypeError, match=r"floating-point values, got torch.int64: call \.float\(\) on them"):
+        Segments(1, 2).discounted_sum(torch.tensor([1, 1]), 0.5)

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from typing_extensions import Protocol
 
 FORBIDDEN_LOGIT = -1e8
+LARGEST_RANGE = 1e6  # bounds beyond are not meant to be reached
 QUADRATURE_POINTS = 16
 
 
@@ -131,9 +132,9 @@ class MultiCategorical(nn.Module):
 class DiagonalGaussian(nn.Module):
     """Independent Gaussians: the outputs are means; the log of the standard deviations is a parameter. For Box spaces.
 
-    A dimension with two finite bounds is squashed: a Gaussian ``u`` is drawn and stored, and ``tanh(u)``, scaled to the
-    bounds, is played; its density is that of the action. Other dimensions are played as drawn, clipped where one bound
-    is finite.
+    A dimension with two finite bounds, not more than a million apart, is squashed: a Gaussian ``u`` is drawn and
+    stored, and ``tanh(u)``, scaled to the bounds, is played; its density is that of the action. Other dimensions
+    are played as drawn, clipped where one bound is finite.
 
     Args:
         space: the action space, of one dimension.
@@ -149,7 +150,12 @@ class DiagonalGaussian(nn.Module):
         self.sizes: list[int] = []
         self.log_std = nn.Parameter(torch.full((self.num_outputs,), math.log(initial_std)))
         self.low, self.high, self.dtype = space.low, space.high, space.dtype
-        squashed = np.isfinite(space.low) & np.isfinite(space.high)
+        if (space.low >= space.high).any():
+            raise ValueError(
+                f"action space {space} leaves nothing to choose: low must be below high in every dimension"
+            )
+        with np.errstate(over="ignore"):
+            squashed = space.high - space.low < LARGEST_RANGE
         half_range = np.where(squashed, (np.where(squashed, space.high, 1) - np.where(squashed, space.low, 0)) / 2, 1.0)
         self.squashed: Tensor
         self.log_half_range: Tensor

@@ -89,7 +89,7 @@ class EpisodeSampler:
         for environment, episode in playing:
             episode.start(environment, self.encoder)
         noise: Iterator[torch.Tensor] = iter(())
-        device = policy.device
+        device, dtype = policy.device, policy.dtype
         while playing:
             step_noise = next(noise, None)
             if step_noise is None:
@@ -98,7 +98,7 @@ class EpisodeSampler:
             observations = torch.from_numpy(np.stack([episode.observations[-1] for _, episode in playing]))
             masks = _stacked([episode.masks[-1] for _, episode in playing], policy.distribution.sizes)
             decisions = policy.decide(
-                observations.to(device),
+                observations.to(device, dtype),
                 step_noise[: len(playing)].to(device),
                 None if masks is None else masks.to(device),
             ).cpu()
@@ -108,14 +108,15 @@ class EpisodeSampler:
                 if not episode.step(environment, self.encoder, decision, action):
                     still_playing.append((environment, episode))
                     continue
-                finished[episode.index] = trajectory = episode.trajectory()
-                self.statistics.add(float(trajectory.rewards.sum()), len(trajectory))
+                finished[episode.index] = episode.trajectory()
                 if waiting:
                     episode = waiting.popleft()
                     episode.start(environment, self.encoder)
                     still_playing.append((environment, episode))
             playing = still_playing
         episodes = [trajectory for trajectory in finished if trajectory is not None]
+        for trajectory in episodes:
+            self.statistics.add(float(trajectory.rewards.sum()), len(trajectory))
         return [
             episodes[start : start + num_actions_per_state] for start in range(0, len(episodes), num_actions_per_state)
         ]

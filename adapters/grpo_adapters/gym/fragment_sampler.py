@@ -88,7 +88,8 @@ class FragmentSampler:
         if num_actions_per_state != 1:
             raise ValueError(
                 f"group_size is {num_actions_per_state}, but a running environment goes on in one way only: set "
-                f"group_size=1, or use an EpisodeSampler, which plays several episodes from one seed"
+                f"group_size=1 where the trainer compares no groups, as PPOTrainer does, or use an EpisodeSampler, "
+                f"which plays several episodes from one seed"
             )
         if list(states) != self.states:
             raise ValueError(
@@ -100,12 +101,12 @@ class FragmentSampler:
         if observations is None:
             observations = self._start()
         rollout = _Rollout(self.num_steps, observations)
-        shape, device = (self.num_steps, len(self.states)), policy.device
+        shape, device, dtype = (self.num_steps, len(self.states)), policy.device, policy.dtype
         noise = policy.distribution.noise(shape, policy.generator).to(device)
         for step, step_noise in enumerate(noise):
             masks = self.environments.masks
             decisions = policy.decide(
-                rollout.store_observations(step, observations).to(device),
+                rollout.store_observations(step, observations).to(device, dtype),
                 step_noise,
                 None if masks is None else rollout.store_masks(step, masks).to(device),
             )

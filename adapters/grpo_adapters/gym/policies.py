@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from typing_extensions import Protocol, runtime_checkable
 
-from grpo import Evaluation, ValueEstimates
+from grpo import Evaluation, NonFiniteError, ValueEstimates
+from grpo_adapters.gym.checks import allows_something
 from grpo_adapters.gym.distributions import distribution_for
 from grpo_adapters.gym.networks import MLP, POLICY_GAIN, VALUE_GAIN, ActorCriticMLP, RunningNormalization
 from grpo_adapters.gym.spaces import ObservationEncoder, spaces_of
@@ -85,7 +86,8 @@ class GymPolicy(nn.Module):
 
     @torch.no_grad()
     def _check_outputs(self, role: str, network: nn.Module, shapes: set[tuple[int, ...]], fix: str) -> None:
-        features = torch.zeros(2, *self.encoder.shape, device=self.device)
+        dtype = next((parameter.dtype for parameter in network.parameters()), torch.float32)
+        features = torch.zeros(2, *self.encoder.shape, device=self.device, dtype=dtype)
         was_training = network.training
         try:
             shape = tuple(network.eval()(features).shape)
@@ -103,6 +105,11 @@ class GymPolicy(nn.Module):
         """Where the parameters are."""
         return next((parameter.device for parameter in self.parameters()), torch.device("cpu"))
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """Precision of the parameters."""
+        return next((parameter.dtype for parameter in self.parameters()), torch.float32)
+
     def generate_actions(
         self, states: Sequence[int], num_actions_per_state: int, **kwargs: Any
     ) -> list[list[Trajectory]]:
@@ -116,7 +123,7 @@ class GymPolicy(nn.Module):
 
     def encode_actions(self, states: Sequence[int], actions: Sequence[Trajectory]) -> TrajectoryBatch:
         """All steps of the trajectories."""
-        return TrajectoryBatch.of(actions, self.device)
+        return TrajectoryBatch.of(actions, self.device, self.dtype)
 
     def evaluate_actions(self, batch: TrajectoryBatch) -> Evaluation:
         """Log-probs and entropy of the steps, [D] each."""
@@ -152,8 +159,18 @@ class GymPolicy(nn.Module):
             masks: which choices are allowed, [n, number of choices]; None for all.
             deterministic: the most probable action, or one that is drawn.
         """
-        features = torch.from_numpy(self.encoder(observations)).to(self.device)
-        allowed = None if masks is None else torch.as_tensor(np.asarray(masks, dtype=bool), device=self.device)
+        encoded = self.encoder(observations)
+        if not np.isfinite(encoded).all():
+            raise NonFiniteError(
+                f"predict was given observations that are not finite: {observations}, expected finite numbers"
+            )
+        features = torch.from_numpy(encoded).to(self.device, self.dtype)
+        allowed = None
+        if masks is not None:
+            choices = np.asarray(masks, dtype=bool)
+            if not allows_something(choices, self.distribution.sizes).all():
+                raise ValueError(f"predict was given masks that allow nothing: {masks}, expected a choice for each")
+            allowed = torch.from_numpy(choices).to(self.device)
         noise = None
         if not deterministic:
             noise = self.distribution.noise((len(features),), self.generator).to(self.device)

@@ -38,7 +38,7 @@ class ObservationEncoder:
     def __init__(self, space: gymnasium.Space[Any]) -> None:
         self.space = space
         self.shape: tuple[int, ...]
-        if isinstance(space, spaces.Dict):
+        if isinstance(space, spaces.Dict) and not any(isinstance(part, spaces.Dict) for part in space.values()):
             self._parts = {name: ObservationEncoder(part) for name, part in space.spaces.items()}
             self.shape = (sum(int(np.prod(part.shape)) for part in self._parts.values()),)
         elif isinstance(space, spaces.Box | spaces.MultiBinary):
@@ -63,6 +63,10 @@ class ObservationEncoder:
         if isinstance(self.space, spaces.Box | spaces.MultiBinary):
             return np.asarray(observations, dtype=np.float32)
         numbers = np.asarray(observations).reshape(-1, len(self._sizes)) - self._starts
+        outside = ((numbers < 0) | (numbers >= self._sizes)).any(axis=1)
+        if outside.any():
+            wrong = np.asarray(observations)[int(np.argmax(outside))]
+            raise ValueError(f"an environment gave the observation {wrong}, which is not in its space {self.space}")
         hot = np.zeros((len(numbers), *self.shape), dtype=np.float32)
         np.put_along_axis(hot, numbers + np.cumsum(self._sizes) - self._sizes, 1.0, axis=1)
         return hot

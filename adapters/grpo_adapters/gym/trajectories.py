@@ -82,17 +82,17 @@ class TrajectoryBatch:
         self.terminated = terminated
 
     @classmethod
-    def of(cls, trajectories: Sequence[Trajectory], device: torch.device) -> TrajectoryBatch:
-        """The steps of the trajectories on a device."""
+    def of(cls, trajectories: Sequence[Trajectory], device: torch.device, dtype: torch.dtype) -> TrajectoryBatch:
+        """The steps of the trajectories on a device, with observations in the precision of the networks."""
         masks = _joined_masks(trajectories)
         lengths = [length for trajectory in trajectories for length in trajectory.episode_lengths]
         return cls(
-            torch.cat([trajectory.observations for trajectory in trajectories]).to(device),
+            torch.cat([trajectory.observations for trajectory in trajectories]).to(device, dtype),
             torch.cat([trajectory.decisions for trajectory in trajectories]).to(device),
             None if masks is None else masks.to(device),
             Segments.of_lengths([len(trajectory) for trajectory in trajectories], device),
             Segments.of_lengths(lengths, device),
-            torch.cat([trajectory.next_observations for trajectory in trajectories]).to(device),
+            torch.cat([trajectory.next_observations for trajectory in trajectories]).to(device, dtype),
             torch.cat([trajectory.terminated for trajectory in trajectories]).to(device),
         )
 
