@@ -137,6 +137,8 @@ def every_episode(episode: int) -> bool:
 
 def play(options: Evaluate) -> None:
     """Play, and say how it went."""
+    if not options.weights.is_file():
+        raise SystemExit(f"there are no weights at {options.weights}: make them with train --save {options.weights}")
     mode = "human" if options.render else "rgb_array" if options.video is not None else None
     environment: gymnasium.Env[Any, Any] = gymnasium.make(ENVIRONMENT, render_mode=mode)
     if options.video is not None:

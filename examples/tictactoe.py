@@ -184,6 +184,8 @@ def greedy_agent(policy: GymActorCritic) -> Agent:
 
 def load_agent(path: Path) -> Agent:
     """The agent with the weights in a file."""
+    if not path.is_file():
+        raise SystemExit(f"there are no weights at {path}: make them with train --save {path}")
     policy = GymActorCritic(TicTacToe(), hidden_sizes=HIDDEN_SIZES)
     policy.load_state_dict(load_file(path))
     return greedy_agent(policy)

@@ -60,6 +60,15 @@ def test_the_stored_lander_lands_and_is_filmed(tmp_path: Path) -> None:
     assert film.stat().st_size > 10_000
 
 
+@pytest.mark.parametrize("script", ["lunarlander_ppo.py", "tictactoe.py"])
+def test_missing_weights(script: str, tmp_path: Path) -> None:
+    command = [sys.executable, str(EXAMPLES / script), "evaluate", "--weights", "nowhere.safetensors"]
+    finished = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path, timeout=300)
+    assert finished.returncode == 1
+    expected = "there are no weights at nowhere.safetensors: make them with train --save nowhere.safetensors"
+    assert finished.stderr.strip() == expected
+
+
 def test_stored_weights_are_small() -> None:
     weights = list((EXAMPLES / "weights").glob("*.safetensors"))
     assert len(weights) >= 2
