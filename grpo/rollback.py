@@ -78,9 +78,10 @@ class RestoresTraining:
     def __enter__(self) -> None:
         if self._optimizer is None:
             return
+        names = [group.keys() - {"params"} if self._copies else {"lr"} for group in self._optimizer.param_groups]
         self._settings = [
-            {name: _copied(value) for name, value in group.items() if name != "params"}
-            for group in self._optimizer.param_groups
+            {name: _copied(group[name]) for name in own}
+            for group, own in zip(self._optimizer.param_groups, names, strict=True)
         ]
         if self._copies:
             held = (parameter for group in self._optimizer.param_groups for parameter in group["params"])
