@@ -1,0 +1,76 @@
+"""What a language model answers, and batches of it made ready for evaluation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from grpo import Segments
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """What a language model answered to a prompt.
+
+    The token ids are those that were sampled; nothing is ever tokenised again, so that log-probs belong to the very
+    decisions that were made.
+
+    Attributes:
+        token_ids: the tokens that were sampled, at least one, with the token that ended it where one did.
+        text: what they say, without special tokens.
+        ended: whether it came to an end by itself, by an end token or a stop string; false where it was cut at the
+            maximum number of new tokens.
+    """
+
+    token_ids: tuple[int, ...]
+    text: str
+    ended: bool = True
+
+    def __len__(self) -> int:
+        return len(self.token_ids)
+
+
+class CompletionBatch:
+    """Prompts with their completions as a rectangle of token ids: a sample is a row of as many decisions as tokens.
+
+    Attributes:
+        tokens: prompt, completion and padding on the right, int64 of shape [N, L].
+        prompt_lengths: int64 of shape [N].
+        completion_lengths: int64 of shape [N].
+        samples: the D completion tokens cut into N samples.
+        rows: the same.
+        truncated: whether a completion was cut at the maximum number of new tokens, bool [N].
+    """
+
+    __slots__ = ("completion_lengths", "prompt_lengths", "rows", "samples", "tokens", "truncated")
+
+    def __init__(self, tokens: Tensor, prompt_lengths: Tensor, completion_lengths: Tensor, truncated: Tensor) -> None:
+        self.tokens = tokens
+        self.prompt_lengths = prompt_lengths
+        self.completion_lengths = completion_lengths
+        self.truncated = truncated
+        self.samples = self.rows = Segments.of_lengths(completion_lengths)
+
+    @classmethod
+    def of(
+        cls, prompts: Sequence[Sequence[int]], completions: Sequence[Completion], device: torch.device, padding: int
+    ) -> CompletionBatch:
+        """Prompts and completions on a device, filled up with the token ``padding``."""
+        sequences = [(*prompt, *completion.token_ids) for prompt, completion in zip(prompts, completions, strict=True)]
+        longest = max(len(sequence) for sequence in sequences)
+        tokens = torch.tensor([(*own, *(padding,) * (longest - len(own))) for own in sequences])
+        return cls(
+            tokens.to(device),
+            torch.tensor([len(prompt) for prompt in prompts], device=device),
+            torch.tensor([len(completion) for completion in completions], device=device),
+            torch.tensor([not completion.ended for completion in completions], device=device),
+        )
+
+    def select(self, rows: Tensor) -> CompletionBatch:
+        """The samples at ``rows``."""
+        return CompletionBatch(
+            self.tokens[rows], self.prompt_lengths[rows], self.completion_lengths[rows], self.truncated[rows]
+        )
