@@ -14,7 +14,13 @@ import grpo
 HERE = Path(__file__).parent
 ROOT = HERE.parent
 NOTEBOOKS = ["grpo_dynamic_bandit_demo.ipynb"]
-PUBLIC_MODULES = ["grpo", "grpo_adapters.bandit", "grpo_adapters.bandit.baselines", "grpo_adapters.gym"]
+PUBLIC_MODULES = [
+    "grpo",
+    "grpo_adapters.bandit",
+    "grpo_adapters.bandit.baselines",
+    "grpo_adapters.gym",
+    "grpo_adapters.tracking",
+]
 
 (HERE / "tutorials").mkdir(exist_ok=True)
 for notebook in NOTEBOOKS:
