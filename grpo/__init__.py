@@ -13,7 +13,7 @@ with collector_paused():
         normalized_advantages,
     )
     from grpo.batches import Batch
-    from grpo.config import GRPOConfig, PPOConfig, ReinforceConfig, TrainerConfig
+    from grpo.config import DynamicSampling, GRPOConfig, PPOConfig, ReferenceSync, ReinforceConfig, TrainerConfig
     from grpo.conformance import ConformanceError, check_policy_model, check_reward_model
     from grpo.decisions import Decisions, Terms
     from grpo.experience import (
@@ -22,6 +22,7 @@ with collector_paused():
         Experience,
         GroupedRewards,
         HasEpisodes,
+        HasTruncations,
         PairBatch,
         TensorBatch,
         ValueEstimates,
@@ -29,15 +30,18 @@ with collector_paused():
     from grpo.experience_collector import ExperienceCollector
     from grpo.grpo_objective import GRPOObjective, Objective
     from grpo.grpo_trainer import GRPOTrainer
+    from grpo.kl_coefficients import AdaptiveKLCoefficient, HorizonKLCoefficient, KLCoefficient
     from grpo.kl_divergence import kl_k1, kl_k2, kl_k3
-    from grpo.kl_penalty import AdaptiveKLCoefficient, KLPenaltySurrogate, kl_penalty_surrogate
+    from grpo.kl_penalty import KLPenaltySurrogate, kl_penalty_surrogate
+    from grpo.kl_rewards import KLPenalizedRewards, kl_penalized_rewards
     from grpo.policy_base import ActorCriticPolicy, FollowsData, PolicyModel, ReportsMetrics, SequentialPolicy
     from grpo.ppo_objective import PPOObjective, clipped_value_loss, value_loss
     from grpo.ppo_trainer import PPOTrainer
     from grpo.reinforce_trainer import ReinforceTrainer
-    from grpo.reward_model_base import RewardModel
+    from grpo.reward_model_base import PartialRewards, RewardModel
     from grpo.schedules import LinearSchedule
     from grpo.segments import Segments
+    from grpo.soft_adaptive_surrogate import SoftAdaptiveSurrogate, soft_adaptive_surrogate
     from grpo.surrogate import (
         ClippedImportanceSurrogate,
         ClippedSurrogate,
@@ -73,6 +77,7 @@ __all__ = [
     "ClippedSurrogate",
     "ConformanceError",
     "Decisions",
+    "DynamicSampling",
     "Evaluation",
     "Experience",
     "ExperienceCollector",
@@ -84,6 +89,10 @@ __all__ = [
     "GroupRelative",
     "GroupedRewards",
     "HasEpisodes",
+    "HasTruncations",
+    "HorizonKLCoefficient",
+    "KLCoefficient",
+    "KLPenalizedRewards",
     "KLPenaltySurrogate",
     "LinearSchedule",
     "MonteCarlo",
@@ -93,7 +102,9 @@ __all__ = [
     "PPOObjective",
     "PPOTrainer",
     "PairBatch",
+    "PartialRewards",
     "PolicyModel",
+    "ReferenceSync",
     "ReinforceConfig",
     "ReinforceTrainer",
     "ReportsMetrics",
@@ -102,6 +113,7 @@ __all__ = [
     "ScoreFunctionSurrogate",
     "Segments",
     "SequentialPolicy",
+    "SoftAdaptiveSurrogate",
     "Surrogate",
     "TensorBatch",
     "Terms",
@@ -122,6 +134,7 @@ __all__ = [
     "kl_k1",
     "kl_k2",
     "kl_k3",
+    "kl_penalized_rewards",
     "kl_penalty_surrogate",
     "leave_one_out_advantages",
     "mean_baseline",
@@ -130,6 +143,7 @@ __all__ = [
     "rewards_to_go",
     "sample_probability_ratio",
     "score_function_surrogate",
+    "soft_adaptive_surrogate",
     "value_baseline",
     "value_loss",
 ]

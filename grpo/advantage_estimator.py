@@ -120,6 +120,15 @@ GROUP_FUNCTIONS: tuple[object, ...] = (
 )
 
 
+def check_takes_experience(name: str, estimator: object) -> None:
+    """An estimator takes an experience; the functions above take rewards in groups."""
+    if isinstance(estimator, type) or not callable(estimator):
+        raise TypeError(f"{name} is {estimator!r}, expected an instance or a function that can be called")
+    if any(function is estimator for function in GROUP_FUNCTIONS):
+        function = getattr(estimator, "__name__", "")
+        raise TypeError(f"{name} is {function}, a function of rewards in groups: pass GroupRelative({function})")
+
+
 def _positive_or_one(std: Tensor) -> Tensor:
     # Without any spread all centred rewards are exactly 0, and stay so when divided by 1.
     return torch.where(std > 0, std, 1.0)
@@ -128,10 +137,16 @@ def _positive_or_one(std: Tensor) -> Tensor:
 class AdvantageEstimator(Protocol):
     """Anything that can be called with an experience and returns its advantages: a plain function will do.
 
-    It may have two attributes. ``minimum_group_size``: a trainer refuses a smaller ``group_size`` at construction;
-    ``requires_values``: whether it reads ``experience.values``, so that the policy must have a critic. An objective
-    that trains the critic needs a method ``value_targets(experience, advantages)`` too, which returns what the critic
-    should have expected, [D].
+    It may have some attributes. ``minimum_group_size``: a trainer refuses a smaller ``group_size`` at construction;
+    ``requires_values``: whether it reads ``experience.values``, so that the policy must have a critic;
+    ``requires_reference`` and ``requires_old_log_probs``: whether it reads those log-probs of the experience, so that
+    there must be a reference policy, and log-probs are noted even for a single update; all three are false where they
+    are missing.
+
+    It may have some methods. An objective that trains a critic needs ``value_targets(experience, advantages)``, which
+    returns what the critic should have expected, [D]. ``get_metrics()`` (:class:`grpo.ReportsMetrics`) is asked after
+    the call. ``adapt_to_experience(experience)`` is called once at the end of a step that succeeded: what changes in
+    an estimator from step to step changes there, so that a failed step leaves it as it was.
 
     Example:
         >>> def reward_above_half(experience: Experience) -> torch.Tensor:

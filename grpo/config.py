@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from math import ceil
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, StrictInt, model_validator
 
@@ -19,6 +20,40 @@ def check_dual_clip(dual_clip: float | None, clip_high: float | LinearSchedule) 
     widest = max(clip_high.start, clip_high.end) if isinstance(clip_high, LinearSchedule) else clip_high
     if dual_clip is not None and dual_clip <= 1 + widest:
         raise ValueError(f"dual_clip is {dual_clip}, expected more than 1 + clip_high = {1 + widest}")
+
+
+class DynamicSampling(FrozenModel):
+    """Sample groups again whose rewards are all equal, since nothing is to be learnt from them.
+
+    Groups that still are without spread after the last round are left out, unless no group at all has any: then the
+    groups of the first round are kept.
+
+    Attributes:
+        max_rounds: rounds after the first, at the most.
+        draw_states: called with the number of groups without spread, gives as many fresh states, or however many are
+            to be sampled in their place; None to sample again for the same states.
+
+    References:
+        Yu et al. 2025 (DAPO), arXiv:2503.14476, section 3.2.
+    """
+
+    max_rounds: PositiveInt
+    draw_states: Callable[[int], Any] | None = None
+
+
+class ReferenceSync(FrozenModel):
+    """Let the reference policy follow the policy that is trained, θ_ref ← α θ + (1 - α) θ_ref, every so many steps.
+
+    Attributes:
+        mixing: α, above 0 and at most 1.
+        every: steps of the trainer.
+
+    References:
+        Gorbatovski et al. 2024 (TR-DPO), arXiv:2404.09656.
+    """
+
+    mixing: float = Field(0.6, gt=0, le=1)
+    every: PositiveInt = 512
 
 
 class TrainerConfig(FrozenModel):
@@ -38,10 +73,18 @@ class TrainerConfig(FrozenModel):
             decisions divided by the number of samples times L (Dr. GRPO, L the longest a sample can be).
         advantage_normalization: advantages to mean 0 and standard deviation 1 over all decisions of the step
             (``"per_step"``) or of each optimiser step (``"per_minibatch"``); None leaves them.
+        mask_truncated: whether a sample that was cut short weighs nothing in the loss (DAPO's overlong filtering). Its
+            reward still counts in the mean of its group. The policy's batches must tell
+            (:class:`grpo.HasTruncations`).
+        dynamic_sampling: whether groups without spread are sampled again; None to keep them as they are.
+        reference_sync: whether the reference policy follows; None leaves it alone.
         target_kl: the remaining updates of a rollout are left out once ``approx_kl`` of one would be above 1.5 times
             this, and so is that one: ``num_updates`` tells how many were made. None for no such stop.
         non_finite: what a NaN or infinite reward, log-prob or gradient does: ``"raise"`` stops the step with an error
             and leaves everything as it was, ``"skip"`` leaves out the update and counts it.
+        undo_failed_updates: whether a step that fails takes back the updates that it has made. For that, parameters and
+            optimizer state are copied in a step where something may fail after the first update. False saves a large
+            model the memory of the copies; the updates before a failure then stay made.
         seed: of the order in which rows are visited. Sampling is up to the policy.
         device: where policy, reference policy and reward model are moved at construction; None leaves them.
     """
@@ -55,10 +98,20 @@ class TrainerConfig(FrozenModel):
     max_grad_norm: PositiveFloat | None = 1.0
     loss_averaging: LossAveraging = "per_sample"
     advantage_normalization: Literal["per_step", "per_minibatch"] | None = None
+    mask_truncated: bool = False
+    dynamic_sampling: DynamicSampling | None = None
+    reference_sync: ReferenceSync | None = None
     target_kl: PositiveFloat | None = None
     non_finite: Literal["raise", "skip"] = "raise"
+    undo_failed_updates: bool = True
     seed: int = Field(0, ge=0, lt=2**63)
     device: str | None = None
+
+    @model_validator(mode="after")
+    def _check_dynamic_sampling(self) -> Self:
+        if self.dynamic_sampling is not None and self.group_size == 1:
+            raise ValueError("dynamic_sampling compares the rewards of a group: group_size is 1, expected at least 2")
+        return self
 
     def num_updates(self, num_rows: int) -> int:
         """Optimiser steps that a rollout of R rows takes at the most."""
@@ -73,7 +126,7 @@ class GRPOConfig(TrainerConfig):
         clip_high: ε_high; DAPO's is 0.28.
         dual_clip: bound on the ratio where the advantage is negative, above 1 + clip_high; None for none.
         kl_coefficient: β, weight of the divergence from the reference policy in the loss. None means the paper's 0.04
-            with a reference policy and 0 without one.
+            with a reference policy, and 0 without one or where the advantage estimator puts it into the rewards.
         kl_estimator: which estimator of it, see :mod:`grpo.kl_divergence`.
         kl_importance_correction: multiply the estimator by the probability ratio, which makes its gradient unbiased.
         entropy_coefficient: weight of the entropy bonus; above 0 the policy must tell its entropy.

@@ -8,7 +8,8 @@ sample, or one decision where decisions are independent given what was observed.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Self
 
@@ -56,6 +57,16 @@ class HasEpisodes(Protocol):
     @property
     def episodes(self) -> Segments:
         """The D decisions cut where the next one belongs to another episode, and at the end of every sample."""
+        ...
+
+
+@runtime_checkable
+class HasTruncations(Protocol):
+    """What an :class:`ActionBatch` may have besides, where samples can be cut short: at a maximal length, say."""
+
+    @property
+    def truncated(self) -> Tensor:
+        """Whether each sample was cut short rather than came to its end, bool of shape [N]."""
         ...
 
 
@@ -189,6 +200,7 @@ class Experience:
             the only update of the rollout starts from that very policy.
         reference_log_probs: log-probs under the reference policy, [D], nats; None without one.
         values: what the policy's critic expects; None where nothing asks for it.
+        metrics: what is to be reported of how the samples came together, by name.
     """
 
     states: Batch[Any]
@@ -199,6 +211,7 @@ class Experience:
     old_log_probs: Tensor | None = None
     reference_log_probs: Tensor | None = None
     values: ValueEstimates | None = None
+    metrics: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def samples(self) -> Segments:
@@ -220,6 +233,11 @@ class Experience:
         """The D decisions cut into episodes, or the pieces of them that were sampled; a sample each by default."""
         episodes: Segments = getattr(self.batch, "episodes", self.samples)
         return episodes
+
+    @property
+    def truncated(self) -> Tensor | None:
+        """Whether each sample was cut short, bool of shape [N]; None where the batch does not tell."""
+        return getattr(self.batch, "truncated", None)
 
     @cached_property
     def sample_rewards(self) -> GroupedRewards:

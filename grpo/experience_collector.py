@@ -6,13 +6,16 @@ from collections.abc import Sequence
 from typing import Any, Generic
 
 import torch
+from torch import Tensor
 
 from grpo.batches import join_groups, repeat_entries
 from grpo.config import TrainerConfig
+from grpo.dynamic_sampling import sample_until_spread
 from grpo.evaluator import Evaluator
-from grpo.experience import Experience
+from grpo.experience import ActionBatch, Experience
 from grpo.policy_base import ActionsT, StatesT
 from grpo.reward_model_base import RewardModel
+from grpo.scored_samples import ScoredSamples, require_scored
 from grpo.segments import Segments
 from grpo.validation import check_groups, check_rewards, check_states
 
@@ -54,11 +57,13 @@ class ExperienceCollector(Generic[StatesT, ActionsT]):
             states: S states.
             generation_kwargs: handed on to ``generate_actions``.
         """
-        check_states(states)
-        self.policy.policy.eval()
-        groups = self.policy.policy.generate_actions(states, self.config.group_size, **generation_kwargs)
-        check_groups("generate_actions returned", groups, len(states), self.config.group_size)
-        return self._score(states, join_groups(groups), Segments(len(states), self.config.group_size))
+        scored = require_scored(self._sample(states, generation_kwargs))
+        settings = self.config.dynamic_sampling
+        if settings is not None:
+            scored = sample_until_spread(
+                self._checked(scored), lambda own: self._checked(self._sample(own, generation_kwargs)), settings
+            )
+        return self._evaluate(scored)
 
     @torch.no_grad()
     def score(self, states: StatesT, groups: Sequence[ActionsT]) -> Experience:
@@ -71,32 +76,57 @@ class ExperienceCollector(Generic[StatesT, ActionsT]):
         check_states(states)
         check_groups("score was given", groups, len(states), None)
         self.policy.policy.eval()
-        return self._score(states, join_groups(groups), Segments.of_lengths([len(group) for group in groups]))
+        sizes = Segments.of_lengths([len(group) for group in groups])
+        return self._evaluate(require_scored(self._score(states, groups, sizes)))
 
-    def _score(self, states: StatesT, actions: ActionsT, groups: Segments) -> Experience:
-        sample_states: StatesT = repeat_entries(states, groups)
-        batch = self.policy.encode(sample_states, actions)
+    def _sample(self, states: StatesT, generation_kwargs: dict[str, Any]) -> ScoredSamples:
+        check_states(states)
+        self.policy.policy.eval()
+        groups = self.policy.policy.generate_actions(states, self.config.group_size, **generation_kwargs)
+        check_groups("generate_actions returned", groups, len(states), self.config.group_size)
+        return self._score(states, groups, Segments(len(states), self.config.group_size))
+
+    def _score(self, states: StatesT, groups: Any, sizes: Segments) -> ScoredSamples:
+        sample_states, actions = repeat_entries(states, sizes), join_groups(groups)
         self.reward_model.eval()
-        rewards = check_rewards(self.reward_model.compute_rewards(sample_states, actions), batch.samples)
-        old_log_probs = reference_log_probs = None
+        rewards = self.reward_model.compute_rewards(sample_states, actions)
+        return ScoredSamples.of(sample_states, actions, sizes, rewards)
+
+    def _checked(self, scored: ScoredSamples) -> ScoredSamples:
+        """The samples with rewards that are known to be theirs, encoded for it only where rewards are per decision."""
+        num_samples = len(scored.actions)
+        if isinstance(scored.rewards, Tensor) and scored.rewards.shape == (num_samples,):
+            return scored.checked(Segments(num_samples, 1, scored.rewards.device))
+        return scored.checked(self.policy.encode(scored.states, scored.actions).samples)
+
+    def _evaluate(self, scored: ScoredSamples) -> Experience:
+        """What the policies think of the samples, and whether the rewards are theirs."""
+        batch = self.policy.encode(scored.states, scored.actions)
+        rewards = check_rewards(scored.rewards, batch.samples)
+        old_log_probs = None
         if self.requires_old_log_probs or self.config.num_updates(len(batch.rows)) > 1:
             old_log_probs = self.policy.log_probs(batch, self.config.micro_batch_size)
-        if self.reference is not None:
-            self.reference.policy.eval()
-            reference_batch = self.reference.encode(sample_states, actions)
-            if not reference_batch.samples.same_cut(batch.samples):
-                raise ValueError(
-                    f"reference_policy sees {reference_batch.samples.total} decisions in {len(batch.samples)} samples, "
-                    f"the policy {batch.samples.total}, or cut otherwise: both must encode actions in the same way"
-                )
-            reference_log_probs = self.reference.log_probs(reference_batch, self.config.micro_batch_size)
+        groups = scored.groups
         return Experience(
-            states=sample_states,
-            actions=actions,
+            states=scored.states,
+            actions=scored.actions,
             batch=batch,
             groups=groups if groups.device == batch.samples.device else groups.to(batch.samples.device),
             rewards=rewards,
             old_log_probs=old_log_probs,
-            reference_log_probs=reference_log_probs,
+            reference_log_probs=self._reference_log_probs(scored, batch),
             values=self.policy.estimate_values(batch) if self.requires_values else None,
+            metrics=scored.metrics,
         )
+
+    def _reference_log_probs(self, scored: ScoredSamples, batch: ActionBatch) -> Tensor | None:
+        if self.reference is None:
+            return None
+        self.reference.policy.eval()
+        reference_batch = self.reference.encode(scored.states, scored.actions)
+        if not reference_batch.samples.same_cut(batch.samples):
+            raise ValueError(
+                f"reference_policy sees {reference_batch.samples.total} decisions in {len(batch.samples)} samples, "
+                f"the policy {batch.samples.total}, or cut otherwise: both must encode actions in the same way"
+            )
+        return self.reference.log_probs(reference_batch, self.config.micro_batch_size)

@@ -24,7 +24,8 @@ class GRPOTrainer(Trainer[StatesT, ActionsT]):
         config: how to run, and the numbers of the objective.
         policy: the policy to train, a :class:`grpo.PolicyModel` or :class:`grpo.SequentialPolicy`.
         reward_model: scores its actions.
-        reference_policy: the policy to stay near to, usually ``copy.deepcopy(policy)``; never changed.
+        reference_policy: the policy to stay near to, usually ``copy.deepcopy(policy)``; only changed by
+            ``config.reference_sync``.
         optimizer: over the policy's parameters; None for AdamW at ``config.learning_rate`` without weight decay.
         advantage_estimator: any function of an experience in place of :class:`grpo.GroupRelative`.
         objective: in place of the :class:`grpo.GRPOObjective` that the config describes.
@@ -62,7 +63,7 @@ class GRPOTrainer(Trainer[StatesT, ActionsT]):
     ) -> None:
         check_config(config, GRPOConfig)
         check_estimator(config, advantage_estimator, frozenset())
-        check_objective(config, objective, OBJECTIVE_SETTINGS, reference_policy)
+        check_objective(config, objective, OBJECTIVE_SETTINGS, reference_policy, advantage_estimator)
         super().__init__(
             config,
             policy,
@@ -70,18 +71,20 @@ class GRPOTrainer(Trainer[StatesT, ActionsT]):
             reference_policy,
             optimizer,
             advantage_estimator=advantage_estimator or GroupRelative(),
-            objective=objective or _objective_of(config, has_reference=reference_policy is not None),
+            objective=objective
+            or _objective_of(
+                config,
+                default_kl_coefficient=0.0
+                if reference_policy is None or getattr(advantage_estimator, "requires_reference", False)
+                else DEFAULT_KL_COEFFICIENT,
+            ),
         )
 
 
-def _objective_of(config: GRPOConfig, *, has_reference: bool) -> GRPOObjective:
-    if config.kl_coefficient is None:
-        kl_coefficient = DEFAULT_KL_COEFFICIENT if has_reference else 0.0
-    else:
-        kl_coefficient = config.kl_coefficient
+def _objective_of(config: GRPOConfig, *, default_kl_coefficient: float) -> GRPOObjective:
     return GRPOObjective(
         surrogate=ClippedSurrogate(clip_low=config.clip_low, clip_high=config.clip_high, dual_clip=config.dual_clip),
-        kl_coefficient=kl_coefficient,
+        kl_coefficient=default_kl_coefficient if config.kl_coefficient is None else config.kl_coefficient,
         kl_estimator=config.kl_estimator,
         kl_importance_correction=config.kl_importance_correction,
         entropy_coefficient=config.entropy_coefficient,

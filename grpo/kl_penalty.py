@@ -8,6 +8,7 @@ from torch import Tensor
 
 from grpo.decisions import Decisions, Terms
 from grpo.frozen_model import FrozenModel
+from grpo.kl_coefficients import AdaptiveKLCoefficient
 from grpo.kl_divergence import kl_k3
 from grpo.surrogate import old_or_current, old_policy_metrics, probability_ratio
 
@@ -34,58 +35,6 @@ def kl_penalty_surrogate(log_probs: Tensor, old_log_probs: Tensor, advantages: T
     """
     ratio = probability_ratio(log_probs, old_log_probs)
     return -ratio * advantages + coefficient * kl_k3(old_log_probs, log_probs)
-
-
-class AdaptiveKLCoefficient:
-    """A coefficient β that follows a divergence: doubled where that is above 1.5 times its target, halved below 2/3.
-
-    Attributes:
-        value: β as it is now.
-        target: the divergence to keep to, nats a decision.
-
-    Args:
-        target: the divergence to keep to, above 0.
-        initial: β to start from, 1e-6 to 1e6, which bound it later too; it finds its way from any.
-
-    References:
-        Schulman et al. 2017, arXiv:1707.06347, section 4.
-
-    Example:
-        >>> coefficient = AdaptiveKLCoefficient(target=0.01, initial=1.0)
-        >>> for kl in (0.02, 0.01, 0.001, 0.001):
-        ...     coefficient.update(kl)
-        ...     print(coefficient.value)
-        2.0
-        2.0
-        1.0
-        0.5
-    """
-
-    TOLERANCE = 1.5
-    FACTOR = 2.0
-    BOUNDS = (1e-6, 1e6)
-
-    def __init__(self, target: float, initial: float = 1.0) -> None:
-        low, high = self.BOUNDS
-        if not (0 < target < float("inf") and low <= initial <= high):
-            raise ValueError(
-                f"AdaptiveKLCoefficient got target={target} and initial={initial}, expected a finite target above 0 "
-                f"and an initial coefficient from {low:g} to {high:g}"
-            )
-        self.target = target
-        self.value = initial
-
-    def update(self, kl: float) -> None:
-        """Tell it the divergence that the last step ended with."""
-        if kl > self.target * self.TOLERANCE:
-            self.value *= self.FACTOR
-        elif kl < self.target / self.TOLERANCE:
-            self.value /= self.FACTOR
-        low, high = self.BOUNDS
-        self.value = min(max(self.value, low), high)
-
-    def __repr__(self) -> str:
-        return f"AdaptiveKLCoefficient(target={self.target}, value={self.value})"
 
 
 class KLPenaltySurrogate(FrozenModel):

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from grpo.decisions import Decisions
-from grpo.experience import Experience
+from grpo.experience import Experience, GroupedRewards
 from grpo.minibatches import MicroBatch
 from grpo.policy_base import ReportsMetrics
 from grpo.protocols import missing_methods, type_name
@@ -17,9 +17,16 @@ from grpo.segments import Segments
 from grpo.validation import RESERVED_METRICS
 
 
-def reward_metrics(experience: Experience) -> dict[str, float]:
+def rollout_metrics(experience: Experience) -> dict[str, float]:
+    """What was collected: what the rewards were like, how much was cut short, what the collector tells besides."""
+    metrics = reward_metrics(experience.sample_rewards)
+    if experience.truncated is not None:
+        metrics["frac_truncated"] = experience.truncated.float().mean().item()
+    return {**metrics, **experience.metrics}
+
+
+def reward_metrics(rewards: GroupedRewards) -> dict[str, float]:
     """What the rewards were like: ``reward``, ``reward_std`` and ``frac_reward_zero_std``."""
-    rewards = experience.sample_rewards
     scalars = torch.stack((rewards.values.mean(), rewards.std.mean(), rewards.std.count_nonzero()))
     reward, reward_std, groups_with_spread = scalars.tolist()
     return {
@@ -42,8 +49,8 @@ def value_metrics(decisions: Decisions) -> dict[str, float]:
     return {"explained_variance": torch.where(spread > rounding.square(), 1 - unexplained / spread, 0.0).item()}
 
 
-def model_metrics(*models: Any) -> dict[str, float]:
-    """What the models report of themselves, each asked once."""
+def model_metrics(*models: Any, taken: Set[str] = frozenset()) -> dict[str, float]:
+    """What the models report of themselves, each asked once; none may use the trainer's names or those ``taken``."""
     metrics: dict[str, float] = {}
     for model in {id(model): model for model in models}.values():
         if not missing_methods(model, ReportsMetrics):
@@ -52,10 +59,10 @@ def model_metrics(*models: Any) -> dict[str, float]:
                 raise TypeError(
                     f"{type_name(model)}.get_metrics returned {reported!r}, expected a mapping from names to floats"
                 )
-            taken = sorted(reported.keys() & (RESERVED_METRICS | metrics.keys()))
-            if taken:
+            clashes = sorted(reported.keys() & (RESERVED_METRICS | metrics.keys() | taken))
+            if clashes:
                 raise ValueError(
-                    f"{type_name(model)}.get_metrics returned names that are taken, {', '.join(taken)}: choose others"
+                    f"{type_name(model)}.get_metrics returned names that are taken, {', '.join(clashes)}: choose others"
                 )
             metrics |= reported
     return metrics

@@ -45,6 +45,7 @@ def iterate_minibatches(
     Rows are shuffled where an epoch takes more than one optimiser step. With ``whole_samples`` it is samples that are
     shuffled, and a sample goes into the minibatch that its first row falls into, so that sizes are kept nearly. What
     depends on an optimiser step as a whole, weights and normalised advantages, is settled before it is split.
+    An optimiser step in which no decision has any weight comes as an empty list.
     """
     units = rows_per_sample(batch) if whole_samples else Segments(len(batch.rows), 1, batch.rows.device)
     cut = batch.samples if whole_samples else batch.rows
@@ -53,7 +54,8 @@ def iterate_minibatches(
     if is_one_part:
         step = Segments(1, cut.total, cut.device)
         settled = replace(_settle(decisions, step, config), samples=cut)
-        yield from repeat([MicroBatch(None, settled, weights.within(step))], config.num_epochs_per_update)
+        whole = [MicroBatch(None, settled, weights.within(step))] if all(weights.are_any(step)) else []
+        yield from repeat(whole, config.num_epochs_per_update)
         return
     for _ in range(config.num_epochs_per_update):
         if is_one_step:
@@ -106,11 +108,13 @@ def _micro_batches(
     steps = Segments.of_lengths([sum(own.total for own in step) for step in cuts], cut.device)
     positions = cut.positions(order)
     visited = _settle(decisions.select(positions), steps, config).split(flat_cuts)
-    weight = weights.select(positions).within(steps).split([own.total for own in flat_cuts])
+    weights = weights.select(positions)
+    weight = weights.within(steps).split([own.total for own in flat_cuts])
     rows = [units.positions(part) for step in parts for part in step]
     micro_batches = iter([MicroBatch(*own) for own in zip(rows, visited, weight, strict=True)])
-    for step in parts:
-        yield list(islice(micro_batches, len(step)))
+    for step, has_weight in zip(parts, weights.are_any(steps), strict=True):
+        own = list(islice(micro_batches, len(step)))
+        yield own if has_weight else []
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,10 +127,12 @@ class LossWeights:
     Attributes:
         numerator: [D].
         denominator: [D].
+        masked: whether some decisions may weigh nothing.
     """
 
     numerator: Tensor
     denominator: Tensor
+    masked: bool = False
 
     @classmethod
     def of(cls, averaging: LossAveraging, samples: Segments, dtype: torch.dtype) -> LossWeights:
@@ -150,7 +156,24 @@ class LossWeights:
 
     def select(self, positions: Tensor) -> LossWeights:
         """Those of the decisions at ``positions``, int64."""
-        return LossWeights(self.numerator[positions], self.denominator[positions])
+        return LossWeights(self.numerator[positions], self.denominator[positions], self.masked)
+
+    def where(self, kept: Tensor) -> LossWeights:
+        """The same for the decisions where ``kept``, bool of shape [D], is true; the others weigh nothing.
+
+        Example:
+            >>> weights = LossWeights.of("per_sample", Segments.of_lengths([1, 3]), torch.float32)
+            >>> weights.where(torch.tensor([False, True, True, True])).within(Segments(1, 4))
+            tensor([0.0000, 0.3333, 0.3333, 0.3333])
+        """
+        return LossWeights(self.numerator * kept, self.denominator * kept, masked=True)
+
+    def are_any(self, steps: Segments) -> list[bool]:
+        """Whether anything has weight in each optimiser step."""
+        if not self.masked:
+            return [True] * len(steps)
+        any_weight: list[bool] = (steps.sum(self.denominator) > 0).tolist()
+        return any_weight
 
     def within(self, steps: Segments) -> Tensor:
         """The weights, [D], where the decisions are cut into optimiser steps."""

@@ -94,7 +94,9 @@ class SequentialPolicy(PolicyModel[StatesT_contra, ActionsT], Protocol[StatesT_c
     """A policy whose actions are made of several decisions, or that knows its entropy, or that encodes once a step."""
 
     def encode_actions(self, states: StatesT_contra, actions: ActionsT) -> ActionBatchT:
-        """Make N samples ready for evaluation: tokenise, stack, pad. Called once a step.
+        """Make N samples ready for evaluation: tokenise, stack, pad. Called once a step, by the collector.
+
+        Dynamic sampling with rewards per decision calls it once a round besides, to know whose they are.
 
         Args:
             states: N states, one for each action.
@@ -123,7 +125,7 @@ class ActorCriticPolicy(
 
 @runtime_checkable
 class ReportsMetrics(Protocol):
-    """A policy or a reward model that has something of its own to report beside the trainer's metrics."""
+    """A model or an advantage estimator that has something of its own to report beside the trainer's metrics."""
 
     def get_metrics(self) -> Mapping[str, float]:
         """Metrics of the step that just ended, by name."""

@@ -30,7 +30,8 @@ class PPOTrainer(Trainer[StatesT, ActionsT]):
         config: how to run, and the numbers of the estimator and the objective.
         policy: the policy to train, a :class:`grpo.ActorCriticPolicy`.
         reward_model: scores its actions.
-        reference_policy: the policy to stay near to where ``config.kl_coefficient`` is above 0; never changed.
+        reference_policy: the policy to stay near to where ``config.kl_coefficient`` is above 0; only changed by
+            ``config.reference_sync``.
         optimizer: over the policy's parameters; None for AdamW at ``config.learning_rate`` without weight decay.
         advantage_estimator: any function of an experience in place of :class:`grpo.GeneralizedAdvantage`.
         objective: in place of the :class:`grpo.PPOObjective` that the config describes.
@@ -56,7 +57,7 @@ class PPOTrainer(Trainer[StatesT, ActionsT]):
     ) -> None:
         check_config(config, PPOConfig)
         check_estimator(config, advantage_estimator, ESTIMATOR_SETTINGS)
-        check_objective(config, objective, OBJECTIVE_SETTINGS, reference_policy)
+        check_objective(config, objective, OBJECTIVE_SETTINGS, reference_policy, advantage_estimator)
         super().__init__(
             config,
             policy,

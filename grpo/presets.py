@@ -5,12 +5,16 @@ from __future__ import annotations
 import warnings
 from collections.abc import Set
 
-from grpo.advantage_estimator import GROUP_FUNCTIONS
+from grpo.advantage_estimator import check_takes_experience
 from grpo.config import TrainerConfig
 from grpo.kl_penalty import KLPenaltySurrogate
+from grpo.requirements import Requirements
+from grpo.soft_adaptive_surrogate import SoftAdaptiveSurrogate
 from grpo.surrogate import ClippedImportanceSurrogate, ClippedSurrogate, ScoreFunctionSurrogate
 
-SURROGATES = ClippedSurrogate | ClippedImportanceSurrogate | ScoreFunctionSurrogate | KLPenaltySurrogate
+SURROGATES = (
+    ClippedSurrogate | ClippedImportanceSurrogate | ScoreFunctionSurrogate | KLPenaltySurrogate | SoftAdaptiveSurrogate
+)
 
 
 def check_config(config: object, expected: type[TrainerConfig]) -> None:
@@ -21,21 +25,21 @@ def check_config(config: object, expected: type[TrainerConfig]) -> None:
 
 def check_estimator(config: TrainerConfig, estimator: object, settings: Set[str]) -> None:
     """An estimator of the user's own makes the ``settings`` of the preset one meaningless."""
-    if any(function is estimator for function in GROUP_FUNCTIONS):
-        name = getattr(estimator, "__name__", "")
-        raise TypeError(f"advantage_estimator is {name}, a function of rewards in groups: pass GroupRelative({name})")
     if estimator is not None:
+        check_takes_experience("advantage_estimator", estimator)
         _refuse_replaced(config, settings, "advantage_estimator")
 
 
-def check_objective(config: TrainerConfig, objective: object, settings: Set[str], reference_policy: object) -> None:
+def check_objective(
+    config: TrainerConfig, objective: object, settings: Set[str], reference_policy: object, estimator: object
+) -> None:
     """An objective of the user's own makes the ``settings`` of the preset one meaningless."""
     if isinstance(objective, SURROGATES):
         raise TypeError(f"objective is a surrogate: pass objective=GRPOObjective(surrogate={objective!r})")
     if objective is None:
         return
     _refuse_replaced(config, settings, "objective")
-    if reference_policy is not None and not getattr(objective, "requires_reference", True):
+    if reference_policy is not None and not Requirements.of(estimator, objective).reference:
         warnings.warn(
             "reference_policy is not used: the objective has kl_coefficient=0, set it on the objective", stacklevel=3
         )

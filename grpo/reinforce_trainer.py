@@ -23,7 +23,8 @@ class ReinforceTrainer(Trainer[StatesT, ActionsT]):
         config: how to run, and the numbers of the estimator and the objective.
         policy: the policy to train.
         reward_model: scores its actions.
-        reference_policy: the policy that an objective of your own may keep it near to; never changed.
+        reference_policy: the policy that an objective or estimator of your own may keep it near to; only changed by
+            ``config.reference_sync``.
         optimizer: over the policy's parameters; None for AdamW at ``config.learning_rate`` without weight decay.
         advantage_estimator: any function of an experience in place of :class:`grpo.MonteCarlo` with rewards to go.
         objective: in place of a :class:`grpo.GRPOObjective` with a :class:`grpo.ScoreFunctionSurrogate`, or a
@@ -50,7 +51,7 @@ class ReinforceTrainer(Trainer[StatesT, ActionsT]):
     ) -> None:
         check_config(config, ReinforceConfig)
         check_estimator(config, advantage_estimator, {"discount"})
-        check_objective(config, objective, {"entropy_coefficient"}, reference_policy)
+        check_objective(config, objective, {"entropy_coefficient"}, reference_policy, advantage_estimator)
         estimator = advantage_estimator or MonteCarlo(discount=config.discount)
         with_critic = bool(getattr(estimator, "requires_values", False))
         objective_class = PPOObjective if with_critic else GRPOObjective

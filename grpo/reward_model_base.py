@@ -1,7 +1,8 @@
-"""What a reward model must do."""
+"""What a reward model must do, and what it may return."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from torch import Tensor
@@ -11,6 +12,27 @@ from grpo.batches import Batch
 
 StatesT_contra = TypeVar("StatesT_contra", bound=Batch[Any], contravariant=True)
 ActionsT_contra = TypeVar("ActionsT_contra", bound=Batch[Any], contravariant=True)
+
+
+@dataclass(frozen=True, slots=True)
+class PartialRewards:
+    """Rewards of N samples of which some could not be scored: a judge gave no answer, a simulator crashed.
+
+    A trainer leaves the samples that were not scored out of the step, so that their groups get smaller.
+
+    Attributes:
+        values: reward of each sample, [N], floating-point. What stands where one was not scored is never looked at.
+        scored: whether each sample was scored, bool of shape [N], on the same device.
+
+    Example:
+        >>> import torch
+        >>> rewards = PartialRewards(torch.tensor([1.0, float("nan"), 0.0]), scored=torch.tensor([True, False, True]))
+        >>> rewards.values[rewards.scored]
+        tensor([1., 0.])
+    """
+
+    values: Tensor
+    scored: Tensor
 
 
 @runtime_checkable
@@ -28,7 +50,7 @@ class RewardModel(Protocol[StatesT_contra, ActionsT_contra]):
         True
     """
 
-    def compute_rewards(self, states: StatesT_contra, actions: ActionsT_contra) -> Tensor:
+    def compute_rewards(self, states: StatesT_contra, actions: ActionsT_contra) -> Tensor | PartialRewards:
         """Reward of each action given its state.
 
         Args:
@@ -36,7 +58,8 @@ class RewardModel(Protocol[StatesT_contra, ActionsT_contra]):
             actions: N actions.
 
         Returns:
-            Rewards of the samples, [N], or of all their decisions end to end, [D]; floating-point, finite.
+            Rewards of the samples, [N], or of all their decisions end to end, [D]; floating-point, finite. Where some
+            samples could not be scored, :class:`grpo.PartialRewards` of the samples.
         """
         ...
 

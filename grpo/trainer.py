@@ -11,16 +11,20 @@ from torch import Tensor
 from grpo.advantage_estimator import AdvantageEstimator, normalized_advantages
 from grpo.config import TrainerConfig
 from grpo.decisions import Decisions
+from grpo.diagnosis import describe_bad_gradient
 from grpo.evaluator import Evaluator, locate
 from grpo.experience import ActionBatch, Experience
 from grpo.experience_collector import ExperienceCollector
 from grpo.grpo_objective import Objective
 from grpo.kl_divergence import kl_k3
-from grpo.metrics import UpdateMetrics, model_metrics, reward_metrics, value_metrics
+from grpo.masks import require_truncated
+from grpo.metrics import UpdateMetrics, model_metrics, rollout_metrics, value_metrics
 from grpo.minibatches import LossWeights, MicroBatch, iterate_minibatches
 from grpo.optimization import check_parameters, check_reference, follow_schedule, make_step, optimizer_over
 from grpo.policy_base import ActionsT, FollowsData, PolicyModel, StatesT
-from grpo.protocols import missing_methods, require_methods, type_name
+from grpo.protocols import missing_methods, require_methods
+from grpo.reference_sync import check_has_own_parameters, mix_parameters
+from grpo.requirements import Requirements, check_requirements
 from grpo.reward_model_base import RewardModel
 from grpo.rollback import RestoresRandomStates, RestoresTraining, drop_gradients
 from grpo.validation import NonFiniteError, check_advantages, check_terms, check_value_targets
@@ -35,7 +39,8 @@ class Trainer(Generic[StatesT, ActionsT]):
         config: how to run.
         policy: the policy to train, a :class:`grpo.PolicyModel` or :class:`grpo.SequentialPolicy`.
         reward_model: scores its actions.
-        reference_policy: the policy that an objective may keep it near to; never changed.
+        reference_policy: the policy that an objective or estimator may keep it near to; only changed by
+            ``config.reference_sync``.
         optimizer: over the policy's parameters; None for AdamW at ``config.learning_rate`` without weight decay.
         advantage_estimator: from an experience to advantages.
         objective: from evaluations and advantages to losses.
@@ -43,7 +48,7 @@ class Trainer(Generic[StatesT, ActionsT]):
     Raises:
         TypeError: if a model lacks a method; the message names each.
         ValueError: if the optimizer holds none of the policy's parameters, the reference policy shares trainable
-            ones with it, or groups are too small for the estimator.
+            ones with it, or has none to follow with, or groups are too small for the estimator.
     """
 
     def __init__(
@@ -59,42 +64,30 @@ class Trainer(Generic[StatesT, ActionsT]):
     ) -> None:
         if not isinstance(config, TrainerConfig):
             raise TypeError(f"config is {config!r}, expected a grpo.TrainerConfig or grpo.GRPOConfig")
-        _check_callable("advantage_estimator", advantage_estimator)
-        _check_callable("objective", objective)
         evaluator = Evaluator(policy)
-        for part in (advantage_estimator, objective):
-            if getattr(part, "requires_values", False):
-                evaluator.require_critic(part)
         reference = Evaluator(reference_policy, "reference_policy") if reference_policy is not None else None
         require_methods(reward_model, RewardModel, "reward_model")
-        smallest = getattr(advantage_estimator, "minimum_group_size", 1)
-        if config.group_size < smallest:
-            raise ValueError(
-                f"group_size is {config.group_size}, expected at least {smallest} for {advantage_estimator!r}: an "
-                f"action is compared with the others of its group; raise group_size or pass another advantage_estimator"
-            )
-        if getattr(objective, "requires_values", False) and not hasattr(advantage_estimator, "value_targets"):
-            raise TypeError(
-                f"{type_name(objective)} trains a critic, but {advantage_estimator!r} does not tell it what to expect: "
-                f"add a method value_targets(experience, advantages), or use grpo.GeneralizedAdvantage"
-            )
-        if reference_policy is None and getattr(objective, "requires_reference", False):
-            raise ValueError(
-                f"{objective!r} needs a reference policy, but there is none: pass "
-                f"reference_policy=copy.deepcopy(policy), or set kl_coefficient to 0"
-            )
+        check_requirements(
+            config, evaluator, advantage_estimator, objective, has_reference=reference_policy is not None
+        )
         models = [model for model in (policy, reward_model, reference_policy) if model is not None]
         if config.device is not None:
             for model in models:
                 model.to(config.device)
         all_parameters = check_parameters(policy.get_parameters(), "policy")
         parameters = {name: tensor for name, tensor in all_parameters.items() if tensor.requires_grad}
+        reference_parameters = None
         if reference_policy is not None:
-            check_reference(parameters, check_parameters(reference_policy.get_parameters(), "reference_policy"))
+            reference_parameters = check_parameters(reference_policy.get_parameters(), "reference_policy")
+            check_reference(parameters, reference_parameters)
+        if config.reference_sync is not None:
+            check_has_own_parameters(reference_parameters, all_parameters)
 
+        required = Requirements.of(advantage_estimator, objective)
         self.config = config
         self.policy = policy
         self.reward_model = reward_model
+        self.reference_policy = reference_policy
         self.advantage_estimator = advantage_estimator
         self.objective = objective
         self.optimizer = optimizer_over(parameters, optimizer, config)
@@ -102,9 +95,9 @@ class Trainer(Generic[StatesT, ActionsT]):
             config,
             evaluator,
             reward_model,
-            reference if getattr(objective, "requires_reference", True) else None,
-            requires_values=any(getattr(part, "requires_values", False) for part in (advantage_estimator, objective)),
-            requires_old_log_probs=getattr(objective, "adapts_to_kl", False),
+            reference if required.reference else None,
+            requires_values=required.values,
+            requires_old_log_probs=required.old_log_probs,
         )
         self.generator = torch.Generator().manual_seed(config.seed)
         self.num_steps = 0
@@ -127,7 +120,7 @@ class Trainer(Generic[StatesT, ActionsT]):
 
         Raises:
             TypeError, ValueError: if a model returned what it must not. Parameters, optimizer and random generators
-                are then as they were before the step.
+                are then as they were before the step, unless ``config.undo_failed_updates`` is false.
         """
         with RestoresRandomStates(self._random_models):
             try:
@@ -155,12 +148,12 @@ class Trainer(Generic[StatesT, ActionsT]):
 
     def _update(self, experience: Experience) -> dict[str, float]:
         num_updates = self.config.num_updates(len(experience.batch.rows))
-        if experience.old_log_probs is None and (num_updates > 1 or self._adapts_to_kl):
+        if experience.old_log_probs is None and (num_updates > 1 or self.collector.requires_old_log_probs):
             raise ValueError(
-                f"experience has no old_log_probs, but this trainer makes {num_updates} updates of it: "
-                f"collect it with this trainer's collector"
+                f"experience has no old_log_probs, but this trainer, which makes {num_updates} updates of it, reads "
+                f"them: collect it with this trainer's collector"
             )
-        measured = reward_metrics(experience) | model_metrics(self.policy, self.reward_model)
+        measured = rollout_metrics(experience) | model_metrics(self.policy, self.reward_model)
         try:
             advantages = check_advantages(self.advantage_estimator(experience), experience.samples)
         except NonFiniteError:
@@ -169,10 +162,14 @@ class Trainer(Generic[StatesT, ActionsT]):
             return measured | {"num_updates": 0.0, "skipped_updates": 1.0}
         decisions = self._decisions(experience, advantages)
         measured |= value_metrics(decisions)
+        if hasattr(self.advantage_estimator, "get_metrics"):
+            measured |= model_metrics(self.advantage_estimator, taken=measured.keys())
         weights = LossWeights.of(self.config.loss_averaging, experience.samples, self._weights_dtype)
+        if self.config.mask_truncated:
+            weights = weights.where(experience.samples.expand(~require_truncated(experience)))
         metrics = UpdateMetrics(taken=measured.keys())
         follows_data = not missing_methods(self.policy, FollowsData)
-        copies = num_updates > 1 or self._adapts_to_kl or follows_data
+        copies = self.config.undo_failed_updates and (num_updates > 1 or self._adapts_to_kl or follows_data)
         self._evaluator.policy.train()
         with torch.enable_grad(), RestoresTraining(self.optimizer, self._parameters.values(), copies=copies):
             follow_schedule(self.optimizer, self.config, self.num_steps)
@@ -184,6 +181,9 @@ class Trainer(Generic[StatesT, ActionsT]):
                 whole_samples=bool(getattr(self.objective, "requires_whole_samples", False)),
                 generator=self.generator,
             ):
+                if not minibatch:
+                    metrics.skip_step()
+                    continue
                 try:
                     self._accumulate_gradients(experience.batch, minibatch, metrics)
                     if self._has_moved_too_far(metrics):
@@ -198,7 +198,10 @@ class Trainer(Generic[StatesT, ActionsT]):
                 cast("FollowsData", self.policy).update_statistics(experience.batch)
         if policy_kl:
             cast("Any", self.objective).adapt_to_kl(policy_kl["policy_kl"])
+        if hasattr(self.advantage_estimator, "adapt_to_experience"):
+            self.advantage_estimator.adapt_to_experience(experience)
         self.num_steps += 1
+        self._sync_reference()
         return (
             measured
             | policy_kl
@@ -257,7 +260,14 @@ class Trainer(Generic[StatesT, ActionsT]):
         try:
             return make_step(self.optimizer, self.config.max_grad_norm, self._evaluator.source)
         except NonFiniteError as error:
-            raise NonFiniteError(self._describe_bad_gradient(batch, minibatch)) from error
+            description = describe_bad_gradient(self._evaluator, self._parameters, batch, minibatch)
+            raise NonFiniteError(description) from error
+
+    def _sync_reference(self) -> None:
+        sync = self.config.reference_sync
+        if sync is not None and self.num_steps % sync.every == 0:
+            assert self.reference_policy is not None
+            mix_parameters(self.reference_policy.get_parameters(), self.policy.get_parameters(), sync.mixing)
 
     def _measure_kl(self, experience: Experience) -> dict[str, float]:
         """How far the step has moved the policy, ``policy_kl``, where the objective wants to know."""
@@ -272,23 +282,3 @@ class Trainer(Generic[StatesT, ActionsT]):
                 raise
             return {}
         return {"policy_kl": kl_k3(experience.old_log_probs, log_probs).mean().item()}
-
-    def _describe_bad_gradient(self, batch: ActionBatch, minibatch: list[MicroBatch]) -> str:
-        """Name the parameters whose gradient is not finite, and the first row that makes it so by itself."""
-        named = self._parameters.items()
-        bad = [name for name, tensor in named if tensor.grad is not None and not tensor.grad.isfinite().all()]
-        message = f"gradient of {', '.join(bad[:3]) or 'a parameter that the optimizer holds'} is not finite"
-        parameters = [tensor for tensor in self._parameters.values() if tensor.requires_grad]
-        for micro_batch in minibatch if parameters else ():
-            rows = torch.arange(len(batch.rows)) if micro_batch.rows is None else micro_batch.rows
-            for row in rows.to(batch.rows.device).split(1):
-                log_probs = self._evaluator.evaluate(batch, row).log_probs
-                gradients = torch.autograd.grad(log_probs.sum(), parameters, allow_unused=True)
-                if not all(gradient is None or gradient.isfinite().all() for gradient in gradients):
-                    return f"{message}: the gradient of the log-prob is not for {locate(batch, row, 0)}"
-        return f"{message}, though that of each log-prob is: the sum overflows, lower the rewards' scale"
-
-
-def _check_callable(name: str, value: object) -> None:
-    if isinstance(value, type) or not callable(value):
-        raise TypeError(f"{name} is {value!r}, expected an instance or a function that can be called")

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from grpo.decisions import Terms
 from grpo.experience import ActionBatch, Evaluation, ValueEstimates
+from grpo.masks import check_truncated
 from grpo.protocols import type_name
 from grpo.segments import Segments
 
@@ -27,6 +28,10 @@ RESERVED_METRICS = {
     "num_decisions",
     "explained_variance",
     "policy_kl",
+    "num_unscored",
+    "num_groups_resampled",
+    "num_groups_zero_std",
+    "frac_truncated",
 }
 
 
@@ -90,6 +95,7 @@ def check_action_batch(batch: object, num_samples: int, source: str) -> ActionBa
             f"{source} returned a batch with episodes {episodes!r}, expected Segments of its {batch.samples.total} "
             f"decisions in which no episode goes on from one sample to the next: cut them at the end of every sample"
         )
+    check_truncated(batch, source)
     return batch
 
 

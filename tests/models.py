@@ -260,3 +260,40 @@ class FunctionRewards(Quiet):
 def parameter_values(parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Copies of the parameters."""
     return {name: tensor.detach().clone() for name, tensor in parameters.items()}
+
+
+def cut_short(actions: Sequence[tuple[int, ...]]) -> Tensor:
+    """Whether each sequence lacks its final token 0."""
+    return torch.tensor([action[-1] != 0 for action in actions])
+
+
+class TruncatingPaddedBatch(PaddedBatch):
+    """Padded sequences that tell which of them were cut short."""
+
+    truncated: Tensor
+
+
+class TruncatingTensorBatch(TensorBatch):
+    """Steps of episodes that tell which of the episodes were cut short."""
+
+    truncated: Tensor
+
+
+class TruncatingSequencePolicy(SequencePolicy):
+    """Sequences that are cut short at ``max_length``, and say so."""
+
+    def encode_actions(self, states: Sequence[int], actions: Sequence[tuple[int, ...]]) -> TruncatingPaddedBatch:
+        plain = super().encode_actions(states, actions)
+        batch = TruncatingPaddedBatch(plain.starts, plain.tokens, plain.lengths)
+        batch.truncated = cut_short(actions)
+        return batch
+
+
+class TruncatingEpisodePolicy(EpisodePolicy):
+    """The same, every token a row of its own."""
+
+    def encode_actions(self, states: Sequence[int], actions: Sequence[tuple[int, ...]]) -> TruncatingTensorBatch:  # type: ignore[override]
+        plain = super().encode_actions(states, actions)
+        batch = TruncatingTensorBatch(plain.observations, plain.actions, plain.samples)
+        batch.truncated = cut_short(actions)
+        return batch

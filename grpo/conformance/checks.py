@@ -12,8 +12,9 @@ from torch import Tensor
 from grpo.batches import select_entries
 from grpo.conformance.values import value_of
 from grpo.protocols import missing_methods
-from grpo.reward_model_base import RewardModel
+from grpo.reward_model_base import PartialRewards, RewardModel
 from grpo.rollback import RestoresRandomStates
+from grpo.scored_samples import check_partial_rewards
 from grpo.segments import Segments
 from grpo.validation import check_rewards
 
@@ -121,7 +122,9 @@ class RewardModelChecks(Checks):
         states, actions = select_entries(self.states, indices), select_entries(self.actions, indices)
         before = value_of((states, actions))
         rewards = self.call("compute_rewards", states, actions)
-        if rewards is not FAILED:
+        if isinstance(rewards, PartialRewards):
+            self.holds(check_partial_rewards, rewards, len(indices))
+        elif rewards is not FAILED:
             device = rewards.device if isinstance(rewards, Tensor) else None
             samples = Segments.of_lengths(self.decisions_per_sample[: len(indices)], device)
             self.holds(check_rewards, rewards, samples)

@@ -412,7 +412,7 @@ def test_wrong_batches(batch: Callable[[Any], Any], error: type[Exception], mess
 def test_experience_without_old_log_probs_serves_one_update_only() -> None:
     one = GRPOTrainer(GRPOConfig(), TablePolicy(), FunctionRewards(grade))
     two = GRPOTrainer(GRPOConfig(num_epochs_per_update=2), TablePolicy(), FunctionRewards(grade))
-    with pytest.raises(ValueError, match="no old_log_probs, but this trainer makes 2 updates"):
+    with pytest.raises(ValueError, match="no old_log_probs, but this trainer, which makes 2 updates of it, reads them"):
         two.update(one.collector.collect([0, 1]))
 
 
@@ -551,3 +551,34 @@ def test_rewards_whose_spread_overflows_are_skipped_on_request() -> None:
                 trainer.step([0, 1])
         else:
             assert trainer.step([0, 1])["skipped_updates"] == 1
+
+
+@pytest.mark.parametrize("undo", [True, False])
+@pytest.mark.parametrize("good_evaluations", [1, 4])
+def test_without_copies_the_updates_before_the_one_that_failed_stay_made(undo: bool, good_evaluations: int) -> None:
+    """The first evaluation notes the old log-probs, each update takes one more."""
+    harness = Harness(batch_size=2, undo_failed_updates=undo)
+    harness.policy.break_log_probs = set_at(0, float("nan"))
+    harness.policy.evaluations_until_broken = good_evaluations
+    if undo or good_evaluations == 1:
+        harness.assert_fails(NonFiniteError, "nan for sample")
+        return
+    logits, random_state = harness.policy.logits.detach().clone(), torch.get_rng_state()
+    order = harness.trainer.generator.get_state()
+    with pytest.raises(NonFiniteError, match="nan for sample"):
+        harness.trainer.step([0, 1])
+    assert not torch.equal(harness.policy.logits, logits)
+    assert harness.policy.logits.isfinite().all()
+    assert harness.policy.logits.grad is None
+    assert torch.equal(torch.get_rng_state(), random_state)
+    assert torch.equal(harness.trainer.generator.get_state(), order)
+    assert harness.trainer.num_steps == 2
+
+
+def test_without_copies_good_steps_are_the_same() -> None:
+    results = []
+    for undo in (True, False):
+        harness = Harness(batch_size=2, undo_failed_updates=undo)
+        results.append((harness.trainer.step([0, 1]), harness.policy.logits.detach()))
+    assert results[0][0] == results[1][0]
+    assert torch.equal(results[0][1], results[1][1])

@@ -150,9 +150,9 @@ def test_the_divergence_told_is_that_between_the_policies_before_and_after_a_ste
     told = []
 
     class Noting(AdaptiveKLCoefficient):
-        def update(self, kl: float) -> None:
+        def update(self, kl: float, num_samples: int = 1) -> None:
             told.append(kl)
-            super().update(kl)
+            super().update(kl, num_samples)
 
     torch.manual_seed(0)
     policy, coefficient = WalkerPolicy(), Noting(target=1e-3)

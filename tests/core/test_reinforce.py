@@ -243,6 +243,10 @@ def test_statistics_are_not_told_of_a_step_that_failed(broken: str) -> None:
         "num_decisions",
         "explained_variance",
         "policy_kl",
+        "num_unscored",
+        "num_groups_resampled",
+        "num_groups_zero_std",
+        "frac_truncated",
     ],
 )
 def test_names_of_the_trainer_are_refused(name: str) -> None:

@@ -12,7 +12,17 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from models import EpisodePolicy, FunctionRewards, SequencePolicy, SequentialTablePolicy, TablePolicy, parameter_values
+from models import (
+    EpisodePolicy,
+    FunctionRewards,
+    SequencePolicy,
+    SequentialTablePolicy,
+    TablePolicy,
+    TruncatingEpisodePolicy,
+    TruncatingSequencePolicy,
+    cut_short,
+    parameter_values,
+)
 from torch import Tensor
 
 from grpo import (
@@ -25,6 +35,7 @@ from grpo import (
     Objective,
     SampleClippedSurrogate,
     ScoreFunctionSurrogate,
+    SoftAdaptiveSurrogate,
 )
 
 Policy = TablePolicy | SequencePolicy
@@ -32,6 +43,7 @@ OBJECTIVES = {
     "clipped": GRPOObjective(surrogate=ClippedSurrogate(dual_clip=3.0)),
     "gspo": GRPOObjective(surrogate=SampleClippedSurrogate()),
     "cispo": GRPOObjective(surrogate=ClippedImportanceSurrogate()),
+    "sapo": GRPOObjective(surrogate=SoftAdaptiveSurrogate(temperature_negative=2.0)),
     "reinforce": GRPOObjective(surrogate=ScoreFunctionSurrogate()),
     "clipped with KL": GRPOObjective(kl_coefficient=0.3, kl_importance_correction=True),
 }
@@ -130,6 +142,31 @@ def test_partition_of_any_rollout(
     assert metrics == pytest.approx(whole_metrics, rel=1e-6, abs=1e-9)
 
 
+@given(
+    policy_class=st.sampled_from([TruncatingSequencePolicy, TruncatingEpisodePolicy]),
+    objective=st.sampled_from(list(OBJECTIVES.values())),
+    averaging=st.sampled_from(AVERAGINGS),
+    sizes=st.lists(st.integers(1, 6), min_size=1, max_size=6),
+    seed=st.integers(0, 100),
+    micro_batch_size=st.integers(1, 30),
+    batch_size=st.none() | st.integers(1, 30),
+)
+def test_partition_where_samples_are_masked(
+    policy_class: type[Policy],
+    objective: Objective,
+    averaging: Any,
+    sizes: list[int],
+    seed: int,
+    micro_batch_size: int,
+    batch_size: int | None,
+) -> None:
+    settings = {"loss_averaging": averaging, "mask_truncated": True, "batch_size": batch_size}
+    whole, whole_metrics = update(policy_class, objective, sizes, seed, **settings)
+    split, metrics = update(policy_class, objective, sizes, seed, micro_batch_size=micro_batch_size, **settings)
+    assert (split - whole).abs().max() <= 1e-6 * whole.abs().max() + 1e-12
+    assert metrics == pytest.approx(whole_metrics, rel=1e-6, abs=1e-9)
+
+
 @every_objective
 @given(seed=st.integers(0, 1000))
 def test_order_of_samples_changes_nothing(objective: Objective, seed: int) -> None:
@@ -163,9 +200,11 @@ def test_order_of_samples_changes_nothing(objective: Objective, seed: int) -> No
 
 
 @every_averaging
-def test_loss_is_averaged_as_the_formula_says(averaging: Any) -> None:
-    """REINFORCE's gradient by a plain loop over samples and decisions."""
-    gradient, _ = update(SequencePolicy, OBJECTIVES["reinforce"], loss_averaging=averaging)
+@pytest.mark.parametrize("masked", [False, True])
+def test_loss_is_averaged_as_the_formula_says(averaging: Any, masked: bool) -> None:
+    """REINFORCE's gradient by a plain loop over samples and decisions; what is masked counts in a group's mean only."""
+    policy_class = TruncatingSequencePolicy if masked else SequencePolicy
+    gradient, metrics = update(policy_class, OBJECTIVES["reinforce"], loss_averaging=averaging, mask_truncated=masked)
     policy = SequencePolicy()
     experience = collect_off_policy(policy)
     lengths = experience.samples.lengths.tolist()
@@ -173,6 +212,11 @@ def test_loss_is_averaged_as_the_formula_says(averaging: Any) -> None:
     advantages = torch.cat([(group - group.mean()) / group.std() for group in rewards])
     log_probs = policy.evaluate_actions(experience.batch).log_probs.split(lengths)  # type: ignore[arg-type]
     losses = [-advantage * part for advantage, part in zip(advantages, log_probs, strict=True)]
+    if masked:
+        cut = cut_short(experience.actions).tolist()  # type: ignore[arg-type]
+        assert 0 < sum(cut) < len(cut)
+        assert metrics["frac_truncated"] == pytest.approx(sum(cut) / len(cut))
+        losses = [part for part, is_cut in zip(losses, cut, strict=True) if not is_cut]
     if averaging == "per_sample":
         loss = torch.stack([part.mean() for part in losses]).mean()
     elif averaging == "per_decision":
@@ -206,7 +250,7 @@ def test_a_minibatch_holds_whole_samples_where_the_objective_asks_for_it(
 
 
 @every_policy
-@pytest.mark.parametrize("objective", ["clipped", "cispo", "reinforce"])
+@pytest.mark.parametrize("objective", ["clipped", "cispo", "sapo", "reinforce"])
 def test_on_policy_the_gradient_is_that_of_reinforce(policy_class: type[Policy], objective: str) -> None:
     """Sampled from the policy itself, with its log-probs noted or not, all surrogates take the same step."""
     changes = []

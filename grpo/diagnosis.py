@@ -1,0 +1,29 @@
+"""What is told of a gradient that is not finite."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from grpo.evaluator import Evaluator, locate
+from grpo.experience import ActionBatch
+from grpo.minibatches import MicroBatch
+
+
+def describe_bad_gradient(
+    evaluator: Evaluator, parameters: Mapping[str, Tensor], batch: ActionBatch, minibatch: list[MicroBatch]
+) -> str:
+    """Name the parameters whose gradient is not finite, and the first row that makes it so by itself."""
+    bad = [name for name, tensor in parameters.items() if tensor.grad is not None and not tensor.grad.isfinite().all()]
+    message = f"gradient of {', '.join(bad[:3]) or 'a parameter that the optimizer holds'} is not finite"
+    trainable = [tensor for tensor in parameters.values() if tensor.requires_grad]
+    for micro_batch in minibatch if trainable else ():
+        rows = torch.arange(len(batch.rows)) if micro_batch.rows is None else micro_batch.rows
+        for row in rows.to(batch.rows.device).split(1):
+            log_probs = evaluator.evaluate(batch, row).log_probs
+            gradients = torch.autograd.grad(log_probs.sum(), trainable, allow_unused=True)
+            if not all(gradient is None or gradient.isfinite().all() for gradient in gradients):
+                return f"{message}: the gradient of the log-prob is not for {locate(batch, row, 0)}"
+    return f"{message}, though that of each log-prob is: the sum overflows, lower the rewards' scale"

@@ -1,0 +1,48 @@
+"""A reference policy that follows the policy which is trained."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+
+@torch.no_grad()
+def mix_parameters(reference_parameters: Mapping[str, Tensor], parameters: Mapping[str, Tensor], mixing: float) -> None:
+    """θ_ref ← α θ + (1 - α) θ_ref, in place, by name.
+
+    Args:
+        reference_parameters: θ_ref.
+        parameters: θ, of the same names and shapes.
+        mixing: α in [0, 1].
+
+    References:
+        Gorbatovski et al. 2024 (TR-DPO), arXiv:2404.09656, eq. 4.
+
+    Example:
+        >>> reference = {"weight": torch.tensor([0.0, 4.0])}
+        >>> mix_parameters(reference, {"weight": torch.tensor([1.0, 2.0])}, 0.5)
+        >>> reference["weight"]
+        tensor([0.5000, 3.0000])
+    """
+    for name, reference in reference_parameters.items():
+        reference.lerp_(parameters[name].to(reference), mixing)
+
+
+def check_has_own_parameters(
+    reference_parameters: Mapping[str, Tensor] | None, parameters: Mapping[str, Tensor]
+) -> None:
+    """A reference policy that is to follow the policy must have parameters of its own, of the same names and shapes."""
+    if reference_parameters is None:
+        raise ValueError(
+            "reference_sync needs a reference policy, but there is none: pass reference_policy=copy.deepcopy(policy)"
+        )
+    ours, theirs = ({name: tensor.shape for name, tensor in own.items()} for own in (parameters, reference_parameters))
+    differing = sorted(name for name in ours.keys() | theirs.keys() if ours.get(name) != theirs.get(name))
+    if differing:
+        raise ValueError(
+            f"reference_sync needs a reference policy with parameters of the policy's names and shapes, but they "
+            f"differ in {', '.join(differing[:3])}{', ...' if len(differing) > 3 else ''}: pass copy.deepcopy(policy), "
+            f"which has its weights to itself, or leave reference_sync out"
+        )

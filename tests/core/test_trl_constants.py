@@ -1,0 +1,96 @@
+"""Losses and gradients against numbers that TRL's own code gave.
+
+They were printed by ``python tests/benchmarks/trl_parity.py --constants`` with TRL 1.16.0 and PyTorch 2.13.0; which of
+its settings correspond to ours stands there. Without ``--constants`` the same script compares on random numbers.
+"""
+
+import pytest
+import torch
+
+from grpo import (
+    ClippedImportanceSurrogate,
+    ClippedSurrogate,
+    Decisions,
+    Evaluation,
+    GRPOObjective,
+    SampleClippedSurrogate,
+    Segments,
+    SoftAdaptiveSurrogate,
+)
+from grpo.config import LossAveraging
+from grpo.minibatches import LossWeights
+
+LENGTHS = [3, 1, 2, 3]
+LOG_PROBS = [-0.5, -1.2, -0.3, -2.0, -0.7, -1.1, -0.2, -0.9, -1.6]
+OLD_LOG_PROBS = [-0.6, -0.8, -0.9, -1.7, -1.3, -1.0, -0.2, -1.5, -1.1]
+REFERENCE_LOG_PROBS = [-0.9, -1.0, -0.4, -1.5, -0.8, -1.4, -0.1, -1.2, -1.3]
+ADVANTAGES = [1.5, -0.5, -1.0, 0.8]
+
+CLIPPED = ClippedSurrogate(clip_low=0.2, clip_high=0.28)
+
+CASES: dict[str, tuple[GRPOObjective, LossAveraging]] = {
+    "grpo": (GRPOObjective(surrogate=CLIPPED), "per_sample"),
+    "bnpo": (GRPOObjective(surrogate=CLIPPED), "per_decision"),
+    "dr_grpo": (GRPOObjective(surrogate=CLIPPED), 40),
+    "dapo": (GRPOObjective(surrogate=CLIPPED), "per_decision"),
+    "cispo": (GRPOObjective(surrogate=ClippedImportanceSurrogate(max_ratio=1.5)), "per_decision"),
+    "sapo": (GRPOObjective(surrogate=SoftAdaptiveSurrogate()), "per_sample"),
+    "gspo": (GRPOObjective(surrogate=SampleClippedSurrogate(clip_low=0.1, clip_high=0.12)), "per_sample"),
+    "two-sided clipping": (
+        GRPOObjective(surrogate=ClippedSurrogate(clip_low=0.2, clip_high=0.28, dual_clip=1.6)),
+        "per_sample",
+    ),
+    "k3": (GRPOObjective(surrogate=CLIPPED, kl_coefficient=0.3), "per_sample"),
+    "k3, corrected": (
+        GRPOObjective(surrogate=CLIPPED, kl_coefficient=0.3, kl_importance_correction=True),
+        "per_decision",
+    ),
+}
+
+TRL: dict[str, tuple[float, list[float]]] = {
+    "grpo": (-0.1335022, [-0.1381464, -0.08379, 0.0, 0.0, 0.2277649, 0.1131047, -0.0666667, 0.0, -0.0404354]),
+    "bnpo": (-0.4183894, [-0.1841952, -0.11172, 0.0, 0.0, 0.2024576, 0.1005375, -0.0888889, 0.0, -0.0539138]),
+    "dr_grpo": (-0.0235344, [-0.010361, -0.0062843, 0.0, 0.0, 0.0113882, 0.0056552, -0.005, 0.0, -0.0030327]),
+    "dapo": (-0.4183894, [-0.1841952, -0.11172, 0.0, 0.0, 0.2024576, 0.1005375, -0.0888889, 0.0, -0.0539138]),
+    "cispo": (
+        0.2156305,
+        [-0.1841952, -0.11172, -0.25, 0.0411566, 0.1666667, 0.1005375, -0.0888889, -0.1333333, -0.0539138],
+    ),
+    "sapo": (
+        -0.4786279,
+        [-0.1377651, -0.0815539, -0.1932333, 0.0909087, 0.1900974, 0.1128228, -0.0666667, -0.1030578, -0.0389099],
+    ),
+    "gspo": (
+        -0.1877118,
+        [-0.1381464, -0.1381464, -0.1381464, 0.0, 0.1605032, 0.1605032, -0.0689263, -0.0689263, -0.0689263],
+    ),
+    "two-sided clipping": (-0.1612671, [-0.1381464, -0.08379, 0.0, 0.0, 0.0, 0.1131047, -0.0666667, 0.0, -0.0404354]),
+    "k3": (
+        -0.1158258,
+        [-0.1299044, -0.0893251, 0.0023791, -0.0486541, 0.2313334, 0.122824, -0.0692959, 0.0064795, -0.0491818],
+    ),
+    "k3, corrected": (
+        -0.4061698,
+        [-0.1694595, -0.1161888, 0.0060737, -0.012347, 0.2085314, 0.1095859, -0.0922222, 0.0182212, -0.0599791],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_loss_and_gradient_are_trls(name: str) -> None:
+    objective, averaging = CASES[name]
+    expected_loss, expected_gradient = TRL[name]
+    log_probs = torch.tensor(LOG_PROBS, dtype=torch.float64, requires_grad=True)
+    samples = Segments.of_lengths(LENGTHS)
+    decisions = Decisions(
+        samples.expand(torch.tensor(ADVANTAGES, dtype=torch.float64)),
+        torch.tensor(OLD_LOG_PROBS, dtype=torch.float64),
+        torch.tensor(REFERENCE_LOG_PROBS, dtype=torch.float64),
+        samples,
+    )
+    weight = LossWeights.of(averaging, samples, torch.float64).within(Segments(1, samples.total))
+    loss = torch.dot(weight, objective(Evaluation(log_probs), decisions).loss)
+    loss.backward()
+    assert loss.item() == pytest.approx(expected_loss, abs=1e-7)
+    assert log_probs.grad is not None
+    assert log_probs.grad.tolist() == pytest.approx(expected_gradient, abs=1e-7)
