@@ -13,12 +13,13 @@ import grpo
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent
-NOTEBOOKS = ["grpo_dynamic_bandit_demo.ipynb"]
+NOTEBOOKS = ["grpo_dynamic_bandit_demo.ipynb", "grpo_language_model.ipynb"]
 PUBLIC_MODULES = [
     "grpo",
     "grpo_adapters.bandit",
     "grpo_adapters.bandit.baselines",
     "grpo_adapters.gym",
+    "grpo_adapters.huggingface",
     "grpo_adapters.tracking",
 ]
 

@@ -9,14 +9,19 @@ from typing import Any
 import gymnasium
 import pytest
 import torch
+from models import FunctionRewards, SequencePolicy, TruncatingSequencePolicy
 
 import grpo
 from grpo import (
     AdaptiveKLCoefficient,
     ConformanceError,
+    DynamicSampling,
+    GroupRelative,
     GRPOConfig,
     GRPOTrainer,
+    KLPenalizedRewards,
     KLPenaltySurrogate,
+    PartialRewards,
     PPOConfig,
     PPOObjective,
     PPOTrainer,
@@ -67,6 +72,14 @@ def test_a_model_of_ones_own_takes_fewer_than_40_lines() -> None:
     assert len(snippet[snippet.index("class Thrower") :].strip().splitlines()) < 40
 
 
+class AllScored(FunctionRewards):
+    """Says that it could score everything."""
+
+    def compute_rewards(self, states: Any, actions: Any) -> Any:
+        rewards = super().compute_rewards(states, actions)
+        return PartialRewards(rewards, scored=torch.ones(len(rewards), dtype=torch.bool))
+
+
 def test_the_glossary_defines_every_metric() -> None:
     defined = set(
         re.findall(r"`(\w+)`", "\n".join(re.findall(r"^`.*`$", (ROOT / "docs/glossary.md").read_text(), re.M)))
@@ -77,7 +90,16 @@ def test_the_glossary_defines_every_metric() -> None:
     penalty = KLPenaltySurrogate(coefficient=AdaptiveKLCoefficient(target=0.01))
     objective = PPOObjective(surrogate=penalty)
     cart = PPOTrainer(PPOConfig(), GymActorCritic(sampler), EnvironmentReward(), objective=objective)
-    reported = bandit.step(["the only state"]).keys() | cart.step(sampler.states).keys()
+    sequences = GRPOTrainer(
+        GRPOConfig(dynamic_sampling=DynamicSampling(max_rounds=1)),
+        TruncatingSequencePolicy(),
+        AllScored(lambda state, action: float(len(action))),
+        SequencePolicy(),
+        advantage_estimator=KLPenalizedRewards(GroupRelative()),
+    )
+    reported = (
+        bandit.step(["the only state"]).keys() | cart.step(sampler.states).keys() | sequences.step([1, 2]).keys()
+    )
     assert reported == defined
 
 

@@ -1,12 +1,41 @@
 """Language models of Hugging Face as policies and reward models: a completion is a sample, a token a decision."""
 
 try:
+    import peft as _peft  # noqa: F401
     import transformers as _transformers  # noqa: F401
 except ModuleNotFoundError as error:
     raise ModuleNotFoundError(
-        "grpo_adapters.huggingface needs transformers: pip install 'anygrpo[huggingface]'"
+        f"grpo_adapters.huggingface needs {error.name}: pip install 'anygrpo[huggingface]'"
     ) from error
 
+from grpo_adapters.huggingface.causal_lm_actor_critic import CausalLMActorCritic
+from grpo_adapters.huggingface.causal_lm_policy import CausalLMPolicy
+from grpo_adapters.huggingface.character_tokenizer import character_tokenizer
 from grpo_adapters.huggingface.completions import Completion, CompletionBatch
+from grpo_adapters.huggingface.loading import ModelNotFoundError, UnsafeModelError
+from grpo_adapters.huggingface.output_head import OutputHead, plain_token_log_probs
+from grpo_adapters.huggingface.ready_rewards import FormatReward, OverlongPenalty, math_reward
+from grpo_adapters.huggingface.reward_functions import FunctionReward, RewardFunctionError
+from grpo_adapters.huggingface.sampling import SamplingConfig
+from grpo_adapters.huggingface.sequence_classification import SequenceClassificationReward
+from grpo_adapters.huggingface.token_log_probs import token_log_probs
 
-__all__ = ["Completion", "CompletionBatch"]
+__all__ = [
+    "CausalLMActorCritic",
+    "CausalLMPolicy",
+    "Completion",
+    "CompletionBatch",
+    "FormatReward",
+    "FunctionReward",
+    "ModelNotFoundError",
+    "OutputHead",
+    "OverlongPenalty",
+    "RewardFunctionError",
+    "SamplingConfig",
+    "SequenceClassificationReward",
+    "UnsafeModelError",
+    "character_tokenizer",
+    "math_reward",
+    "plain_token_log_probs",
+    "token_log_probs",
+]

@@ -33,6 +33,31 @@ class Completion:
         return len(self.token_ids)
 
 
+def check_completions(actions: Sequence[object], num_states: int, num_tokens: int) -> None:
+    """Actions must be completions of tokens below ``num_tokens``, one for each state.
+
+    Raises:
+        TypeError: if one is something else.
+        ValueError: if there are more or fewer, or one has no token, or a token that the model does not know.
+    """
+    if len(actions) != num_states:
+        raise ValueError(f"there are {num_states} states and {len(actions)} actions, expected one state each action")
+    for index, action in enumerate(actions):
+        if not isinstance(action, Completion):
+            raise TypeError(f"action {index} is a {type(action).__name__}, expected a Completion of a language model")
+        if len(action) == 0:
+            raise ValueError(
+                f"completion {index} has no token, expected at least one: a model that says nothing still samples the "
+                f"token that ends its completion"
+            )
+        if not (min(action.token_ids) >= 0 and max(action.token_ids) < num_tokens):
+            wrong = next(token for token in action.token_ids if not 0 <= token < num_tokens)
+            raise ValueError(
+                f"completion {index} has the token {wrong}, expected tokens from 0 to {num_tokens - 1}, which the "
+                f"model knows: it was sampled with another tokenizer"
+            )
+
+
 class CompletionBatch:
     """Prompts with their completions as a rectangle of token ids: a sample is a row of as many decisions as tokens.
 
@@ -56,18 +81,26 @@ class CompletionBatch:
 
     @classmethod
     def of(
-        cls, prompts: Sequence[Sequence[int]], completions: Sequence[Completion], device: torch.device, padding: int
+        cls, prompts: Sequence[Sequence[int]], completions: Sequence[Completion], device: torch.device
     ) -> CompletionBatch:
-        """Prompts and completions on a device, filled up with the token ``padding``."""
+        """Prompts and completions on a device."""
         sequences = [(*prompt, *completion.token_ids) for prompt, completion in zip(prompts, completions, strict=True)]
         longest = max(len(sequence) for sequence in sequences)
-        tokens = torch.tensor([(*own, *(padding,) * (longest - len(own))) for own in sequences])
+        # Any token can fill up a row, since no token looks at those behind it; the first is never a model's padding.
+        tokens = torch.tensor([(*own, *own[:1] * (longest - len(own))) for own in sequences])
         return cls(
             tokens.to(device),
             torch.tensor([len(prompt) for prompt in prompts], device=device),
             torch.tensor([len(completion) for completion in completions], device=device),
             torch.tensor([not completion.ended for completion in completions], device=device),
         )
+
+    @property
+    def targets(self) -> Tensor:
+        """The completion tokens end to end, int64 of shape [D]."""
+        positions = torch.arange(self.tokens.shape[1], device=self.tokens.device)
+        ends = self.prompt_lengths + self.completion_lengths
+        return self.tokens[(positions >= self.prompt_lengths.unsqueeze(1)) & (positions < ends.unsqueeze(1))]
 
     def select(self, rows: Tensor) -> CompletionBatch:
         """The samples at ``rows``."""

@@ -1,0 +1,315 @@
+"""A causal language model as a policy: an action is a completion, a decision one of its tokens."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from peft import PeftConfig, PeftModel
+from torch import Tensor
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from grpo import Evaluation, Segments
+from grpo_adapters.huggingface.body_and_head import described_head, hidden_states, is_body_and_head
+from grpo_adapters.huggingface.completions import Completion, CompletionBatch, check_completions
+from grpo_adapters.huggingface.decoder import leaves_padding_out
+from grpo_adapters.huggingface.generation import sample_completions
+from grpo_adapters.huggingface.length_buckets import call_overhead, length_buckets
+from grpo_adapters.huggingface.loading import load_pretrained
+from grpo_adapters.huggingface.model_setup import (
+    check_causal_lm,
+    check_does_not_look_ahead,
+    check_tokenizer,
+    enable_checkpointing,
+    end_tokens,
+    load_causal_lm,
+    longest_prompt,
+    num_embeddings,
+    switch_dropout_off,
+    with_adapters,
+    without_adapters,
+)
+from grpo_adapters.huggingface.output_head import log_probs_of_logits
+from grpo_adapters.huggingface.prompts import encode_prompts
+from grpo_adapters.huggingface.sampling import SamplingConfig
+from grpo_adapters.huggingface.token_log_probs import token_log_probs
+
+
+class CausalLMPolicy:
+    """A causal language model of Hugging Face and its tokenizer.
+
+    A state is a string, a list of chat messages, which goes through the tokenizer's chat template, or a row of a
+    table, ``{"prompt": string or messages, other columns}``. An action is a :class:`Completion`.
+
+    Evaluation never makes logits of all tokens: hidden states of the completions are picked before the head, and
+    log-probs come from them in chunks.
+
+    Args:
+        model: a name on the hub, a folder, or a model.
+        tokenizer: its tokenizer; None for the one that comes with the name or folder.
+        sampling: how completions are sampled.
+        peft_config: adapters to train in place of all parameters, such as a :class:`peft.LoraConfig`.
+        dtype: of the parameters of a model that is loaded here; None for float32.
+        autocast_dtype: compute in this precision while parameters stay in theirs; None for theirs.
+        gradient_checkpointing: keep only what goes from layer to layer for the backward pass, compute the rest again.
+        disable_dropout: switch dropout off for good, so that the policy that is trained is the one that sampled.
+        with_entropy: tell the entropy of each decision, which costs a pass over the logits.
+        trust_remote_code: execute code that comes with a model from the hub.
+        seed: of the sampling.
+
+    Raises:
+        OSError: if there is no such model; the message says what to download and where to put it.
+        TypeError, ValueError: if the model and its tokenizer do not go together, or a PEFT method trains no weights.
+
+    Example:
+        >>> from transformers import GPT2Config, GPT2LMHeadModel
+        >>> from grpo_adapters.huggingface import character_tokenizer
+        >>> tokenizer = character_tokenizer("0123456789+=")
+        >>> model = GPT2LMHeadModel(GPT2Config(vocab_size=len(tokenizer), n_embd=16, n_layer=1, n_head=2))
+        >>> policy = CausalLMPolicy(model, tokenizer, sampling=SamplingConfig(max_new_tokens=5))
+        >>> [[one, other]] = policy.generate_actions(["6+7="], 2)
+        >>> len(one) <= 5, policy.get_log_probabilities(["6+7="], [one]).shape
+        (True, torch.Size([1]))
+    """
+
+    def __init__(
+        self,
+        model: str | Path | PreTrainedModel | PeftModel,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+        *,
+        sampling: SamplingConfig | None = None,
+        peft_config: PeftConfig | None = None,
+        dtype: torch.dtype | None = None,
+        autocast_dtype: torch.dtype | None = None,
+        gradient_checkpointing: bool = False,
+        disable_dropout: bool = True,
+        with_entropy: bool = True,
+        trust_remote_code: bool = False,
+        seed: int = 0,
+    ) -> None:
+        if isinstance(model, str | Path):
+            if tokenizer is None:
+                tokenizer = load_pretrained(AutoTokenizer, model, trust_remote_code=trust_remote_code)
+            model = load_causal_lm(model, dtype=dtype or torch.float32, trust_remote_code=trust_remote_code)
+        elif dtype is not None:
+            raise ValueError(f"dtype={dtype} is for a model that is loaded here: call model.to({dtype}) on yours")
+        check_causal_lm(model)
+        self.model: Any = with_adapters(model, peft_config)
+        self.causal_model = without_adapters(self.model)
+        self.tokenizer = check_tokenizer(tokenizer, self.causal_model)
+        if gradient_checkpointing:
+            enable_checkpointing(self.causal_model)
+        if disable_dropout:
+            switch_dropout_off(self.model)
+        self.sampling = sampling or SamplingConfig()
+        self.autocast_dtype = autocast_dtype
+        self.with_entropy = with_entropy
+        self.generator = torch.Generator(self.device).manual_seed(seed)
+        self._adapter_is_on = True
+        self._completion_lengths: Tensor | None = None
+        self._call_overhead = call_overhead(self.causal_model)
+        self.model.eval()
+        check_does_not_look_ahead(self.causal_model)
+        self._leaves_padding_out = leaves_padding_out(self.causal_model)
+        self.fuses_head = is_body_and_head(self.causal_model)
+        if not self.fuses_head:
+            warnings.warn(
+                f"the logits of {type(self.causal_model).__name__} are not a linear layer of its body's hidden "
+                f"states: log-probs are computed from all logits, which takes more memory",
+                stacklevel=2,
+            )
+        if not end_tokens(self.causal_model, self.tokenizer) and not self.sampling.stop_strings:
+            warnings.warn(
+                "neither the tokenizer nor the model has an end token: every completion goes on for max_new_tokens, "
+                "unless stop_strings are given",
+                stacklevel=2,
+            )
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        device: torch.device = self.causal_model.device
+        return device
+
+    def generate_actions(
+        self, states: Sequence[Any], num_actions_per_state: int, **overrides: Any
+    ) -> list[list[Completion]]:
+        """Sample a group of completions for each prompt.
+
+        Args:
+            states: S prompts.
+            num_actions_per_state: completions of each, G.
+            overrides: other values for attributes of the :class:`SamplingConfig`, except for the temperature, which
+                belongs to the policy's log-probs.
+        """
+        if overrides.get("temperature", self.sampling.temperature) != self.sampling.temperature:
+            raise ValueError(
+                f"temperature={overrides['temperature']} is not the policy's {self.sampling.temperature}, which its "
+                f"log-probs are computed with: set it in the policy's SamplingConfig"
+            )
+        return self._generate(states, num_actions_per_state, self.sampling_with(overrides))
+
+    def complete(self, states: Sequence[Any], **overrides: Any) -> list[Completion]:
+        """One completion of each prompt, the likeliest tokens unless a ``temperature`` is given.
+
+        Args:
+            states: S prompts.
+            overrides: other values for attributes of the :class:`SamplingConfig`.
+        """
+        sampling = self.sampling_with({"temperature": 0.0} | overrides)
+        return [completion for (completion,) in self._generate(states, 1, sampling)]
+
+    def _generate(
+        self, states: Sequence[Any], num_completions: int, sampling: SamplingConfig
+    ) -> list[list[Completion]]:
+        longest = longest_prompt(self.causal_model, sampling.max_new_tokens)
+        prompts = encode_prompts(states, self.tokenizer, longest)
+        trains = self.model.training
+        self.model.eval()
+        try:
+            with self._computing():
+                return sample_completions(
+                    self.causal_model,
+                    prompts,
+                    num_completions,
+                    tokenizer=self.tokenizer,
+                    end_tokens=end_tokens(self.causal_model, self.tokenizer),
+                    sampling=sampling,
+                    generator=self.generator,
+                    pads=self._leaves_padding_out,
+                )
+        finally:
+            self.model.train(trains)
+
+    def get_log_probabilities(self, states: Sequence[Any], actions: Sequence[Completion]) -> Tensor:
+        """Log-prob of each whole completion, [N], nats."""
+        batch = self.encode_actions(states, actions)
+        return batch.samples.sum(self.evaluate_actions(batch).log_probs)
+
+    def encode_actions(self, states: Sequence[Any], actions: Sequence[Completion]) -> CompletionBatch:
+        """N prompts and completions as a rectangle of token ids."""
+        check_completions(actions, len(states), num_embeddings(self.causal_model))
+        batch = CompletionBatch.of(encode_prompts(states, self.tokenizer), actions, self.device)
+        self._completion_lengths = batch.completion_lengths
+        return batch
+
+    def evaluate_actions(self, batch: CompletionBatch) -> Evaluation:
+        """Log-prob and entropy of each token of the completions, [D] each, at the temperature of the sampling."""
+        with self._computing():
+            if self.fuses_head:
+                return self._evaluation_of(self._at_decisions(batch, self._hidden_states), batch)
+            logits = self._at_decisions(batch, self._logits)
+            return Evaluation(*log_probs_of_logits(logits, batch.targets, **self._log_prob_options))
+
+    def _evaluation_of(self, states: Tensor, batch: CompletionBatch) -> Evaluation:
+        """The evaluation that follows from hidden states at the decisions, [D, H]."""
+        head = described_head(self.causal_model)
+        assert head is not None
+        return Evaluation(*token_log_probs(states, head, batch.targets, **self._log_prob_options))
+
+    @property
+    def _log_prob_options(self) -> dict[str, Any]:
+        if self.sampling.temperature == 0:
+            raise ValueError("temperature=0 is for evaluation: a policy that never draws has no log-probs to train")
+        return {"temperature": self.sampling.temperature, "with_entropy": self.with_entropy}
+
+    def _at_decisions(self, batch: CompletionBatch, compute: Callable[[Tensor], Tensor]) -> Tensor:
+        """What ``compute`` makes of token ids [K, L], namely [K, L, X], where the batch's decisions are made, [D, X].
+
+        Rows of like lengths are computed together. The last token of a row decides nothing, so it is left out.
+        """
+        lengths = batch.prompt_lengths + batch.completion_lengths - 1
+        buckets = length_buckets(lengths, self._call_overhead)
+        picked = []
+        for rows in buckets:
+            width = int(lengths[rows].max())
+            computed = compute(batch.tokens[rows, :width])
+            first = torch.arange(len(rows), device=rows.device) * width + batch.prompt_lengths[rows] - 1
+            picked.append(computed.flatten(0, 1).index_select(0, _consecutive(first, batch.samples.select(rows))))
+        if len(buckets) == 1:
+            return picked[0]
+        return torch.cat(picked).index_select(0, batch.samples.positions(torch.cat(buckets)).argsort())
+
+    def _hidden_states(self, tokens: Tensor) -> Tensor:
+        return hidden_states(self.causal_model, tokens)
+
+    def _logits(self, tokens: Tensor) -> Tensor:
+        logits: Tensor = self.causal_model(input_ids=tokens, use_cache=False).logits
+        return logits
+
+    def _computing(self) -> AbstractContextManager[Any]:
+        """In the precision that was asked for, with the adapter off where this is the reference."""
+        stack = ExitStack()
+        if self.autocast_dtype is not None:
+            stack.enter_context(torch.autocast(self.device.type, self.autocast_dtype))
+        if not self._adapter_is_on:
+            stack.enter_context(self.model.disable_adapter())
+        return stack
+
+    def sampling_with(self, overrides: Mapping[str, Any]) -> SamplingConfig:
+        """The policy's sampling with other values for some of its attributes."""
+        return SamplingConfig(**(self.sampling.model_dump() | dict(overrides))) if overrides else self.sampling
+
+    def get_parameters(self) -> dict[str, Tensor]:
+        """All parameters of the model by name; only adapters require a gradient where there are any."""
+        return dict(self.model.named_parameters()) if self._adapter_is_on else {}
+
+    def train(self) -> Self:
+        """Enter training mode."""
+        self.model.train()
+        return self
+
+    def eval(self) -> Self:
+        """Enter evaluation mode."""
+        self.model.eval()
+        return self
+
+    def to(self, device: torch.device | str) -> Self:
+        """Move the model to a device; sampling starts anew from its seed if that is another one."""
+        self.model.to(device)
+        if self.generator.device != self.device:
+            self.generator = torch.Generator(self.device).manual_seed(self.generator.initial_seed())
+        return self
+
+    def reference(self) -> Self:
+        """This policy as it is without what will be trained, to stay near to: a ``reference_policy`` for a trainer.
+
+        With adapters it is the same model, whose adapter is switched off while it evaluates, so that no weights are
+        copied. Otherwise it is a frozen copy.
+        """
+        if isinstance(self.model, PeftModel):
+            reference = copy.copy(self)
+            reference._adapter_is_on = False
+            reference.generator = torch.Generator(self.device)
+            reference.generator.set_state(self.generator.get_state())
+            return reference
+        reference = copy.deepcopy(self)
+        reference.model.requires_grad_(False)
+        return reference
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write the model, or its adapter, as safetensors, and its tokenizer into a folder."""
+        self.model.save_pretrained(folder)
+        self.tokenizer.save_pretrained(folder)
+
+    def get_metrics(self) -> dict[str, float]:
+        """Tokens of the completions that were last encoded, ``completions/{mean,min,max}_length``."""
+        if self._completion_lengths is None:
+            return {}
+        lengths = self._completion_lengths.float()
+        mean, shortest, longest = torch.stack((lengths.mean(), lengths.min(), lengths.max())).tolist()
+        return {
+            "completions/mean_length": mean,
+            "completions/min_length": shortest,
+            "completions/max_length": longest,
+        }
+
+
+def _consecutive(first: Tensor, segments: Segments) -> Tensor:
+    """Numbers that count up from ``first`` in each segment, int64 of shape [total]."""
+    return segments.expand(first - segments.starts) + torch.arange(segments.total, device=first.device)

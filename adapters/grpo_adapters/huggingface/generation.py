@@ -1,0 +1,106 @@
+"""Sampling completions: every prompt is computed once for its group, and rows that have ended leave the batch."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from grpo_adapters.huggingface.completions import Completion
+from grpo_adapters.huggingface.decoder import Decoder
+from grpo_adapters.huggingface.sampling import SamplingConfig, draw_tokens
+
+SHRINKING_FRACTION = 7 / 8  # the batch shrinks once an eighth of its rows has ended
+
+
+def sample_completions(
+    model: Any,
+    prompts: Sequence[Sequence[int]],
+    num_completions: int,
+    *,
+    tokenizer: PreTrainedTokenizerBase,
+    end_tokens: Collection[int],
+    sampling: SamplingConfig,
+    generator: torch.Generator,
+    pads: bool = True,
+) -> list[list[Completion]]:
+    """A group of completions for each prompt.
+
+    Args:
+        model: gives logits.
+        prompts: token ids of S prompts.
+        num_completions: completions of each, G.
+        tokenizer: turns tokens into text.
+        end_tokens: tokens that end a completion.
+        sampling: how to sample.
+        generator: draws the tokens, on the device of the model.
+        pads: whether prompts of different lengths go through the model together.
+
+    Returns:
+        S groups of G completions.
+    """
+    together: dict[int, list[int]] = {}
+    for index, prompt in enumerate(prompts):
+        together.setdefault(0 if pads else len(prompt), []).append(index)
+    groups: dict[int, list[Completion]] = {}
+    for indices in together.values():
+        chosen = [prompts[index] for index in indices]
+        sampled = _sample_together(model, chosen, num_completions, tokenizer, end_tokens, sampling, generator)
+        groups.update(zip(indices, sampled, strict=True))
+    return [groups[index] for index in range(len(prompts))]
+
+
+@torch.no_grad()
+def _sample_together(
+    model: Any,
+    prompts: Sequence[Sequence[int]],
+    num_completions: int,
+    tokenizer: PreTrainedTokenizerBase,
+    end_tokens: Collection[int],
+    sampling: SamplingConfig,
+    generator: torch.Generator,
+) -> list[list[Completion]]:
+    device = generator.device
+    ends = torch.tensor(sorted(end_tokens), dtype=torch.int64, device=device)
+    decoder = Decoder(model, prompts, device)
+    copies = torch.arange(len(prompts), device=device).repeat_interleave(num_completions)
+    logits = decoder.start()[copies]
+    decoder.select(copies)
+    decoder.make_room(sampling.max_new_tokens)
+    sampled = torch.zeros(len(copies), sampling.max_new_tokens, dtype=torch.int64, device=device)
+    lengths = torch.full_like(copies, sampling.max_new_tokens)
+    going = torch.ones_like(copies, dtype=torch.bool)
+    rows = torch.arange(len(copies), device=device)  # of the sequences that the decoder still has
+    for length in range(1, sampling.max_new_tokens + 1):
+        tokens = draw_tokens(logits, sampling, generator)
+        sampled[rows, length - 1] = tokens
+        ending = torch.isin(tokens, ends)
+        if sampling.stop_strings:
+            ending |= _contain_any(sampling.stop_strings, sampled[rows, :length], tokenizer)
+        ended = rows[ending & going[rows]]
+        lengths[ended] = length
+        going[ended] = False
+        kept = going[rows].nonzero().squeeze(1)
+        if len(kept) == 0 or length == sampling.max_new_tokens:
+            break
+        if len(kept) <= SHRINKING_FRACTION * len(rows):
+            decoder.select(kept)
+            rows, tokens = rows[kept], tokens[kept]
+        logits = decoder.advance(tokens)
+    token_ids = [row[:length] for row, length in zip(sampled.tolist(), lengths.tolist(), strict=True)]
+    texts = tokenizer.batch_decode(token_ids, skip_special_tokens=True)
+    ended_by_itself = going.logical_not().tolist()
+    completions = [
+        Completion(tuple(own), text, ended) for own, text, ended in zip(token_ids, texts, ended_by_itself, strict=True)
+    ]
+    return [completions[start : start + num_completions] for start in range(0, len(completions), num_completions)]
+
+
+def _contain_any(strings: Sequence[str], tokens: Tensor, tokenizer: PreTrainedTokenizerBase) -> Tensor:
+    """Whether the text of each row of tokens [B, T] has one of the strings near its end, bool [B]."""
+    reach = 4 * max(len(string) for string in strings)  # a character is four tokens at the most, one for each byte
+    texts = tokenizer.batch_decode(tokens[:, -reach:], skip_special_tokens=True)
+    return torch.tensor([any(string in text for string in strings) for text in texts], device=tokens.device)

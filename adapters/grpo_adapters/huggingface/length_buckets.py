@@ -1,0 +1,54 @@
+"""Rows of like lengths together, so that little is computed for padding."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+OVERHEAD_PER_LAYER = {"cpu": 5e7, "cuda": 5e10}
+"""Floating-point operations that take as long as what a layer costs besides its arithmetic."""
+
+MOST_TOKENS_ON_A_CPU = 1280
+"""Beyond this, activations of a small model leave the caches, and a larger one gains nothing."""
+
+
+def length_buckets(lengths: Tensor, overhead: float) -> list[Tensor]:
+    """The rows sorted by length and cut where padding would cost more than another call of the model.
+
+    On a CPU they are also cut after so many tokens that their activations would leave its caches.
+
+    Args:
+        lengths: tokens of each row, int64 of shape [K].
+        overhead: what a call of the model costs besides its tokens, in tokens.
+
+    Returns:
+        Indices of rows, int64 tensors which together hold each row once; a single one in the order given where
+        nothing has to be cut.
+
+    Example:
+        >>> length_buckets(torch.tensor([9, 100, 10, 98]), overhead=20)
+        [tensor([1, 3]), tensor([2, 0])]
+    """
+    order = lengths.argsort(descending=True, stable=True)
+    most = MOST_TOKENS_ON_A_CPU if lengths.device.type == "cpu" else float("inf")
+    sizes: list[int] = []
+    longest, padding = 0, 0
+    for length in lengths[order].tolist():
+        padding += longest - length
+        if not sizes or padding > overhead or (sizes[-1] + 1) * longest > most:
+            sizes.append(0)
+            longest, padding = length, 0
+        sizes[-1] += 1
+    if len(sizes) == 1:
+        return [torch.arange(len(lengths), device=lengths.device)]
+    return list(order.split(sizes))
+
+
+def call_overhead(model: Any) -> float:
+    """What a forward and backward pass of a model costs besides its tokens, in tokens; a rough estimate."""
+    parameters = sum(parameter.numel() for parameter in model.base_model.parameters())
+    layers = getattr(model.config.get_text_config(), "num_hidden_layers", 1)
+    per_layer = OVERHEAD_PER_LAYER.get(model.device.type, OVERHEAD_PER_LAYER["cuda"])
+    return float(layers * per_layer / (6 * max(parameters, 1)))

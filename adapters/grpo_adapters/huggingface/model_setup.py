@@ -1,0 +1,153 @@
+"""What a causal language model and its tokenizer are told and asked before they become a policy."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftConfig, PeftModel, get_peft_model
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
+
+from grpo_adapters.huggingface.loading import load_pretrained, refuse_pickles
+
+ADAPTER_CONFIG = "adapter_config.json"
+
+
+def load_causal_lm(name: str | Path, *, dtype: torch.dtype, trust_remote_code: bool) -> Any:
+    """A model from the hub or a folder; where the folder holds adapters, with these to train further."""
+    options: dict[str, Any] = {"dtype": dtype, "trust_remote_code": trust_remote_code}
+    if not Path(name, ADAPTER_CONFIG).is_file():
+        return load_pretrained(AutoModelForCausalLM, name, **options)
+    refuse_pickles(Path(name))
+    base = PeftConfig.from_pretrained(str(name)).base_model_name_or_path
+    if not base:
+        raise ValueError(
+            f"the adapters in folder '{name}' do not say which model they change: load that model, and pass "
+            f"peft.PeftModel.from_pretrained(model, {str(name)!r}, is_trainable=True)"
+        )
+    model = load_pretrained(AutoModelForCausalLM, base, **options)
+    return PeftModel.from_pretrained(model, str(name), is_trainable=True)
+
+
+def check_causal_lm(model: object) -> None:
+    """A model must be a causal language model, with its head.
+
+    Raises:
+        TypeError: if it is not.
+    """
+    inner = without_adapters(model)
+    if isinstance(inner, PreTrainedModel) and inner.can_generate() and not inner.config.is_encoder_decoder:
+        return
+    raise TypeError(
+        f"model is a {type(inner).__name__}, expected a causal language model with its head: a name, a folder, or what "
+        f"transformers.AutoModelForCausalLM.from_pretrained gives"
+    )
+
+
+def check_does_not_look_ahead(model: Any) -> None:
+    """What a model makes of a token must not depend on later ones, which a few tokens tell.
+
+    Raises:
+        TypeError: if it does.
+    """
+    tokens = torch.arange(4, device=model.device).unsqueeze(0) % num_embeddings(model)
+    changed = tokens.clone()
+    changed[0, -1] = 0
+    with torch.no_grad():
+        logits, after = (model(input_ids=each, use_cache=False).logits[0, :-1].float() for each in (tokens, changed))
+    if not torch.allclose(logits, after, rtol=1e-2, atol=1e-2 * float(logits.abs().max()), equal_nan=True):
+        raise TypeError(
+            f"{type(model).__name__} looks ahead: its logits at a token depend on later ones. Expected a causal "
+            f"language model; one like BERT needs config.is_decoder=True"
+        )
+
+
+def num_embeddings(model: Any) -> int:
+    """Tokens that a model embeds."""
+    weight: Tensor = model.get_input_embeddings().weight
+    return len(weight)
+
+
+def with_adapters(model: Any, peft_config: PeftConfig | None) -> Any:
+    """The model, with adapters to train where a config asks for them.
+
+    Raises:
+        ValueError: if the method trains no weights of the model's layers, or the model has adapters already.
+    """
+    if peft_config is not None:
+        if isinstance(model, PeftModel):
+            raise ValueError("the model has adapters already, which will be trained: leave out peft_config")
+        if not peft_config.is_prompt_learning:
+            return get_peft_model(model, peft_config)
+    config = model.active_peft_config if isinstance(model, PeftModel) else peft_config
+    if config is not None and config.is_prompt_learning:
+        raise ValueError(
+            f"{type(config).__name__} learns a prompt and no weights: use a method that changes the model's layers, "
+            f"such as peft.LoraConfig"
+        )
+    return model
+
+
+def without_adapters(model: Any) -> Any:
+    """The model that holds the layers, with adapters among them where there are any."""
+    has_adapters = isinstance(model, PeftModel)
+    return model.get_base_model() if has_adapters else model
+
+
+def check_tokenizer(tokenizer: object, model: Any) -> PreTrainedTokenizerBase:
+    """The tokenizer, which must know no token that the model does not embed.
+
+    Raises:
+        TypeError: if it is no tokenizer.
+        ValueError: if it has more tokens than the model.
+    """
+    if not isinstance(tokenizer, PreTrainedTokenizerBase):
+        raise TypeError(
+            f"tokenizer is a {type(tokenizer).__name__}, expected a transformers tokenizer: a model that was not "
+            f"loaded here needs its own, AutoTokenizer.from_pretrained(...)"
+        )
+    embedded = num_embeddings(model)
+    if len(tokenizer) > embedded:
+        raise ValueError(
+            f"the tokenizer has {len(tokenizer):,} tokens, the model embeds {embedded:,}: use the model's own "
+            f"tokenizer, or call model.resize_token_embeddings({len(tokenizer)})"
+        )
+    return tokenizer
+
+
+def enable_checkpointing(model: Any) -> None:
+    """Keep only what goes from layer to layer for the backward pass."""
+    newer_name = getattr(model, "activation_checkpointing_enable", None)
+    (newer_name or model.gradient_checkpointing_enable)({"use_reentrant": False})
+
+
+def switch_dropout_off(model: nn.Module) -> None:
+    """Set every probability of dropout to 0: those of modules, and those that layers keep as numbers."""
+    for module in model.modules():
+        if isinstance(module, nn.modules.dropout._DropoutNd):
+            module.p = 0.0
+        for name, value in vars(module).items():
+            if ("dropout" in name or name == "layerdrop") and isinstance(value, float):
+                setattr(module, name, 0.0)
+
+
+def end_tokens(model: Any, tokenizer: PreTrainedTokenizerBase) -> set[int]:
+    """Tokens that end a completion: those of the model's generation config, and the tokenizer's own."""
+    configured = model.generation_config.eos_token_id
+    told = configured if isinstance(configured, list) else [configured]
+    known = range(num_embeddings(model))
+    return {token for token in (*told, tokenizer.eos_token_id) if token in known}
+
+
+def longest_prompt(model: Any, max_new_tokens: int) -> int | None:
+    """Tokens that a prompt may have if so many are to follow in the model's context; None where that has no end.
+
+    Raises:
+        ValueError: if there is no room for any.
+    """
+    context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    if context is not None and context <= max_new_tokens:
+        raise ValueError(f"max_new_tokens is {max_new_tokens}, expected less than the model's context, {context}")
+    return None if context is None else context - max_new_tokens
