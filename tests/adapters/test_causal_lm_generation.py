@@ -372,6 +372,16 @@ def test_rows_that_have_ended_leave_the_batch() -> None:
     assert calls == [16, 16, 16, 14, 14, 12, 12, 10, 10, 8, 7, 6, 5, 4, 3, 2, 1]
 
 
+def test_what_is_drawn_for_a_row_that_has_ended_is_no_part_of_it() -> None:
+    """One row of 16 is too few to leave, so it draws on, and ends again and again."""
+    completions, calls = run_scripts([[0], *[[4, 5, 6, 7]] * 15], stop_strings=["9"], max_new_tokens=6)
+    assert calls == [16] * 6
+    assert completions[0] == Completion((0,), "", True)
+    assert completions[1:] == [Completion((4, 5, 6, 7, 4, 5), "234523", False)] * 15
+    completions, _ = run_scripts([[3, 11], *[[4]] * 15], stop_strings=["19"], max_new_tokens=7)
+    assert completions[0] == Completion((3, 11), "19", True)
+
+
 def test_nothing_is_computed_after_all_have_ended() -> None:
     _, calls = run_scripts([[3, 0], [4, 5, 0]])
     assert len(calls) == 3

@@ -26,7 +26,7 @@ def described_head(model: Any) -> OutputHead | None:
     config = model.config.get_text_config()
     scale = getattr(config, "logit_scale", None) or 1.0
     divisor = getattr(config, "logits_scaling", None) or 1.0
-    soft_cap = getattr(config, "final_logit_softcapping", None)
+    soft_cap = getattr(config, "final_logit_softcapping", None) or getattr(config, "logits_soft_cap", None)
     return OutputHead(layer.weight, layer.bias, scale=scale / divisor, soft_cap=soft_cap)
 
 

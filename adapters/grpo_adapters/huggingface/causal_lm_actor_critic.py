@@ -15,6 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from grpo import Evaluation, ValueEstimates
 from grpo_adapters.huggingface.causal_lm_policy import CausalLMPolicy
 from grpo_adapters.huggingface.completions import CompletionBatch
+from grpo_adapters.huggingface.loading import expanded
 
 VALUE_HEAD_FILE = "value_head.safetensors"
 
@@ -52,8 +53,9 @@ class CausalLMActorCritic(CausalLMPolicy):
         self.value_head = nn.Linear(width, 1, device=self.device, dtype=dtype)
         nn.init.zeros_(self.value_head.weight)
         nn.init.zeros_(self.value_head.bias)
-        if isinstance(model, str | Path) and Path(model, VALUE_HEAD_FILE).is_file():
-            self.value_head.load_state_dict(load_file(Path(model, VALUE_HEAD_FILE)))
+        stored = Path(expanded(model), VALUE_HEAD_FILE) if isinstance(model, str | Path) else None
+        if stored is not None and stored.is_file():
+            self.value_head.load_state_dict(load_file(stored))
 
     def evaluate_actions(self, batch: CompletionBatch) -> Evaluation:
         """Log-prob, entropy and value of each token of the completions, [D] each."""
@@ -97,4 +99,4 @@ class CausalLMActorCritic(CausalLMPolicy):
     def save_pretrained(self, folder: str | Path) -> None:
         """Write the model, its tokenizer and the value head into a folder."""
         super().save_pretrained(folder)
-        save_file(dict(self.value_head.state_dict()), Path(folder, VALUE_HEAD_FILE))
+        save_file(dict(self.value_head.state_dict()), Path(folder, VALUE_HEAD_FILE).expanduser())

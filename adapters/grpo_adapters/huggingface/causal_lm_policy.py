@@ -294,6 +294,7 @@ class CausalLMPolicy:
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write the model, or its adapter, as safetensors, and its tokenizer into a folder."""
+        folder = Path(folder).expanduser()
         self.model.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
 

@@ -102,5 +102,5 @@ def _sample_together(
 def _contain_any(strings: Sequence[str], tokens: Tensor, tokenizer: PreTrainedTokenizerBase) -> Tensor:
     """Whether the text of each row of tokens [B, T] has one of the strings near its end, bool [B]."""
     reach = 4 * max(len(string) for string in strings)  # a character is four tokens at the most, one for each byte
-    texts = tokenizer.batch_decode(tokens[:, -reach:], skip_special_tokens=True)
+    texts = tokenizer.batch_decode(tokens[:, -reach:])
     return torch.tensor([any(string in text for string in strings) for text in texts], device=tokens.device)

@@ -41,7 +41,7 @@ def load_pretrained(
         UnsafeModelError: if it needs code of its own that is not trusted, or its weights are pickled.
         ValueError: if the checkpoint lacks weights of the model.
     """
-    name = str(Path(name).expanduser()) if isinstance(name, Path) or name.startswith("~") else name
+    name = expanded(name)
     has_weights = hasattr(auto_class, "from_config")
     if has_weights:
         refuse_pickles(Path(name))
@@ -66,6 +66,11 @@ def load_pretrained(
             f"random: it is no checkpoint of such a model; load one that is"
         )
     return model
+
+
+def expanded(name: str | Path) -> str:
+    """A name on the hub as it is, a folder with its ``~`` resolved."""
+    return str(Path(name).expanduser()) if isinstance(name, Path) or name.startswith("~") else name
 
 
 def refuse_pickles(folder: Path) -> None:

@@ -10,13 +10,14 @@ from peft import PeftConfig, PeftModel, get_peft_model
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
-from grpo_adapters.huggingface.loading import load_pretrained, refuse_pickles
+from grpo_adapters.huggingface.loading import expanded, load_pretrained, refuse_pickles
 
 ADAPTER_CONFIG = "adapter_config.json"
 
 
 def load_causal_lm(name: str | Path, *, dtype: torch.dtype, trust_remote_code: bool) -> Any:
     """A model from the hub or a folder; where the folder holds adapters, with these to train further."""
+    name = expanded(name)
     options: dict[str, Any] = {"dtype": dtype, "trust_remote_code": trust_remote_code}
     if not Path(name, ADAPTER_CONFIG).is_file():
         return load_pretrained(AutoModelForCausalLM, name, **options)
@@ -57,7 +58,8 @@ def check_does_not_look_ahead(model: Any) -> None:
     changed[0, -1] = 0
     with torch.no_grad():
         logits, after = (model(input_ids=each, use_cache=False).logits[0, :-1].float() for each in (tokens, changed))
-    if not torch.allclose(logits, after, rtol=1e-2, atol=1e-2 * float(logits.abs().max()), equal_nan=True):
+    rounding = 10 * torch.finfo(model.dtype).eps * float(logits.abs().max())
+    if not torch.allclose(logits, after, rtol=0.0, atol=rounding, equal_nan=True):
         raise TypeError(
             f"{type(model).__name__} looks ahead: its logits at a token depend on later ones. Expected a causal "
             f"language model; one like BERT needs config.is_decoder=True"
@@ -129,7 +131,7 @@ def switch_dropout_off(model: nn.Module) -> None:
         if isinstance(module, nn.modules.dropout._DropoutNd):
             module.p = 0.0
         for name, value in vars(module).items():
-            if ("dropout" in name or name == "layerdrop") and isinstance(value, float):
+            if "drop" in name and isinstance(value, float):
                 setattr(module, name, 0.0)
 
 
