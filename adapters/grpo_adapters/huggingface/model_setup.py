@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +83,10 @@ def with_adapters(model: Any, peft_config: PeftConfig | None) -> Any:
         if isinstance(model, PeftModel):
             raise ValueError("the model has adapters already, which will be trained: leave out peft_config")
         if not peft_config.is_prompt_learning:
-            return get_peft_model(model, peft_config)
+            with warnings.catch_warnings():
+                # peft asks by a name that transformers gives up
+                warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
+                return get_peft_model(model, peft_config)
     config = model.active_peft_config if isinstance(model, PeftModel) else peft_config
     if config is not None and config.is_prompt_learning:
         raise ValueError(
