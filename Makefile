@@ -2,10 +2,11 @@
 PYTHON ?= python3
 VENV := .venv
 PEERS := .venv-control
+LANGUAGE_PEERS := .venv-language
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test docs benchmark benchmark-control wheel clean
+.PHONY: demo test docs benchmark benchmark-control benchmark-language wheel clean
 
 demo: $(VENV)/examples  ## GRPO on a bandit whose arms drift
 	$(BIN)/python examples/dynamic_bandit.py
@@ -27,12 +28,16 @@ benchmark-control: $(PEERS)/control  ## control beside Stable-Baselines3, in an 
 	$(PEERS)/bin/python tests/benchmarks/control_learning.py
 	$(PEERS)/bin/python tests/benchmarks/control_speed.py
 
+benchmark-language: $(LANGUAGE_PEERS)/language  ## language models beside TRL, in an environment of its own
+	$(LANGUAGE_PEERS)/bin/python tests/benchmarks/trl_parity.py
+	$(LANGUAGE_PEERS)/bin/python tests/benchmarks/language_speed.py
+
 wheel: $(VENV)/dev  ## the wheel, into dist/
 	rm -rf dist
 	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
 
 clean:  ## everything that was built or installed here
-	rm -rf $(VENV) $(PEERS) dist docs/_build outputs .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(PEERS) $(LANGUAGE_PEERS) dist docs/_build outputs .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
 $(VENV)/python: constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -48,4 +53,11 @@ $(PEERS)/control: constraints.txt pyproject.toml tests/benchmarks/requirements-c
 	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt torch
 	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt \
 		--editable ".[examples]" --requirement tests/benchmarks/requirements-control.txt
+	touch $@
+
+$(LANGUAGE_PEERS)/language: constraints.txt pyproject.toml tests/benchmarks/requirements-language.txt
+	$(PYTHON) -m venv $(LANGUAGE_PEERS)
+	$(LANGUAGE_PEERS)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt torch
+	$(LANGUAGE_PEERS)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt \
+		--editable ".[huggingface]" --requirement tests/benchmarks/requirements-language.txt
 	touch $@

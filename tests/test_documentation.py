@@ -97,9 +97,7 @@ def test_the_glossary_defines_every_metric() -> None:
         SequencePolicy(),
         advantage_estimator=KLPenalizedRewards(GroupRelative()),
     )
-    reported = (
-        bandit.step(["the only state"]).keys() | cart.step(sampler.states).keys() | sequences.step([1, 2]).keys()
-    )
+    reported = bandit.step(["the only state"]).keys() | cart.step(sampler.states).keys() | sequences.step([1, 2]).keys()
     assert reported == defined
 
 

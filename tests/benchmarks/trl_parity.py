@@ -1,0 +1,476 @@
+"""Losses and gradients of this library beside those of the installed TRL, on the same log-probs and advantages.
+
+TRL's numbers come out of its own code: its GRPOTrainer is built with the config of each loss around a tiny Llama made
+in memory, and its ``compute_loss`` is called on a batch made by hand. Only the forward pass is replaced, by log-probs
+that are themselves the parameters, so that gradients can be compared entry by entry. Ours come out of
+``GRPOTrainer.update`` with a policy of the same kind. One more case runs both with the model's forward pass.
+
+The last line holds the largest relative differences as JSON. ``--constants`` prints what
+``tests/core/test_trl_constants.py`` holds instead.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+import sys
+import tempfile
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import torch
+import tyro
+from tokenizers import Tokenizer, models, pre_tokenizers
+from torch import Tensor, nn
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from grpo import (
+    ActionBatch,
+    ClippedImportanceSurrogate,
+    ClippedSurrogate,
+    Evaluation,
+    Experience,
+    GRPOConfig,
+    GRPOObjective,
+    GRPOTrainer,
+    SampleClippedSurrogate,
+    Segments,
+    SoftAdaptiveSurrogate,
+    TensorBatch,
+)
+from grpo.config import LossAveraging
+from grpo_adapters.huggingface import CausalLMPolicy, Completion, SamplingConfig
+
+GROUP_SIZE, MAX_LENGTH, VOCABULARY = 4, 40, 50
+TOLERANCE = 1e-5
+
+
+@dataclass(frozen=True)
+class Options:
+    """Options of the comparison."""
+
+    constants: bool = False
+    """Print what TRL says of a few numbers, for the test-suite."""
+    num_groups: int = 16
+    """Groups of four completions."""
+    seed: int = 0
+    """Of the numbers."""
+
+
+@dataclass(frozen=True)
+class Data:
+    """Completions of several prompts, in groups, flat over their tokens."""
+
+    lengths: Tensor
+    log_probs: Tensor
+    old_log_probs: Tensor
+    reference_log_probs: Tensor
+    advantages: Tensor
+
+    @property
+    def mask(self) -> Tensor:
+        """Which entries of a rectangle are tokens, [N, longest]."""
+        return torch.arange(int(self.lengths.max())) < self.lengths.unsqueeze(1)
+
+    def padded(self, values: Tensor) -> Tensor:
+        """[D] -> [N, longest]; what is padded is far from harmless, so that it would be seen if it counted."""
+        return torch.full(self.mask.shape, -1.5, dtype=values.dtype).masked_scatter(self.mask, values)
+
+
+@dataclass(frozen=True)
+class Case:
+    """A loss, as each of the two calls it.
+
+    Attributes:
+        name: in the table.
+        objective: ours.
+        averaging: ours.
+        theirs: settings of TRL's GRPOConfig.
+        beta: TRL's KL coefficient, set after construction: with one, TRL would load a reference model by name, which
+            a model made in memory does not have, though its loss needs no more than the reference log-probs.
+        num_micro_batches: parts that both split the optimiser step into.
+    """
+
+    name: str
+    objective: GRPOObjective
+    averaging: LossAveraging
+    theirs: Mapping[str, Any]
+    beta: float = 0.0
+    num_micro_batches: int = 1
+
+
+CLIPS: dict[str, Any] = {"epsilon": 0.2, "epsilon_high": 0.28}
+OUR_CLIPS: dict[str, Any] = {"clip_low": 0.2, "clip_high": 0.28}
+
+
+def cases() -> list[Case]:
+    """Every loss that both have.
+
+    Names and settings that differ:
+
+    - TRL's ``bnpo`` averages over the tokens of a micro-batch, ours over those of the optimiser step: they agree where
+      the step is one micro-batch. TRL's ``dapo`` is the one that agrees with our ``"per_decision"`` under any split.
+    - TRL's ``dr_grpo`` divides by N times ``max_completion_length``, which is our integer ``loss_averaging``.
+    - ``epsilon_high`` of TRL's ``cispo`` is the bound on the ratio itself, not on its distance from 1.
+    - TRL's ``sapo`` averages as its ``grpo`` does, its ``cispo`` as its ``dapo``.
+    - ``delta`` is our ``dual_clip``; with it TRL bounds positive advantages too, which the clip range, being narrower,
+      has done already.
+    - ``importance_sampling_level="sequence"`` is our SampleClippedSurrogate.
+    - ``use_bias_correction_kl`` is on by default in TRL, ``kl_importance_correction`` is off in ours.
+    """
+    clipped = ClippedSurrogate(**OUR_CLIPS)
+    kl = {"kl_coefficient": 0.3}
+    return [
+        Case("grpo", GRPOObjective(surrogate=clipped), "per_sample", {"loss_type": "grpo", **CLIPS}),
+        Case(
+            "grpo, 2 micro-batches",
+            GRPOObjective(surrogate=clipped),
+            "per_sample",
+            {"loss_type": "grpo", **CLIPS},
+            num_micro_batches=2,
+        ),
+        Case("bnpo", GRPOObjective(surrogate=clipped), "per_decision", {"loss_type": "bnpo", **CLIPS}),
+        Case("dr_grpo", GRPOObjective(surrogate=clipped), MAX_LENGTH, {"loss_type": "dr_grpo", **CLIPS}),
+        Case("dapo", GRPOObjective(surrogate=clipped), "per_decision", {"loss_type": "dapo", **CLIPS}),
+        Case(
+            "dapo, 4 micro-batches",
+            GRPOObjective(surrogate=clipped),
+            "per_decision",
+            {"loss_type": "dapo", **CLIPS},
+            num_micro_batches=4,
+        ),
+        Case(
+            "cispo",
+            GRPOObjective(surrogate=ClippedImportanceSurrogate(max_ratio=1.5)),
+            "per_decision",
+            {"loss_type": "cispo", "epsilon_high": 1.5},
+        ),
+        Case("sapo", GRPOObjective(surrogate=SoftAdaptiveSurrogate()), "per_sample", {"loss_type": "sapo"}),
+        Case(
+            "gspo",
+            GRPOObjective(surrogate=SampleClippedSurrogate(clip_low=0.1, clip_high=0.12)),
+            "per_sample",
+            {"loss_type": "grpo", "importance_sampling_level": "sequence", "epsilon": 0.1, "epsilon_high": 0.12},
+        ),
+        Case(
+            "two-sided clipping",
+            GRPOObjective(surrogate=ClippedSurrogate(**OUR_CLIPS, dual_clip=1.6)),
+            "per_sample",
+            {"loss_type": "grpo", "delta": 1.6, **CLIPS},
+        ),
+        Case(
+            "k3",
+            GRPOObjective(surrogate=clipped, **kl),
+            "per_sample",
+            {"loss_type": "grpo", "use_bias_correction_kl": False, **CLIPS},
+            beta=0.3,
+        ),
+        Case(
+            "k3, corrected",
+            GRPOObjective(surrogate=clipped, kl_importance_correction=True, **kl),
+            "per_decision",
+            {"loss_type": "dapo", "use_bias_correction_kl": True, **CLIPS},
+            beta=0.3,
+        ),
+    ]
+
+
+def random_data(options: Options, dtype: torch.dtype) -> Data:
+    """Completions of one to MAX_LENGTH tokens, ratios on both sides of every bound, a group without advantages."""
+    generator = torch.Generator().manual_seed(options.seed)
+    num_samples = options.num_groups * GROUP_SIZE
+    lengths = torch.randint(1, MAX_LENGTH + 1, (num_samples,), generator=generator)
+    lengths[0], lengths[1] = MAX_LENGTH, 1
+    old = -3 * torch.rand(int(lengths.sum()), generator=generator, dtype=torch.float64)
+    shift = 0.05 * torch.randn(num_samples, generator=generator, dtype=torch.float64).repeat_interleave(lengths)
+    log_probs = old + shift + 0.4 * torch.randn(len(old), generator=generator, dtype=torch.float64)
+    reference = old + 0.5 * torch.randn(len(old), generator=generator, dtype=torch.float64)
+    advantages = torch.randn(num_samples, generator=generator, dtype=torch.float64)
+    advantages[-GROUP_SIZE:] = 0.0
+    return Data(lengths, *(values.to(dtype) for values in (log_probs, old, reference, advantages)))
+
+
+def fixed_data(dtype: torch.dtype = torch.float64) -> Data:
+    """The numbers of ``tests/core/test_trl_constants.py``."""
+    return Data(
+        torch.tensor([3, 1, 2, 3]),
+        torch.tensor([-0.5, -1.2, -0.3, -2.0, -0.7, -1.1, -0.2, -0.9, -1.6], dtype=dtype),
+        torch.tensor([-0.6, -0.8, -0.9, -1.7, -1.3, -1.0, -0.2, -1.5, -1.1], dtype=dtype),
+        torch.tensor([-0.9, -1.0, -0.4, -1.5, -0.8, -1.4, -0.1, -1.2, -1.3], dtype=dtype),
+        torch.tensor([1.5, -0.5, -1.0, 0.8], dtype=dtype),
+    )
+
+
+class GivenLogProbs(nn.Module):
+    """A policy whose parameters are the log-probs of the actions it has taken. It samples nothing."""
+
+    def __init__(self, data: Data) -> None:
+        super().__init__()
+        self.log_probs = nn.Parameter(data.log_probs.clone())
+
+    def evaluate_actions(self, batch: TensorBatch) -> Evaluation:
+        return Evaluation(self.log_probs[batch.observations])
+
+    def get_parameters(self) -> dict[str, Tensor]:
+        return dict(self.named_parameters())
+
+    def generate_actions(self, states: Any, num_actions_per_state: int, **kwargs: Any) -> Any:
+        raise NotImplementedError
+
+    def get_log_probabilities(self, states: Any, actions: Any) -> Tensor:
+        raise NotImplementedError
+
+    def encode_actions(self, states: Any, actions: Any) -> TensorBatch:
+        raise NotImplementedError
+
+
+class NoReward(nn.Module):
+    """Advantages are given, so nothing is scored."""
+
+    def compute_rewards(self, states: Any, actions: Any) -> Tensor:
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Result:
+    """A loss and its gradient with respect to all parameters, one after another."""
+
+    loss: float
+    gradient: Tensor
+
+
+def kept_gradients(parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Gradients by name, once there are any: our trainer drops them when it has made its step."""
+    kept: dict[str, Tensor] = {}
+
+    def keep(name: str, parameter: Tensor) -> None:
+        assert parameter.grad is not None
+        kept[name] = parameter.grad.clone()
+
+    for name, parameter in parameters.items():
+        parameter.register_post_accumulate_grad_hook(partial(keep, name))
+    return kept
+
+
+def our_result(case: Case, data: Data) -> Result:
+    """What our trainer says, and sends backward."""
+    policy = GivenLogProbs(data)
+    samples = Segments.of_lengths(data.lengths)
+    numbers = torch.arange(samples.total)
+    # A row of this policy is a decision: what is split is not the same as in TRL, and must not matter.
+    return update(case, data, policy, TensorBatch(numbers, numbers, samples), rows_per_part=samples.total)
+
+
+def update(case: Case, data: Data, policy: Any, batch: ActionBatch, rows_per_part: int) -> Result:
+    """An update of our trainer on the data, with a policy that knows the batch."""
+    config = GRPOConfig(
+        group_size=GROUP_SIZE,
+        micro_batch_size=-(-rows_per_part // case.num_micro_batches),
+        loss_averaging=case.averaging,
+        max_grad_norm=None,
+    )
+    trainer = GRPOTrainer(
+        config,
+        policy,
+        NoReward(),
+        objective=case.objective,
+        reference_policy=GivenLogProbs(data) if case.objective.requires_reference else None,
+        advantage_estimator=lambda experience: data.advantages,
+    )
+    gradients = kept_gradients(policy.get_parameters())
+    num_samples = len(data.lengths)
+    metrics = trainer.update(
+        Experience(
+            states=range(num_samples),
+            actions=range(num_samples),
+            batch=batch,
+            groups=Segments.of_lengths([GROUP_SIZE] * (num_samples // GROUP_SIZE)),
+            rewards=data.advantages,
+            old_log_probs=data.old_log_probs,
+            reference_log_probs=data.reference_log_probs if case.objective.requires_reference else None,
+        )
+    )
+    return Result(metrics["loss"], torch.cat([gradients[name].flatten() for name in policy.get_parameters()]))
+
+
+def trl_trainer(case: Case, num_samples: int, model: LlamaForCausalLM) -> Any:
+    """TRL's own trainer."""
+    # Here, since pytest imports this module in search of doctests, and need not have the libraries.
+    from datasets import Dataset  # type: ignore[import-untyped, unused-ignore]
+    from trl import GRPOConfig as TRLConfig  # type: ignore[import-not-found, unused-ignore]
+    from trl import GRPOTrainer as TRLTrainer
+
+    warnings.simplefilter("ignore", FutureWarning)  # of what TRL itself calls
+    with tempfile.TemporaryDirectory() as output_dir:
+        config = TRLConfig(
+            output_dir=output_dir,
+            per_device_train_batch_size=num_samples // case.num_micro_batches,
+            gradient_accumulation_steps=case.num_micro_batches,
+            num_generations=GROUP_SIZE,
+            max_completion_length=MAX_LENGTH,
+            gradient_checkpointing=False,
+            report_to="none",
+            use_cpu=True,
+            bf16=False,
+            **case.theirs,
+        )
+        trainer = TRLTrainer(
+            model=model,
+            reward_funcs=lambda completions, **_: [0.0] * len(completions),
+            args=config,
+            train_dataset=Dataset.from_list([{"prompt": "w2"}] * num_samples),
+            processing_class=tiny_tokenizer(),
+        )
+    trainer.beta = case.beta
+    trainer.model.train()
+    trainer.current_gradient_accumulation_steps = case.num_micro_batches  # its training loop sets this
+    return trainer
+
+
+def trl_result(case: Case, data: Data) -> Result:
+    """What TRL says, and sends backward."""
+    trainer = trl_trainer(case, len(data.lengths), tiny_model())
+    log_probs = data.padded(data.log_probs).requires_grad_()
+    total = 0.0
+    for rows in torch.arange(len(data.lengths)).chunk(case.num_micro_batches):
+        given = log_probs[rows]
+
+        def forward(
+            *_: Any, compute_entropy: bool = False, given: Tensor = given, **__: Any
+        ) -> tuple[Tensor, Tensor | None, None]:
+            return given, torch.zeros_like(given) if compute_entropy else None, None
+
+        trainer._get_per_token_logps_and_entropies = forward
+        tokens = torch.full(data.mask.shape, 2)
+        loss = trainer.compute_loss(trainer.model, trl_inputs(data, rows, [[2]] * len(tokens), tokens))
+        loss.backward()
+        total += loss.item()
+    assert log_probs.grad is not None
+    return Result(total, log_probs.grad[data.mask])
+
+
+def trl_inputs(data: Data, rows: Tensor, prompts: list[list[int]], completions: Tensor) -> dict[str, Tensor]:
+    """The rows of a batch as TRL makes it of what it has sampled: prompts are padded on the left."""
+    longest = max(len(prompt) for prompt in prompts)
+    mask = data.mask.long()
+    whole = {
+        "prompt_ids": torch.tensor([[0] * (longest - len(prompt)) + prompt for prompt in prompts]),
+        "prompt_mask": torch.tensor([[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts]),
+        "completion_ids": completions,
+        "completion_mask": mask,
+        "advantages": data.advantages,
+        "old_per_token_logps": data.padded(data.old_log_probs),
+        "ref_per_token_logps": data.padded(data.reference_log_probs),
+    }
+    return {name: values[rows] for name, values in whole.items()} | {"num_items_in_batch": mask.sum()}
+
+
+def tiny_tokenizer() -> PreTrainedTokenizerFast:
+    """Words are w2, w3, ..., each a token."""
+    tokens = {"<pad>": 0, "<end>": 1} | {f"w{number}": number for number in range(2, VOCABULARY)}
+    words = Tokenizer(models.WordLevel(tokens, unk_token="<pad>"))
+    words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return PreTrainedTokenizerFast(tokenizer_object=words, pad_token="<pad>", eos_token="<end>")
+
+
+def tiny_model() -> LlamaForCausalLM:
+    """A Llama of two layers, the same at every call."""
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=VOCABULARY,
+        max_position_embeddings=64,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        initializer_range=0.2,
+        bos_token_id=1,
+        eos_token_id=1,
+        pad_token_id=0,
+    )
+    return LlamaForCausalLM(config)
+
+
+def whole_model_results(options: Options) -> tuple[Result, Result]:
+    """Ours and TRL's with the forward passes of a real model, prompts of several lengths, at a temperature.
+
+    The model knows only how far apart two tokens are. With one that has learnt absolute positions, such as GPT-2, TRL's
+    log-probs are others where it pads a prompt: it pads on the left and tells the model nothing of positions.
+    """
+    case = Case(
+        "", GRPOObjective(surrogate=ClippedSurrogate(**OUR_CLIPS)), "per_decision", {**CLIPS, "temperature": 0.7}
+    )
+    draw = random.Random(options.seed)
+    data = random_data(options, torch.float32)
+    prompts = [[draw.randrange(2, VOCABULARY) for _ in range(draw.randint(1, 9))] for _ in range(options.num_groups)]
+    prompts = [prompt for prompt in prompts for _ in range(GROUP_SIZE)]
+    completions = [[draw.randrange(2, VOCABULARY) for _ in range(length)] for length in data.lengths.tolist()]
+    tokens = data.padded(torch.tensor([token for completion in completions for token in completion]))
+
+    policy = CausalLMPolicy(tiny_model(), tiny_tokenizer(), sampling=SamplingConfig(temperature=0.7))
+    states = [" ".join(f"w{token}" for token in prompt) for prompt in prompts]
+    batch = policy.encode_actions(states, [Completion(tuple(completion), "") for completion in completions])
+    data = replace(data, old_log_probs=policy.evaluate_actions(batch).log_probs.detach() + data.old_log_probs.sin() / 2)
+    ours = update(case, data, policy, batch, rows_per_part=len(completions))
+
+    trainer = trl_trainer(case, len(completions), tiny_model())
+    rows = torch.arange(len(completions))
+    loss = trainer.compute_loss(trainer.model, trl_inputs(data, rows, prompts, tokens.clamp(min=0)))
+    loss.backward()
+    gradients = [parameter.grad.flatten() for parameter in trainer.model.parameters()]
+    return ours, Result(loss.item(), torch.cat(gradients))
+
+
+def relative_differences(ours: Result, theirs: Result) -> tuple[float, float]:
+    """Of the loss, and of the gradient, by its largest entry."""
+    gradient = (ours.gradient - theirs.gradient).abs().max() / theirs.gradient.abs().max()
+    return abs(ours.loss - theirs.loss) / abs(theirs.loss), gradient.item()
+
+
+def compare(options: Options) -> bool:
+    """Print how far apart they are; whether they agree."""
+    worst: dict[str, float] = {}
+    print(f"{'':24}{'precision':11}{'loss':>12}{'TRL':>12}{'difference':>12}{'of gradient':>13}")
+
+    def add(name: str, precision: str, ours: Result, theirs: Result) -> None:
+        differences = relative_differences(ours, theirs)
+        loss, gradient = differences
+        print(f"{name:24}{precision:11}{ours.loss:12.6f}{theirs.loss:12.6f}{loss:12.1e}{gradient:13.1e}")
+        for what, difference in zip(("loss", "gradient"), differences, strict=True):
+            key = f"{what}, {precision}"
+            worst[key] = max(worst.get(key, 0.0), math.inf if math.isnan(difference) else difference)
+
+    for case in cases():
+        for dtype in (torch.float64, torch.float32):
+            data = random_data(options, dtype)
+            add(case.name, str(dtype).removeprefix("torch."), our_result(case, data), trl_result(case, data))
+    add("dapo, whole model", "float32", *whole_model_results(options))
+    print(json.dumps({name: float(f"{difference:.1e}") for name, difference in worst.items()}))
+    return all(difference <= TOLERANCE for difference in worst.values())
+
+
+def print_constants() -> None:
+    """Print losses and gradients that TRL gives for the fixed numbers, as they stand in the test."""
+    data = fixed_data()
+    for case in cases():
+        if case.num_micro_batches == 1:
+            result = trl_result(case, data)
+            loss, gradient = round(result.loss, 7), [round(entry, 7) + 0.0 for entry in result.gradient.tolist()]
+            line = f'    "{case.name}": ({loss}, {gradient}),'
+            print(line if len(line) <= 120 else f'    "{case.name}": (\n        {loss},\n        {gradient},\n    ),')
+
+
+def main(options: Options) -> None:
+    """Compare, or print constants."""
+    if options.constants:
+        print_constants()
+    elif not compare(options):
+        sys.exit(f"a difference is above {TOLERANCE}")
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Options, description=__doc__))
