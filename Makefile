@@ -6,7 +6,7 @@ LANGUAGE_PEERS := .venv-language
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test docs benchmark benchmark-control benchmark-language wheel clean
+.PHONY: demo test docs benchmark benchmark-control benchmark-language benchmark-memory wheel clean
 
 demo: $(VENV)/examples  ## GRPO on a bandit whose arms drift
 	$(BIN)/python examples/dynamic_bandit.py
@@ -30,7 +30,11 @@ benchmark-control: $(PEERS)/control  ## control beside Stable-Baselines3, in an 
 
 benchmark-language: $(LANGUAGE_PEERS)/language  ## language models beside TRL, in an environment of its own
 	$(LANGUAGE_PEERS)/bin/python tests/benchmarks/trl_parity.py
+	$(LANGUAGE_PEERS)/bin/python tests/benchmarks/log_probs_speed.py
 	$(LANGUAGE_PEERS)/bin/python tests/benchmarks/language_speed.py
+
+benchmark-memory: $(LANGUAGE_PEERS)/language  ## what each option of a language model saves
+	$(LANGUAGE_PEERS)/bin/python tests/benchmarks/language_memory.py
 
 wheel: $(VENV)/dev  ## the wheel, into dist/
 	rm -rf dist

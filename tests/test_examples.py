@@ -58,21 +58,37 @@ def test_help_explains_every_option(script: str) -> None:
         assert explanation in told
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_notebooks_are_stored_without_outputs_and_run(path: Path, tmp_path: Path) -> None:
-    notebook = nbformat.read(path, as_version=4)  # type: ignore[no-untyped-call]
-    for cell in notebook.cells:
-        assert not cell.get("outputs")
-        assert cell.get("execution_count") is None
+def executed(name: str, folder: Path) -> tuple[str, int]:
+    """What a notebook prints, and how many figures it draws."""
+    notebook = nbformat.read(EXAMPLES / name, as_version=4)  # type: ignore[no-untyped-call]
     start = time.monotonic()
-    NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(tmp_path)}}).execute()
-    print(f"{path.name} took {time.monotonic() - start:.0f} s")
+    NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(folder)}}).execute()
+    print(f"{name} took {time.monotonic() - start:.0f} s")
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
     figures = [output for output in outputs if "image/png" in output.get("data", {})]
-    assert len(figures) >= 4
-    text = "".join(output.get("text", "") for output in outputs)
+    return "".join(output.get("text", "") for output in outputs), len(figures)
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_notebooks_are_stored_without_outputs(path: Path) -> None:
+    for cell in nbformat.read(path, as_version=4).cells:  # type: ignore[no-untyped-call]
+        assert not cell.get("outputs")
+        assert cell.get("execution_count") is None
+
+
+def test_the_notebook_of_the_bandit(tmp_path: Path) -> None:
+    text, num_figures = executed("grpo_dynamic_bandit_demo.ipynb", tmp_path)
+    assert num_figures >= 4
     regrets = first_comparison(text)
     assert regrets["GRPO"][1] < min(regrets["UCB1"][0], regrets["ε-greedy (ε = 0.1)"][0])
+
+
+def test_the_notebook_of_the_language_model(tmp_path: Path) -> None:
+    text, num_figures = executed("grpo_language_model.ipynb", tmp_path)
+    assert num_figures == 1
+    accuracies = [float(percentage) for percentage in re.findall(r"held out ([\d.]+)%", text)]
+    assert len(accuracies) == 5
+    assert accuracies[-1] > 75
 
 
 def first_comparison(text: str) -> dict[str, tuple[float, float]]:
