@@ -577,6 +577,16 @@ def test_each_kind_of_dropout_is_off(name: tuple[str, str]) -> None:
         assert torch.equal(still, moving) == disable_dropout
 
 
+def test_activations_are_the_same_function_in_one_operation() -> None:
+    model = build_model("gpt2", dtype=torch.float64)
+    tokens = torch.arange(8).unsqueeze(0)
+    with torch.no_grad():
+        before = model(input_ids=tokens).logits
+        build_policy(model=model)
+        torch.testing.assert_close(model(input_ids=tokens).logits, before, rtol=1e-10, atol=1e-10)
+    assert {type(block.mlp.act) for block in model.transformer.h} == {torch.nn.GELU}
+
+
 def test_no_layer_is_dropped() -> None:
     """OPT leaves out whole layers at random in training mode."""
     policy = build_policy(model=build_model("opt", layerdrop=0.9)).train()

@@ -31,6 +31,7 @@ from grpo_adapters.huggingface.model_setup import (
     longest_prompt,
     num_embeddings,
     switch_dropout_off,
+    use_fused_activations,
     with_adapters,
     without_adapters,
 )
@@ -47,7 +48,7 @@ class CausalLMPolicy:
     table, ``{"prompt": string or messages, other columns}``. An action is a :class:`Completion`.
 
     Evaluation never makes logits of all tokens: hidden states of the completions are picked before the head, and
-    log-probs come from them in chunks.
+    log-probs come from them in chunks. GPT-2's way of writing GELU is replaced by PyTorch's, which keeps less.
 
     Args:
         model: a name on the hub, a folder, or a model.
@@ -106,6 +107,7 @@ class CausalLMPolicy:
             enable_checkpointing(self.causal_model)
         if disable_dropout:
             switch_dropout_off(self.model)
+        use_fused_activations(self.model)
         self.sampling = sampling or SamplingConfig()
         self.autocast_dtype = autocast_dtype
         self.with_entropy = with_entropy

@@ -58,14 +58,18 @@ def draw_tokens(logits: Tensor, sampling: SamplingConfig, generator: torch.Gener
     """
     if sampling.temperature == 0:
         return logits.argmax(-1)
-    probabilities = next_token_probabilities(logits, sampling)
-    if probabilities.sum().isnan():
-        row = int(probabilities.sum(1).isnan().nonzero()[0])
+    cumulative = next_token_probabilities(logits, sampling).cumsum(-1)
+    total = cumulative[:, -1:]
+    if total.isnan().any():
+        row = int(total.isnan().nonzero()[0, 0])
         raise NonFiniteError(
             f"the model's logits for sequence {row} of {len(logits)} are NaN or infinite, so that no token can be "
             f"drawn: its weights have left the range of {logits.dtype}, or were never in it"
         )
-    return torch.multinomial(probabilities, 1, generator=generator).squeeze(1)
+    # One number a row, and the token whose part of the cumulative probability it falls into: never one without any.
+    drawn = torch.rand(total.shape, generator=generator, device=total.device) * total
+    drawn = drawn.minimum(total.nextafter(torch.zeros_like(total)))
+    return torch.searchsorted(cumulative, drawn, right=True).squeeze(1)
 
 
 def next_token_probabilities(logits: Tensor, sampling: SamplingConfig) -> Tensor:
@@ -75,7 +79,7 @@ def next_token_probabilities(logits: Tensor, sampling: SamplingConfig) -> Tensor
         >>> next_token_probabilities(torch.tensor([[0.5, 0.3, 0.2]]).log(), SamplingConfig(top_k=2))
         tensor([[0.6250, 0.3750, 0.0000]])
     """
-    logits = logits.float() / sampling.temperature
+    logits = logits.float() if sampling.temperature == 1 else logits.float() / sampling.temperature
     if sampling.top_k is not None and sampling.top_k < logits.shape[-1]:
         least = logits.topk(sampling.top_k).values[:, -1:]
         logits = logits.masked_fill(logits < least, -torch.inf)
