@@ -250,6 +250,7 @@ def with_adapters(model: Any) -> Any:
     return get_peft_model(model, LoraConfig(task_type="SEQ_CLS", target_modules=["query"]))
 
 
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")  # by peft
 @pytest.mark.parametrize("wrap", [with_adapters, lambda model: torch.compile(model, backend="eager")])
 def test_a_model_with_adapters_or_a_compiled_one_reads_the_same(wrap: Callable[[Any], Any]) -> None:
     expected = pairs_reward().compute_rewards(PROMPTS, COMPLETIONS)
