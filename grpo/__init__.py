@@ -13,9 +13,19 @@ with collector_paused():
         normalized_advantages,
     )
     from grpo.batches import Batch
-    from grpo.config import DynamicSampling, GRPOConfig, PPOConfig, ReferenceSync, ReinforceConfig, TrainerConfig
+    from grpo.config import (
+        DPOConfig,
+        DynamicSampling,
+        GRPOConfig,
+        PPOConfig,
+        ReferenceSync,
+        ReinforceConfig,
+        TrainerConfig,
+        UpdateConfig,
+    )
     from grpo.conformance import ConformanceError, check_policy_model, check_reward_model
     from grpo.decisions import Decisions, Terms
+    from grpo.dpo_trainer import DPOTrainer, with_reference_log_probs
     from grpo.experience import (
         ActionBatch,
         Evaluation,
@@ -35,8 +45,26 @@ with collector_paused():
     from grpo.kl_penalty import KLPenaltySurrogate, kl_penalty_surrogate
     from grpo.kl_rewards import KLPenalizedRewards, kl_penalized_rewards
     from grpo.policy_base import ActorCriticPolicy, FollowsData, PolicyModel, ReportsMetrics, SequentialPolicy
+    from grpo.policy_trainer import PolicyTrainer
     from grpo.ppo_objective import PPOObjective, clipped_value_loss, value_loss
     from grpo.ppo_trainer import PPOTrainer
+    from grpo.preference_collector import CollectedPreferences, PreferenceCollector, pair_best_with_worst
+    from grpo.preference_objective import (
+        DPOObjective,
+        HingePreferenceLoss,
+        IdentityPreferenceLoss,
+        PairLogProbs,
+        PreferenceLoss,
+        PreferenceObjective,
+        RobustPreferenceLoss,
+        SigmoidPreferenceLoss,
+        hinge_preference_loss,
+        identity_preference_loss,
+        robust_preference_loss,
+        sigmoid_preference_loss,
+        supervised_loss,
+    )
+    from grpo.preferences import Preference
     from grpo.reinforce_trainer import ReinforceTrainer
     from grpo.reward_model_base import PartialRewards, RewardModel
     from grpo.schedules import LinearSchedule
@@ -75,7 +103,11 @@ __all__ = [
     "Batch",
     "ClippedImportanceSurrogate",
     "ClippedSurrogate",
+    "CollectedPreferences",
     "ConformanceError",
+    "DPOConfig",
+    "DPOObjective",
+    "DPOTrainer",
     "Decisions",
     "DynamicSampling",
     "Evaluation",
@@ -90,7 +122,9 @@ __all__ = [
     "GroupedRewards",
     "HasEpisodes",
     "HasTruncations",
+    "HingePreferenceLoss",
     "HorizonKLCoefficient",
+    "IdentityPreferenceLoss",
     "KLCoefficient",
     "KLPenalizedRewards",
     "KLPenaltySurrogate",
@@ -102,23 +136,32 @@ __all__ = [
     "PPOObjective",
     "PPOTrainer",
     "PairBatch",
+    "PairLogProbs",
     "PartialRewards",
     "PolicyModel",
+    "PolicyTrainer",
+    "Preference",
+    "PreferenceCollector",
+    "PreferenceLoss",
+    "PreferenceObjective",
     "ReferenceSync",
     "ReinforceConfig",
     "ReinforceTrainer",
     "ReportsMetrics",
     "RewardModel",
+    "RobustPreferenceLoss",
     "SampleClippedSurrogate",
     "ScoreFunctionSurrogate",
     "Segments",
     "SequentialPolicy",
+    "SigmoidPreferenceLoss",
     "SoftAdaptiveSurrogate",
     "Surrogate",
     "TensorBatch",
     "Terms",
     "Trainer",
     "TrainerConfig",
+    "UpdateConfig",
     "ValueEstimates",
     "batch_normalized_advantages",
     "check_policy_model",
@@ -131,6 +174,8 @@ __all__ = [
     "group_centered_advantages",
     "group_normalized_advantages",
     "group_time_baseline",
+    "hinge_preference_loss",
+    "identity_preference_loss",
     "kl_k1",
     "kl_k2",
     "kl_k3",
@@ -139,12 +184,17 @@ __all__ = [
     "leave_one_out_advantages",
     "mean_baseline",
     "normalized_advantages",
+    "pair_best_with_worst",
     "probability_ratio",
     "rewards_to_go",
+    "robust_preference_loss",
     "sample_probability_ratio",
     "score_function_surrogate",
+    "sigmoid_preference_loss",
     "soft_adaptive_surrogate",
+    "supervised_loss",
     "value_baseline",
     "value_loss",
+    "with_reference_log_probs",
 ]
 __version__ = "0.1.0"

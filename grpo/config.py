@@ -56,18 +56,50 @@ class ReferenceSync(FrozenModel):
     every: PositiveInt = 512
 
 
-class TrainerConfig(FrozenModel):
-    """How a trainer runs, whatever it optimises.
+class UpdateConfig(FrozenModel):
+    """How a policy's parameters are changed, whatever the loss.
 
     Attributes:
-        group_size: actions sampled for each state, G.
-        batch_size: rows per optimiser step; None for all rows of the rollout. A row is a sample, or a decision where
-            the policy can evaluate decisions one by one.
-        micro_batch_size: rows per backward pass; None for the whole batch. It bounds memory and changes no result.
-        num_epochs_per_update: passes over the rollout.
+        batch_size: rows per optimiser step; None for all of them. A row is a sample, or a decision where the policy can
+            evaluate decisions one by one. :class:`grpo.DPOTrainer` counts pairs.
+        micro_batch_size: rows, or pairs, per backward pass; None for the whole batch. It bounds memory and changes no
+            result.
+        num_epochs_per_update: passes over what a step learns from.
         learning_rate: of the optimizer; a schedule is followed by an optimizer of your own too.
         adam_epsilon: of the AdamW that is built where no optimizer is given.
         max_grad_norm: the gradient is scaled down to this norm over all parameters; None for no bound.
+        reference_sync: whether the reference policy follows; None leaves it alone.
+        non_finite: what a NaN or infinite reward, log-prob or gradient does: ``"raise"`` stops the step with an error
+            and leaves everything as it was, ``"skip"`` leaves out the update and counts it.
+        undo_failed_updates: whether a step that fails takes back the updates that it has made. For that, parameters and
+            optimizer state are copied in a step where something may fail after the first update. False saves a large
+            model the memory of the copies; the updates before a failure then stay made.
+        seed: of the order in which rows are visited. Sampling is up to the policy.
+        device: where all models are moved at construction; None leaves them.
+    """
+
+    batch_size: PositiveInt | None = None
+    micro_batch_size: PositiveInt | None = None
+    num_epochs_per_update: PositiveInt = 1
+    learning_rate: ScheduledNonNegative = 1e-3
+    adam_epsilon: PositiveFloat = 1e-8
+    max_grad_norm: PositiveFloat | None = 1.0
+    reference_sync: ReferenceSync | None = None
+    non_finite: Literal["raise", "skip"] = "raise"
+    undo_failed_updates: bool = True
+    seed: int = Field(0, ge=0, lt=2**63)
+    device: str | None = None
+
+    def num_updates(self, num_rows: int) -> int:
+        """Optimiser steps that so many rows, or pairs, take at the most."""
+        return self.num_epochs_per_update * ceil(num_rows / (self.batch_size or num_rows))
+
+
+class TrainerConfig(UpdateConfig):
+    """How a trainer samples and credits, whatever it optimises, besides the settings of :class:`grpo.UpdateConfig`.
+
+    Attributes:
+        group_size: actions sampled for each state, G.
         loss_averaging: ``"per_sample"`` is the mean over samples of the mean over their decisions (GRPO),
             ``"per_decision"`` the mean over all decisions of the optimiser step (DAPO), and an integer L the sum over
             decisions divided by the number of samples times L (Dr. GRPO, L the longest a sample can be).
@@ -77,45 +109,22 @@ class TrainerConfig(FrozenModel):
             reward still counts in the mean of its group. The policy's batches must tell
             (:class:`grpo.HasTruncations`).
         dynamic_sampling: whether groups without spread are sampled again; None to keep them as they are.
-        reference_sync: whether the reference policy follows; None leaves it alone.
         target_kl: the remaining updates of a rollout are left out once ``approx_kl`` of one would be above 1.5 times
             this, and so is that one: ``num_updates`` tells how many were made. None for no such stop.
-        non_finite: what a NaN or infinite reward, log-prob or gradient does: ``"raise"`` stops the step with an error
-            and leaves everything as it was, ``"skip"`` leaves out the update and counts it.
-        undo_failed_updates: whether a step that fails takes back the updates that it has made. For that, parameters and
-            optimizer state are copied in a step where something may fail after the first update. False saves a large
-            model the memory of the copies; the updates before a failure then stay made.
-        seed: of the order in which rows are visited. Sampling is up to the policy.
-        device: where policy, reference policy and reward model are moved at construction; None leaves them.
     """
 
     group_size: PositiveInt = 8
-    batch_size: PositiveInt | None = None
-    micro_batch_size: PositiveInt | None = None
-    num_epochs_per_update: PositiveInt = 1
-    learning_rate: ScheduledNonNegative = 1e-3
-    adam_epsilon: PositiveFloat = 1e-8
-    max_grad_norm: PositiveFloat | None = 1.0
     loss_averaging: LossAveraging = "per_sample"
     advantage_normalization: Literal["per_step", "per_minibatch"] | None = None
     mask_truncated: bool = False
     dynamic_sampling: DynamicSampling | None = None
-    reference_sync: ReferenceSync | None = None
     target_kl: PositiveFloat | None = None
-    non_finite: Literal["raise", "skip"] = "raise"
-    undo_failed_updates: bool = True
-    seed: int = Field(0, ge=0, lt=2**63)
-    device: str | None = None
 
     @model_validator(mode="after")
     def _check_dynamic_sampling(self) -> Self:
         if self.dynamic_sampling is not None and self.group_size == 1:
             raise ValueError("dynamic_sampling compares the rewards of a group: group_size is 1, expected at least 2")
         return self
-
-    def num_updates(self, num_rows: int) -> int:
-        """Optimiser steps that a rollout of R rows takes at the most."""
-        return self.num_epochs_per_update * ceil(num_rows / (self.batch_size or num_rows))
 
 
 class GRPOConfig(TrainerConfig):
@@ -204,3 +213,32 @@ class ReinforceConfig(TrainerConfig):
     advantage_normalization: Literal["per_step", "per_minibatch"] | None = "per_step"
     discount: Fraction = 0.99
     entropy_coefficient: ScheduledNonNegative = 0.0
+
+
+class DPOConfig(UpdateConfig):
+    """Settings of :class:`grpo.DPOTrainer`: those of any update, counted in pairs, and those of DPO's objective.
+
+    Attributes:
+        reference_free: whether to compare with a uniform distribution in place of a reference policy.
+        beta: β > 0; the larger, the nearer to the reference policy.
+        label_smoothing: how likely a label is taken to be wrong, in [0, 0.5].
+        sft_coefficient: weight of the chosen actions' own negative log-likelihood, 0 for none.
+
+    References:
+        Rafailov et al. 2023, arXiv:2305.18290.
+
+    Example:
+        >>> DPOConfig(beta=0.2).batch_size is None
+        True
+    """
+
+    reference_free: bool = False
+    beta: PositiveFloat = 0.1
+    label_smoothing: float = Field(0.0, ge=0, le=0.5)
+    sft_coefficient: NonNegativeFloat = 0.0
+
+    @model_validator(mode="after")
+    def _check_reference_sync(self) -> Self:
+        if self.reference_free and self.reference_sync is not None:
+            raise ValueError("reference_sync moves a reference policy, which reference_free does without: drop one")
+        return self

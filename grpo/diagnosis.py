@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
-from grpo.evaluator import Evaluator, locate
+from grpo.evaluator import Evaluator
 from grpo.experience import ActionBatch
-from grpo.minibatches import MicroBatch
+from grpo.minibatches import WeightedRows
 
 
 def describe_bad_gradient(
-    evaluator: Evaluator, parameters: Mapping[str, Tensor], batch: ActionBatch, minibatch: list[MicroBatch]
+    evaluator: Evaluator, parameters: Mapping[str, Tensor], batch: ActionBatch, minibatch: Sequence[WeightedRows]
 ) -> str:
     """Name the parameters whose gradient is not finite, and the first row that makes it so by itself."""
     bad = [name for name, tensor in parameters.items() if tensor.grad is not None and not tensor.grad.isfinite().all()]
@@ -25,5 +25,5 @@ def describe_bad_gradient(
             log_probs = evaluator.evaluate(batch, row).log_probs
             gradients = torch.autograd.grad(log_probs.sum(), trainable, allow_unused=True)
             if not all(gradient is None or gradient.isfinite().all() for gradient in gradients):
-                return f"{message}: the gradient of the log-prob is not for {locate(batch, row, 0)}"
+                return f"{message}: the gradient of the log-prob is not for {evaluator.locate(batch, row, 0)}"
     return f"{message}, though that of each log-prob is: the sum overflows, lower the rewards' scale"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -20,21 +21,28 @@ class Evaluator:
     Args:
         policy: any policy; a minimal one is upgraded here, once.
         role: what to call it in errors.
+        name_sample: what to call a sample in errors, by its index.
     """
 
-    def __init__(self, policy: PolicyModel[Any, Any], role: str = "policy") -> None:
+    def __init__(
+        self,
+        policy: PolicyModel[Any, Any],
+        role: str = "policy",
+        name_sample: Callable[[int], str] = "sample {}".format,
+    ) -> None:
+        self.given = policy
         self.policy = as_sequential(policy, role)
         method = "get_log_probabilities" if isinstance(self.policy, PairwisePolicy) else "evaluate_actions"
         self.source = f"{role}.{method}"
         self.role = role
+        self.name_sample = name_sample
 
     def require_critic(self, reader: object) -> None:
         """Raise a TypeError where the policy has no critic; ``reader`` is what needs it."""
-        inner = self.policy.policy if isinstance(self.policy, PairwisePolicy) else self.policy
-        missing = missing_methods(inner, SequentialPolicy) + missing_methods(inner, ActorCriticPolicy)
+        missing = missing_methods(self.given, SequentialPolicy) + missing_methods(self.given, ActorCriticPolicy)
         if missing:
             raise TypeError(
-                f"{type_name(reader)} needs a critic, but {self.role} {type_name(inner)} has none: add "
+                f"{type_name(reader)} needs a critic, but {self.role} {type_name(self.given)} has none: add "
                 f"{', '.join(missing)} and return values from evaluate_actions, as grpo.ActorCriticPolicy documents, "
                 f"or choose an algorithm without one, such as grpo.GRPOTrainer or grpo.ReinforceTrainer"
             )
@@ -43,7 +51,7 @@ class Evaluator:
         """What the critic expects at all decisions."""
         critic: Any = self.policy
         estimates = critic.estimate_values(batch)
-        return check_values(estimates, batch.samples, f"{self.role}.estimate_values", partial(locate, batch, None))
+        return check_values(estimates, batch.samples, f"{self.role}.estimate_values", partial(self.locate, batch, None))
 
     def encode(self, states: Any, actions: Any) -> ActionBatch:
         """N samples made ready for evaluation."""
@@ -63,7 +71,7 @@ class Evaluator:
         """
         part, segments = (batch, batch.rows) if rows is None else (batch.select(rows), batch.rows.select(rows))
         evaluation = self.policy.evaluate_actions(part)
-        evaluation = check_evaluation(evaluation, segments, self.source, partial(locate, batch, rows))
+        evaluation = check_evaluation(evaluation, segments, self.source, partial(self.locate, batch, rows))
         if requires_gradient:
             check_gradient_connection(evaluation.log_probs, self.source)
         return evaluation
@@ -77,12 +85,19 @@ class Evaluator:
         rows = torch.arange(num_rows, device=batch.rows.device)
         return torch.cat([self.evaluate(batch, part).log_probs for part in rows.split(rows_per_call)])
 
+    def check_same_cut(self, batch: ActionBatch, other: ActionBatch) -> None:
+        """This policy's batch must have its decisions where the batch of the policy that is trained has them."""
+        if not batch.samples.same_cut(other.samples):
+            raise ValueError(
+                f"{self.role} sees {batch.samples.total} decisions in {len(other.samples)} samples, the policy "
+                f"{other.samples.total}, or cut otherwise: both must encode actions in the same way"
+            )
 
-def locate(batch: ActionBatch, rows: Tensor | None, position: int) -> str:
-    """Where the decision at ``position`` of the given rows comes from, to name in an error."""
-    if rows is not None:
-        position = int(batch.rows.positions(rows)[position])
-    sample = int(batch.samples.ids[position])
-    if batch.samples.total == len(batch.samples):
-        return f"sample {sample}"
-    return f"sample {sample} (its decision {position - int(batch.samples.starts[sample])})"
+    def locate(self, batch: ActionBatch, rows: Tensor | None, position: int) -> str:
+        """Where the decision at ``position`` of the given rows comes from, to name in an error."""
+        if rows is not None:
+            position = int(batch.rows.positions(rows)[position])
+        sample = int(batch.samples.ids[position])
+        if batch.samples.total == len(batch.samples):
+            return self.name_sample(sample)
+        return f"{self.name_sample(sample)} (its decision {position - int(batch.samples.starts[sample])})"

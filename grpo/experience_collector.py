@@ -124,9 +124,5 @@ class ExperienceCollector(Generic[StatesT, ActionsT]):
             return None
         self.reference.policy.eval()
         reference_batch = self.reference.encode(scored.states, scored.actions)
-        if not reference_batch.samples.same_cut(batch.samples):
-            raise ValueError(
-                f"reference_policy sees {reference_batch.samples.total} decisions in {len(batch.samples)} samples, "
-                f"the policy {batch.samples.total}, or cut otherwise: both must encode actions in the same way"
-            )
+        self.reference.check_same_cut(reference_batch, batch)
         return self.reference.log_probs(reference_batch, self.config.micro_batch_size)

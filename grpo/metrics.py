@@ -10,7 +10,7 @@ from torch import Tensor
 
 from grpo.decisions import Decisions
 from grpo.experience import Experience, GroupedRewards
-from grpo.minibatches import MicroBatch
+from grpo.minibatches import WeightedRows
 from grpo.policy_base import ReportsMetrics
 from grpo.protocols import missing_methods, type_name
 from grpo.segments import Segments
@@ -80,13 +80,13 @@ class UpdateMetrics:
     def __init__(self, taken: Set[str]) -> None:
         self._taken = taken
         self._names: frozenset[str] | None = None
-        self._pending: list[tuple[MicroBatch, dict[str, Tensor], Tensor]] = []
-        self._made: list[tuple[MicroBatch, dict[str, Tensor], Tensor]] = []
+        self._pending: list[tuple[WeightedRows, dict[str, Tensor], Tensor]] = []
+        self._made: list[tuple[WeightedRows, dict[str, Tensor], Tensor]] = []
         self._step_sizes: list[int] = []
         self._grad_norms: list[float] = []
         self._skipped = 0
 
-    def add_micro_batch(self, micro_batch: MicroBatch, values: dict[str, Tensor], loss: Tensor) -> None:
+    def add_micro_batch(self, micro_batch: WeightedRows, values: dict[str, Tensor], loss: Tensor) -> None:
         """Add a part of the optimiser step under way: what is reported of each decision, and its part of the loss."""
         if self._names is None:
             self._names = frozenset(values)
@@ -125,7 +125,14 @@ class UpdateMetrics:
         self._skipped += 1
 
     def result(self) -> dict[str, float]:
-        """All of them as floats."""
+        """All of them as floats, with ``grad_norm`` and how many updates were made and left out."""
+        metrics = self.averages()
+        if self._grad_norms:
+            metrics["grad_norm"] = sum(self._grad_norms) / len(self._grad_norms)
+        return metrics | {"num_updates": float(len(self._step_sizes)), "skipped_updates": float(self._skipped)}
+
+    def averages(self) -> dict[str, float]:
+        """The loss, and what was reported of each decision; nothing where no step was made."""
         metrics: dict[str, float] = {}
         num_steps = len(self._step_sizes)
         if num_steps > 0:
@@ -139,9 +146,7 @@ class UpdateMetrics:
             columns = [_joined([values[name] for _, values, _ in self._made]).to(weight.dtype) for name in names]
             sums = torch.stack([loss, total, *(torch.dot(weight, column) for column in columns)]).tolist()
             metrics = {"loss": sums[0]} | {name: own / sums[1] for name, own in zip(names, sums[2:], strict=True)}
-        if self._grad_norms:
-            metrics["grad_norm"] = sum(self._grad_norms) / len(self._grad_norms)
-        return metrics | {"num_updates": float(num_steps), "skipped_updates": float(self._skipped)}
+        return metrics
 
 
 def _joined(parts: list[Tensor]) -> Tensor:

@@ -17,18 +17,27 @@ from grpo.segments import Segments
 
 
 @dataclass(frozen=True, slots=True)
-class MicroBatch:
+class WeightedRows:
     """The part of an optimiser step that goes through the policy at once.
 
     Attributes:
         rows: the rows, int64 of shape [K]; None for all of them.
-        decisions: what the objective is told of their decisions.
-        weight: of each of their decisions in the loss, [D'].
+        weight: of each entry of their loss.
     """
 
     rows: Tensor | None
-    decisions: Decisions
     weight: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class MicroBatch(WeightedRows):
+    """Rows whose loss has an entry, and a weight, for each of their D' decisions.
+
+    Attributes:
+        decisions: what the objective is told of them.
+    """
+
+    decisions: Decisions
 
 
 def iterate_minibatches(
@@ -54,7 +63,7 @@ def iterate_minibatches(
     if is_one_part:
         step = Segments(1, cut.total, cut.device)
         settled = replace(_settle(decisions, step, config), samples=cut)
-        whole = [MicroBatch(None, settled, weights.within(step))] if all(weights.are_any(step)) else []
+        whole = [MicroBatch(None, weights.within(step), settled)] if all(weights.are_any(step)) else []
         yield from repeat(whole, config.num_epochs_per_update)
         return
     for _ in range(config.num_epochs_per_update):
@@ -111,7 +120,7 @@ def _micro_batches(
     weights = weights.select(positions)
     weight = weights.within(steps).split([own.total for own in flat_cuts])
     rows = [units.positions(part) for step in parts for part in step]
-    micro_batches = iter([MicroBatch(*own) for own in zip(rows, visited, weight, strict=True)])
+    micro_batches = iter([MicroBatch(*own) for own in zip(rows, weight, visited, strict=True)])
     for step, has_weight in zip(parts, weights.are_any(steps), strict=True):
         own = list(islice(micro_batches, len(step)))
         yield own if has_weight else []

@@ -9,20 +9,20 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from grpo.config import TrainerConfig
+from grpo.config import UpdateConfig
 from grpo.protocols import type_name
 from grpo.schedules import LinearSchedule, at_step
 from grpo.validation import NonFiniteError
 
 
 def optimizer_over(
-    parameters: Mapping[str, Tensor], optimizer: torch.optim.Optimizer | None, config: TrainerConfig
+    parameters: Mapping[str, Tensor], optimizer: torch.optim.Optimizer | None, config: UpdateConfig
 ) -> torch.optim.Optimizer | None:
     """The given optimizer, checked, or AdamW over the parameters; None, with a warning, where there are none."""
     if not parameters:
         warnings.warn(
-            "the policy has no trainable parameters: step() samples, scores and reports, and changes nothing",
-            stacklevel=4,
+            "the policy has no trainable parameters: step() only reports, and changes nothing",
+            stacklevel=5,
         )
         return None
     if optimizer is not None:
@@ -38,7 +38,7 @@ def optimizer_over(
     )
 
 
-def follow_schedule(optimizer: torch.optim.Optimizer | None, config: TrainerConfig, step: int) -> None:
+def follow_schedule(optimizer: torch.optim.Optimizer | None, config: UpdateConfig, step: int) -> None:
     """Set the learning rate where the config has a schedule for it."""
     if optimizer is not None and isinstance(config.learning_rate, LinearSchedule):
         for group in optimizer.param_groups:

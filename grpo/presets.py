@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Set
 
 from grpo.advantage_estimator import check_takes_experience
-from grpo.config import TrainerConfig
+from grpo.config import TrainerConfig, UpdateConfig
 from grpo.kl_penalty import KLPenaltySurrogate
 from grpo.requirements import Requirements
 from grpo.soft_adaptive_surrogate import SoftAdaptiveSurrogate
@@ -17,7 +17,7 @@ SURROGATES = (
 )
 
 
-def check_config(config: object, expected: type[TrainerConfig]) -> None:
+def check_config(config: object, expected: type[UpdateConfig]) -> None:
     """A preset reads the numbers of its own config."""
     if not isinstance(config, expected):
         raise TypeError(f"config is {config!r}, expected a grpo.{expected.__name__}")
@@ -27,7 +27,7 @@ def check_estimator(config: TrainerConfig, estimator: object, settings: Set[str]
     """An estimator of the user's own makes the ``settings`` of the preset one meaningless."""
     if estimator is not None:
         check_takes_experience("advantage_estimator", estimator)
-        _refuse_replaced(config, settings, "advantage_estimator")
+        refuse_replaced(config, settings, "advantage_estimator")
 
 
 def check_objective(
@@ -38,14 +38,15 @@ def check_objective(
         raise TypeError(f"objective is a surrogate: pass objective=GRPOObjective(surrogate={objective!r})")
     if objective is None:
         return
-    _refuse_replaced(config, settings, "objective")
+    refuse_replaced(config, settings, "objective")
     if reference_policy is not None and not Requirements.of(estimator, objective).reference:
         warnings.warn(
             "reference_policy is not used: the objective has kl_coefficient=0, set it on the objective", stacklevel=3
         )
 
 
-def _refuse_replaced(config: TrainerConfig, settings: Set[str], replaced_by: str) -> None:
+def refuse_replaced(config: UpdateConfig, settings: Set[str], replaced_by: str) -> None:
+    """What is passed in place of a part must not make settings of the config meaningless."""
     given = sorted(settings & config.model_fields_set)
     if given:
         raise ValueError(

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Any, Generic, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 from grpo.advantage_estimator import AdvantageEstimator, normalized_advantages
 from grpo.config import TrainerConfig
-from grpo.decisions import Decisions
-from grpo.diagnosis import describe_bad_gradient
-from grpo.evaluator import Evaluator, locate
+from grpo.decisions import Decisions, Terms
+from grpo.evaluator import Evaluator
 from grpo.experience import ActionBatch, Experience
 from grpo.experience_collector import ExperienceCollector
 from grpo.grpo_objective import Objective
@@ -20,19 +19,18 @@ from grpo.kl_divergence import kl_k3
 from grpo.masks import require_truncated
 from grpo.metrics import UpdateMetrics, model_metrics, rollout_metrics, value_metrics
 from grpo.minibatches import LossWeights, MicroBatch, iterate_minibatches
-from grpo.optimization import check_parameters, check_reference, follow_schedule, make_step, optimizer_over
 from grpo.policy_base import ActionsT, FollowsData, PolicyModel, StatesT
+from grpo.policy_trainer import PolicyTrainer
 from grpo.protocols import missing_methods, require_methods
-from grpo.reference_sync import check_has_own_parameters, mix_parameters
 from grpo.requirements import Requirements, check_requirements
 from grpo.reward_model_base import RewardModel
-from grpo.rollback import RestoresRandomStates, RestoresTraining, drop_gradients
+from grpo.rollback import RestoresRandomStates
 from grpo.validation import NonFiniteError, check_advantages, check_terms, check_value_targets
 
 EARLY_STOP_TOLERANCE = 1.5
 
 
-class Trainer(Generic[StatesT, ActionsT]):
+class Trainer(PolicyTrainer[StatesT, ActionsT]):
     """Trains a policy on what a reward model says of its actions, by an estimator and an objective of your choice.
 
     Args:
@@ -50,6 +48,8 @@ class Trainer(Generic[StatesT, ActionsT]):
         ValueError: if the optimizer holds none of the policy's parameters, the reference policy shares trainable
             ones with it, or has none to follow with, or groups are too small for the estimator.
     """
+
+    config: TrainerConfig
 
     def __init__(
         self,
@@ -71,26 +71,11 @@ class Trainer(Generic[StatesT, ActionsT]):
             config, evaluator, advantage_estimator, objective, has_reference=reference_policy is not None
         )
         models = [model for model in (policy, reward_model, reference_policy) if model is not None]
-        if config.device is not None:
-            for model in models:
-                model.to(config.device)
-        all_parameters = check_parameters(policy.get_parameters(), "policy")
-        parameters = {name: tensor for name, tensor in all_parameters.items() if tensor.requires_grad}
-        reference_parameters = None
-        if reference_policy is not None:
-            reference_parameters = check_parameters(reference_policy.get_parameters(), "reference_policy")
-            check_reference(parameters, reference_parameters)
-        if config.reference_sync is not None:
-            check_has_own_parameters(reference_parameters, all_parameters)
-
+        super().__init__(config, evaluator, reference_policy, optimizer, models)
         required = Requirements.of(advantage_estimator, objective)
-        self.config = config
-        self.policy = policy
         self.reward_model = reward_model
-        self.reference_policy = reference_policy
         self.advantage_estimator = advantage_estimator
         self.objective = objective
-        self.optimizer = optimizer_over(parameters, optimizer, config)
         self.collector: ExperienceCollector[StatesT, ActionsT] = ExperienceCollector(
             config,
             evaluator,
@@ -99,14 +84,7 @@ class Trainer(Generic[StatesT, ActionsT]):
             requires_values=required.values,
             requires_old_log_probs=required.old_log_probs,
         )
-        self.generator = torch.Generator().manual_seed(config.seed)
-        self.num_steps = 0
         self._adapts_to_kl = bool(getattr(objective, "adapts_to_kl", False))
-        self._evaluator = evaluator
-        self._parameters = parameters
-        doubles = any(parameter.dtype == torch.float64 for parameter in parameters.values())
-        self._weights_dtype = torch.float64 if doubles else torch.float32
-        self._random_models = [*models, self]
 
     def step(self, states: StatesT, **generation_kwargs: Any) -> dict[str, float]:
         """Sample actions for the states, score them, and update the policy.
@@ -170,29 +148,17 @@ class Trainer(Generic[StatesT, ActionsT]):
         metrics = UpdateMetrics(taken=measured.keys())
         follows_data = not missing_methods(self.policy, FollowsData)
         copies = self.config.undo_failed_updates and (num_updates > 1 or self._adapts_to_kl or follows_data)
-        self._evaluator.policy.train()
-        with torch.enable_grad(), RestoresTraining(self.optimizer, self._parameters.values(), copies=copies):
-            follow_schedule(self.optimizer, self.config, self.num_steps)
-            for minibatch in iterate_minibatches(
+        with self._updating(copies=copies):
+            minibatches = iterate_minibatches(
                 experience.batch,
                 decisions,
                 weights,
                 self.config,
                 whole_samples=bool(getattr(self.objective, "requires_whole_samples", False)),
                 generator=self.generator,
-            ):
-                if not minibatch:
-                    metrics.skip_step()
-                    continue
-                try:
-                    self._accumulate_gradients(experience.batch, minibatch, metrics)
-                    if self._has_moved_too_far(metrics):
-                        break
-                    metrics.end_step(self._apply_gradients(experience.batch, minibatch))
-                except NonFiniteError:
-                    if self.config.non_finite == "raise":
-                        raise
-                    metrics.skip_step()
+            )
+            terms_of = partial(self._terms, experience.batch)
+            self._minimise(experience.batch, minibatches, terms_of, metrics, self._has_moved_too_far)
             policy_kl = self._measure_kl(experience)
             if follows_data:
                 cast("FollowsData", self.policy).update_statistics(experience.batch)
@@ -200,14 +166,13 @@ class Trainer(Generic[StatesT, ActionsT]):
             cast("Any", self.objective).adapt_to_kl(policy_kl["policy_kl"])
         if hasattr(self.advantage_estimator, "adapt_to_experience"):
             self.advantage_estimator.adapt_to_experience(experience)
-        self.num_steps += 1
-        self._sync_reference()
+        self._end_step()
         return (
             measured
             | policy_kl
             | metrics.result()
             | {
-                "learning_rate": self.optimizer.param_groups[0]["lr"] if self.optimizer is not None else 0.0,
+                "learning_rate": self._learning_rate,
                 "num_samples": float(len(experience.samples)),
                 "num_decisions": float(experience.samples.total),
             }
@@ -231,43 +196,21 @@ class Trainer(Generic[StatesT, ActionsT]):
             step=self.num_steps,
         )
 
-    def _accumulate_gradients(self, batch: ActionBatch, minibatch: list[MicroBatch], metrics: UpdateMetrics) -> None:
-        drop_gradients(self.optimizer, self._parameters.values())
+    def _terms(self, batch: ActionBatch, micro_batch: MicroBatch) -> Terms:
         trains = self.optimizer is not None
-        for micro_batch in minibatch:
-            evaluation = self._evaluator.evaluate(batch, micro_batch.rows, requires_gradient=trains)
-            terms = check_terms(
-                self.objective(evaluation, micro_batch.decisions),
-                micro_batch.decisions.samples,
-                partial(locate, batch, micro_batch.rows),
-                requires_gradient=trains,
-            )
-            loss = torch.dot(micro_batch.weight.to(terms.loss.dtype), terms.loss)
-            if trains:
-                loss.backward()
-            metrics.add_micro_batch(micro_batch, terms.metrics, loss.detach())
+        evaluation = self._evaluator.evaluate(batch, micro_batch.rows, requires_gradient=trains)
+        return check_terms(
+            self.objective(evaluation, micro_batch.decisions),
+            micro_batch.decisions.samples,
+            partial(self._evaluator.locate, batch, micro_batch.rows),
+            requires_gradient=trains,
+        )
 
     def _has_moved_too_far(self, metrics: UpdateMetrics) -> bool:
         """Whether the policy is so far from the one that sampled that the rest of the update is left out."""
         if self.config.target_kl is None:
             return False
         return metrics.average_of_micro_batches("approx_kl") > EARLY_STOP_TOLERANCE * self.config.target_kl
-
-    def _apply_gradients(self, batch: ActionBatch, minibatch: list[MicroBatch]) -> float | None:
-        """Make the optimiser step; the norm of the gradient before it was scaled down, None without parameters."""
-        if self.optimizer is None:
-            return None
-        try:
-            return make_step(self.optimizer, self.config.max_grad_norm, self._evaluator.source)
-        except NonFiniteError as error:
-            description = describe_bad_gradient(self._evaluator, self._parameters, batch, minibatch)
-            raise NonFiniteError(description) from error
-
-    def _sync_reference(self) -> None:
-        sync = self.config.reference_sync
-        if sync is not None and self.num_steps % sync.every == 0:
-            assert self.reference_policy is not None
-            mix_parameters(self.reference_policy.get_parameters(), self.policy.get_parameters(), sync.mixing)
 
     def _measure_kl(self, experience: Experience) -> dict[str, float]:
         """How far the step has moved the policy, ``policy_kl``, where the objective wants to know."""

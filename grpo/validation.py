@@ -167,21 +167,21 @@ def check_evaluation(evaluation: object, rows: Segments, source: str, locate: Ca
 
 
 def _check_decision_values(
-    source: str, name: str, values: object, rows: Segments, locate: Callable[[int], str]
+    source: str, name: str, values: object, rows: Segments, locate: Callable[[int], str], unit: str = "decision"
 ) -> Tensor:
-    checked = _check_shape(source, name, values, rows)
+    checked = _check_shape(source, name, values, rows, unit)
     if not math.isfinite(checked.detach().sum().item()):
         _check_finite(source, name, checked, locate)
     return checked
 
 
-def _check_shape(source: str, name: str, values: object, rows: Segments) -> Tensor:
-    """One entry a decision, in float32 or better; the words of the error are put together only when it is raised."""
+def _check_shape(source: str, name: str, values: object, rows: Segments, unit: str = "decision") -> Tensor:
+    """One entry a unit, in float32 or better; the words of the error are put together only when it is raised."""
     if not isinstance(values, Tensor):
         raise TypeError(f"{source} returned {name} of type {type_name(values)}, expected a tensor [{rows.total}]")
     if values.shape != (rows.total,):
         raise ValueError(
-            f"{source} returned {name} of shape {list(values.shape)}, expected [{rows.total}], one a decision"
+            f"{source} returned {name} of shape {list(values.shape)}, expected [{rows.total}], one a {unit}"
             f"{_squeeze_hint(values)}"
         )
     if not values.is_floating_point() or values.device != rows.device:
@@ -220,11 +220,13 @@ def check_gradient_connection(log_probs: Tensor, source: str) -> None:
         )
 
 
-def check_terms(terms: object, rows: Segments, locate: Callable[[int], str], *, requires_gradient: bool) -> Terms:
-    """An objective's loss in float32 or better, finite, and its metrics: one entry a decision each."""
+def check_terms(
+    terms: object, rows: Segments, locate: Callable[[int], str], *, requires_gradient: bool, unit: str = "decision"
+) -> Terms:
+    """An objective's loss in float32 or better, finite, and its metrics: one entry a decision each, or a pair."""
     if not isinstance(terms, Terms):
         raise TypeError(f"objective returned a {type_name(terms)}, expected grpo.Terms(loss, metrics)")
-    loss = _check_decision_values("objective", "a loss", terms.loss, rows, locate)
+    loss = _check_decision_values("objective", "a loss", terms.loss, rows, locate, unit)
     if requires_gradient and not loss.requires_grad:
         raise ValueError(
             "objective returned a loss without gradient: compute it from the evaluation's log-probs, without detach()"
@@ -236,7 +238,7 @@ def check_terms(terms: object, rows: Segments, locate: Callable[[int], str], *, 
             shape = list(values.shape) if isinstance(values, Tensor) else type_name(values)
             raise ValueError(
                 f"objective returned {shape} as metric {name!r}, expected a tensor [{rows.total}], one entry a "
-                f"decision: the trainer averages it"
+                f"{unit}: the trainer averages it"
             )
     return terms if loss is terms.loss else Terms(loss, terms.metrics)
 

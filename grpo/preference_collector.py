@@ -1,0 +1,137 @@
+"""From states to preferences: groups of a policy's own actions, scored by a reward model and paired."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Generic
+
+from grpo.config import TrainerConfig
+from grpo.equality import are_equal
+from grpo.evaluator import Evaluator
+from grpo.experience import Experience
+from grpo.experience_collector import ExperienceCollector
+from grpo.metrics import rollout_metrics
+from grpo.policy_base import ActionsT, PolicyModel, StatesT
+from grpo.preferences import Preference
+from grpo.protocols import require_methods
+from grpo.reward_model_base import RewardModel
+from grpo.rollback import RestoresRandomStates
+
+
+@dataclass(frozen=True, slots=True)
+class CollectedPreferences:
+    """Pairs from groups of scored actions, at most one a group.
+
+    Attributes:
+        preferences: the pairs.
+        metrics: what the rewards were like, and ``num_pairs``, ``num_groups_zero_std`` (groups without a pair, since
+            their rewards are all equal) and ``num_groups_identical`` (without one, since the best and the worst action
+            are the same, to which rewards differed by chance).
+    """
+
+    preferences: list[Preference[Any, Any]]
+    metrics: dict[str, float]
+
+
+def pair_best_with_worst(experience: Experience) -> CollectedPreferences:
+    """The best action of each group as chosen, the worst as rejected.
+
+    Args:
+        experience: groups of scored actions; rewards per decision are summed up.
+
+    Example:
+        >>> import torch
+        >>> from grpo import PairBatch, Segments
+        >>> states, actions, groups = ["s"] * 3 + ["t"] * 2, [1, 2, 3, 4, 5], Segments.of_lengths([3, 2])
+        >>> batch, rewards = PairBatch(states, actions, Segments(5, 1)), torch.tensor([0.0, 2.0, 1.0, 1.0, 1.0])
+        >>> collected = pair_best_with_worst(Experience(states, actions, batch, groups, rewards))
+        >>> [(pair.state, pair.chosen, pair.rejected) for pair in collected.preferences]
+        [('s', 2, 1)]
+        >>> collected.metrics["num_groups_zero_std"]
+        1.0
+    """
+    states, actions, rewards = experience.states, experience.actions, experience.sample_rewards
+    has_spread = (rewards.std > 0).tolist()
+    preferences: list[Preference[Any, Any]] = []
+    first = 0
+    for own, differs in zip(rewards.values.split(rewards.groups.lengths.tolist()), has_spread, strict=True):
+        if differs:
+            chosen, rejected = actions[first + int(own.argmax())], actions[first + int(own.argmin())]
+            if not are_equal(chosen, rejected):
+                preferences.append(Preference(states[first], chosen, rejected))
+        first += len(own)
+    return CollectedPreferences(
+        preferences,
+        rollout_metrics(experience)
+        | {
+            "num_pairs": float(len(preferences)),
+            "num_groups_zero_std": float(has_spread.count(False)),
+            "num_groups_identical": float(has_spread.count(True) - len(preferences)),
+        },
+    )
+
+
+class PreferenceCollector(Generic[StatesT, ActionsT]):
+    """Makes preferences of a policy's own actions, so that DPO can train it wherever there is a reward model.
+
+    Args:
+        policy: samples.
+        reward_model: scores.
+        group_size: actions sampled for each state, at least 2, of which the best and the worst make a pair.
+
+    Raises:
+        TypeError: if a model lacks a method; the message names each.
+        ValueError: if groups are too small.
+
+    References:
+        Best against worst of several samples: Yuan et al. 2024, arXiv:2401.10020; Guo et al. 2024, arXiv:2402.04792.
+
+    Example:
+        >>> from grpo_adapters.bandit import SoftmaxPolicy, StationaryBandit
+        >>> collector = PreferenceCollector(SoftmaxPolicy(num_arms=2), StationaryBandit([0.0, 1.0]), group_size=16)
+        >>> [preference] = collector.collect(["the only state"]).preferences
+        >>> int(preference.chosen), int(preference.rejected)
+        (1, 0)
+    """
+
+    def __init__(
+        self,
+        policy: PolicyModel[StatesT, ActionsT],
+        reward_model: RewardModel[StatesT, ActionsT],
+        *,
+        group_size: int = 8,
+    ) -> None:
+        require_methods(reward_model, RewardModel, "reward_model")
+        if group_size < 2:
+            raise ValueError(f"group_size is {group_size}, expected at least 2: a pair has two actions")
+        self._models = (policy, reward_model)
+        self._collector: ExperienceCollector[StatesT, ActionsT] = ExperienceCollector(
+            TrainerConfig(group_size=group_size), Evaluator(policy), reward_model
+        )
+
+    def collect(self, states: StatesT, **generation_kwargs: Any) -> CollectedPreferences:
+        """Sample a group of actions for each of the S states, score them, and pair the best with the worst.
+
+        Args:
+            states: S states.
+            generation_kwargs: handed on to the policy's ``generate_actions``.
+
+        Raises:
+            TypeError, ValueError: if a model returned what it must not; random generators are then as they were.
+        """
+        with RestoresRandomStates(self._models):
+            return pair_best_with_worst(self._collector.collect(states, **generation_kwargs))
+
+    def score(self, states: StatesT, groups: Sequence[ActionsT]) -> CollectedPreferences:
+        """The same for actions that are already there.
+
+        Args:
+            states: S states.
+            groups: the actions given to each state; the groups may differ in size, and one of 1 gives no pair.
+
+        Raises:
+            TypeError, ValueError: as ``collect`` does.
+        """
+        with RestoresRandomStates(self._models):
+            return pair_best_with_worst(self._collector.score(states, groups))
