@@ -26,8 +26,8 @@ class CollectedPreferences:
     Attributes:
         preferences: the pairs.
         metrics: what the rewards were like, and ``num_pairs``, ``num_groups_zero_std`` (groups without a pair, since
-            their rewards are all equal) and ``num_groups_identical`` (without one, since the best and the worst action
-            are the same, to which rewards differed by chance).
+            their rewards are all equal) and ``num_groups_identical`` (without one, since all that were rewarded less
+            are the same action as the best, where rewards differ by chance).
     """
 
     preferences: list[Preference[Any, Any]]
@@ -35,7 +35,7 @@ class CollectedPreferences:
 
 
 def pair_best_with_worst(experience: Experience) -> CollectedPreferences:
-    """The best action of each group as chosen, the worst as rejected.
+    """The best action of each group as chosen, the worst that is not the same one as rejected.
 
     Args:
         experience: groups of scored actions; rewards per decision are summed up.
@@ -57,9 +57,9 @@ def pair_best_with_worst(experience: Experience) -> CollectedPreferences:
     first = 0
     for own, differs in zip(rewards.values.split(rewards.groups.lengths.tolist()), has_spread, strict=True):
         if differs:
-            chosen, rejected = actions[first + int(own.argmax())], actions[first + int(own.argmin())]
-            if not are_equal(chosen, rejected):
-                preferences.append(Preference(states[first], chosen, rejected))
+            *lower, best = (actions[first + place] for place in own.argsort(stable=True).tolist())
+            rejected = [action for action in lower[: int((own < own.max()).sum())] if not are_equal(action, best)]
+            preferences += [Preference(states[first], chosen=best, rejected=action) for action in rejected[:1]]
         first += len(own)
     return CollectedPreferences(
         preferences,
