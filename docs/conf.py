@@ -3,6 +3,7 @@
 import importlib
 import re
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ PUBLIC_MODULES = [
     "grpo_adapters.tracking",
 ]
 
+sys.path.append(str(HERE))  # for the extension snippets
 (HERE / "tutorials").mkdir(exist_ok=True)
 for notebook in NOTEBOOKS:
     shutil.copyfile(ROOT / "examples" / notebook, HERE / "tutorials" / notebook)
@@ -39,6 +41,7 @@ extensions = [
     "sphinx.ext.viewcode",
     "sphinx_copybutton",
     "sphinx-mathjax-offline",
+    "snippets",
 ]
 exclude_patterns = ["_build"]
 html_theme = "furo"

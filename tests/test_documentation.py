@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
+import json
+import pkgutil
 import re
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import gymnasium
 import pytest
 import torch
+from markdown_it.renderer import RendererHTML
+from mdit_py_plugins.anchors import anchors_plugin
 from models import FunctionRewards, SequencePolicy, TruncatingSequencePolicy
+from myst_parser.config.main import MdParserConfig
+from myst_parser.parsers.mdit import create_md_parser
+from myst_parser.slugs import github_slugify
+from sphinx.errors import ExtensionError
 
 import grpo
 from grpo import (
     AdaptiveKLCoefficient,
-    ConformanceError,
+    DPOConfig,
+    DPOTrainer,
     DynamicSampling,
     GroupRelative,
     GRPOConfig,
@@ -25,40 +35,47 @@ from grpo import (
     PPOConfig,
     PPOObjective,
     PPOTrainer,
+    Preference,
 )
 from grpo_adapters.bandit import SoftmaxPolicy, StationaryBandit
 from grpo_adapters.gym import EnvironmentReward, FragmentSampler, GymActorCritic
+from snippets import SNIPPET, run_snippets
 
 ROOT = Path(__file__).parent.parent
-PAGES = [ROOT / "README.md", ROOT / "grpo" / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
-RUNNABLE = [page for page in PAGES if "```python" in page.read_text() and page.name != "index.md"]
-RAISES: dict[str, type[Exception]] = {"check-a-model.md": ConformanceError}
+READMES = [ROOT / "README.md", ROOT / "grpo" / "README.md"]
+PAGES = [*READMES, *sorted((ROOT / "docs").rglob("*.md")), *sorted((ROOT / "examples").glob("*.ipynb"))]
 
 
-def snippets(page: Path) -> list[str]:
-    return re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)
-
-
-@pytest.mark.parametrize("page", RUNNABLE, ids=lambda page: str(page.relative_to(ROOT)))
+@pytest.mark.parametrize("page", READMES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_snippets_run_one_after_the_other(page: Path) -> None:
-    torch.manual_seed(0)
-    names: dict[str, Any] = {"__name__": "snippets"}
+    """Those of the pages of the site are run by the same function when it is built."""
+    assert "```python" in page.read_text()
+    run_snippets(page.name, page.read_text())
 
-    def run() -> None:
-        for index, snippet in enumerate(snippets(page)):
-            exec(compile(snippet, f"{page.name}, snippet {index}", "exec"), names)
 
-    if page.name in RAISES:
-        with pytest.raises(RAISES[page.name]) as caught:
-            run()
-        quoted = re.sub(r"came \d+ times", "came 1137 times", str(caught.value))
-        assert quoted in page.read_text()
-    else:
-        run()
+def test_a_snippet_that_raises_is_named() -> None:
+    page = "```python\nkept = 1\n```\n\n```python\nassert kept == 2\n```\n"
+    with pytest.raises(ExtensionError, match=r"a page, snippet 2 raised 'AssertionError.*expected 'nothing'"):
+        run_snippets("a page", page)
+
+
+def test_an_error_that_a_page_quotes_must_be_raised() -> None:
+    snippet, quoted = "```python\nraise ValueError('got 3')\n```\n\n", "```text\nValueError: got 1137\n```\n"
+    run_snippets("a page", snippet + quoted)
+    with pytest.raises(ExtensionError, match="raised 'ValueError: got 3"):
+        run_snippets("a page", snippet + quoted.replace("got", "lacks"))
+    with pytest.raises(ExtensionError, match="snippet 1 raised 'nothing'"):
+        run_snippets("a page", "```python\npass\n```\n\n" + quoted)
+
+
+def first_snippet_of_the_readme() -> str:
+    found = SNIPPET.search((ROOT / "README.md").read_text())
+    assert found is not None
+    return found[1]
 
 
 def test_the_readme_model_learns(capsys: pytest.CaptureFixture[str]) -> None:
-    snippet = snippets(ROOT / "README.md")[0]
+    snippet = first_snippet_of_the_readme()
     for seed in range(3):
         torch.manual_seed(seed)
         exec(compile(snippet, "README.md", "exec"), {"__name__": "readme"})
@@ -68,7 +85,7 @@ def test_the_readme_model_learns(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_a_model_of_ones_own_takes_fewer_than_40_lines() -> None:
-    snippet = snippets(ROOT / "README.md")[0]
+    snippet = first_snippet_of_the_readme()
     assert len(snippet[snippet.index("class Thrower") :].strip().splitlines()) < 40
 
 
@@ -81,9 +98,8 @@ class AllScored(FunctionRewards):
 
 
 def test_the_glossary_defines_every_metric() -> None:
-    defined = set(
-        re.findall(r"`(\w+)`", "\n".join(re.findall(r"^`.*`$", (ROOT / "docs/glossary.md").read_text(), re.M)))
-    )
+    entries = "\n".join(re.findall(r"^`.*`$", (ROOT / "docs/glossary.md").read_text(), re.M))
+    defined = {name for name in re.findall(r"`([\w/]+)`", entries) if not name.startswith("completions/")}
     config = GRPOConfig(num_epochs_per_update=2, entropy_coefficient=0.1)
     bandit = GRPOTrainer(config, SoftmaxPolicy(3), StationaryBandit([0.1, 0.5, 0.9]), SoftmaxPolicy(3))
     sampler = FragmentSampler(gymnasium.make_vec("CartPole-v1", num_envs=2), num_steps=64)
@@ -97,8 +113,14 @@ def test_the_glossary_defines_every_metric() -> None:
         SequencePolicy(),
         advantage_estimator=KLPenalizedRewards(GroupRelative()),
     )
-    reported = bandit.step(["the only state"]).keys() | cart.step(sampler.states).keys() | sequences.step([1, 2]).keys()
-    assert reported == defined
+    pairs = DPOTrainer(DPOConfig(sft_coefficient=0.1), SoftmaxPolicy(3), SoftmaxPolicy(3))
+    reported = [
+        bandit.step(["the only state"]),
+        cart.step(sampler.states),
+        sequences.step([1, 2]),
+        pairs.step([Preference("the only state", chosen=2, rejected=0)]),
+    ]
+    assert set().union(*reported) == defined
 
 
 def test_the_readme_is_true_about_the_length_of_modules() -> None:
@@ -106,13 +128,50 @@ def test_the_readme_is_true_about_the_length_of_modules() -> None:
     assert max(lengths.values()) <= 300, lengths
 
 
+def markdown(page: Path) -> str:
+    if page.suffix == ".ipynb":
+        cells = json.loads(page.read_text())["cells"]
+        return "\n\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown")
+    return page.read_text()
+
+
+@cache
+def links_and_anchors(page: Path) -> tuple[list[str], set[str]]:
+    """Where a page leads to, and the anchors of its headings as the site makes them (myst_heading_anchors = 3)."""
+    parser = create_md_parser(MdParserConfig(), RendererHTML)
+    parser.use(anchors_plugin, max_level=3, slug_func=github_slugify)
+    tokens = parser.parse(markdown(page))
+    inline = [child for token in tokens for child in token.children or ()]
+    targets = [str(child.attrs.get("href") or child.attrs.get("src", "")) for child in inline]
+    links = [target for target in targets if target and ":" not in target]
+    return links, {str(token.attrs["id"]) for token in tokens if token.type == "heading_open" and "id" in token.attrs}
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_local_links_lead_somewhere(page: Path) -> None:
-    for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text()):
-        place = page.parent / target
+    folder = ROOT / "docs" / "tutorials" if page.suffix == ".ipynb" else page.parent
+    for link in links_and_anchors(page)[0]:
+        target, _, anchor = link.partition("#")
+        place = (folder / target).resolve() if target else page
         if place.suffix == ".ipynb":  # copied there when the site is built
             place = ROOT / "examples" / place.name
-        assert place.exists(), f"{page}: {target}"
+        assert place.exists(), f"{page}: {link}"
+        assert not anchor or anchor in links_and_anchors(place)[1], f"{page}: {link}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_names_of_the_code_exist(page: Path) -> None:
+    """Sphinx leaves a name that it does not know as plain text, without a word."""
+    for name in re.findall(r"\{(?:class|func|meth|exc)\}`(?:[^`<]*<)?~?([\w.]+)>?`", markdown(page)):
+        pkgutil.resolve_name(name)
+
+
+def test_the_references_name_every_paper() -> None:
+    number = re.compile(r"(?:arxiv\.org/abs/|arXiv:)(\d{4}\.\d{4,5})")
+    sources = [*PAGES, *(path for package in ("grpo", "adapters") for path in (ROOT / package).rglob("*.py"))]
+    named = set(number.findall((ROOT / "docs" / "references.md").read_text()))
+    missing = {str(path): cited for path in sources if (cited := set(number.findall(path.read_text())) - named)}
+    assert not missing
 
 
 def test_versions_agree() -> None:
