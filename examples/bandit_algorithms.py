@@ -1,15 +1,22 @@
-"""REINFORCE, PPO-style clipping and GRPO on the same bandit, side by side.
+"""REINFORCE, PPO-style clipping, GRPO and DPO on the same bandit, side by side.
 
-All three are the same trainer with other parts: what counts as an advantage, what is minimised, how often a batch is
-used. The table shows a moving average of the reward of each, and its mean over bandits. PPO makes eight updates of a
-batch where the others make one, and is that much ahead at first.
+The first three are the same trainer with other parts: what counts as an advantage, what is minimised, how often a batch
+is used. PPO makes eight updates of a batch where the others make one, and is that much ahead at first.
+
+DPO sees no rewards but pairs. The pulls of a step are dealt into groups of four, and the best pull of a group is
+preferred to the worst: four pairs of sixteen pulls. By how much it was better is not told, and since rewards are noisy
+a pair may be the wrong way round. A group is left out where both are the same arm, as they mostly are once the policy
+has settled.
+
+The table shows a moving average of the reward of each, and its mean over bandits.
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, Protocol
 
 import torch
 import tyro
@@ -18,8 +25,19 @@ from rich.progress import track
 from rich.table import Table
 from torch import Tensor
 
-from grpo import Experience, GRPOConfig, GRPOObjective, GRPOTrainer, ScoreFunctionSurrogate
+from grpo import (
+    DPOConfig,
+    DPOTrainer,
+    Experience,
+    GRPOConfig,
+    GRPOObjective,
+    GRPOTrainer,
+    PreferenceCollector,
+    ScoreFunctionSurrogate,
+)
 from grpo_adapters.bandit import GaussianRewards, SoftmaxPolicy, StationaryBandit, seeded_generator
+
+PAIRED_GROUP_SIZE = 4
 
 
 @dataclass(frozen=True)
@@ -31,9 +49,9 @@ class Options:
     num_steps: int = 200
     """Steps of each algorithm."""
     pulls_per_step: int = 16
-    """Pulls between two updates; the group size of GRPO."""
+    """Pulls between two updates; the group size of GRPO; DPO makes groups of 4 of them."""
     learning_rate: float = 0.05
-    """Learning rate of all three."""
+    """Learning rate of all four."""
     reward_std: float = 1.0
     """Standard deviation of the rewards of an arm; the means of the arms have one of 1."""
     window: int = 20
@@ -59,7 +77,7 @@ class RunningBaseline:
         rewards = experience.sample_rewards.values
         errors = rewards - self.value
         self.value += self.rate * errors.mean().item()
-        return errors / errors.std()
+        return errors / errors.std().clamp(min=torch.finfo(errors.dtype).tiny)
 
 
 def build_reinforce(options: Options, policy: SoftmaxPolicy, bandit: StationaryBandit) -> GRPOTrainer[Any, Any]:
@@ -93,10 +111,38 @@ def build_grpo(options: Options, policy: SoftmaxPolicy, bandit: StationaryBandit
     )
 
 
-ALGORITHMS: dict[str, Callable[[Options, SoftmaxPolicy, StationaryBandit], GRPOTrainer[Any, Any]]] = {
+class Learner(Protocol):
+    """Pulls arms and learns from it."""
+
+    def step(self, states: list[str], /) -> dict[str, float]:
+        """Metrics of a step, among them ``reward``, the mean over its pulls."""
+        ...
+
+
+class PreferenceRounds:
+    """Deals the pulls of a step into groups, and lets DPO learn from a pair of each.
+
+    The reference policy is the one at the start, uniform over the arms.
+    """
+
+    def __init__(self, options: Options, policy: SoftmaxPolicy, bandit: StationaryBandit) -> None:
+        self.num_groups = options.pulls_per_step // PAIRED_GROUP_SIZE
+        self.collector = PreferenceCollector(policy, bandit, group_size=PAIRED_GROUP_SIZE)
+        self.trainer = DPOTrainer(DPOConfig(learning_rate=options.learning_rate), policy, copy.deepcopy(policy))
+
+    def step(self, states: list[str]) -> dict[str, float]:
+        """Pull, and update the policy where there is a pair."""
+        collected = self.collector.collect(states * self.num_groups)
+        if collected.preferences:
+            self.trainer.step(collected.preferences)
+        return collected.metrics
+
+
+ALGORITHMS: dict[str, Callable[[Options, SoftmaxPolicy, StationaryBandit], Learner]] = {
     "REINFORCE": build_reinforce,
     "PPO (clip)": build_ppo,
     "GRPO": build_grpo,
+    "DPO": PreferenceRounds,
 }
 
 
@@ -110,12 +156,15 @@ def learning_curve(name: str, seed: int, options: Options) -> list[float]:
     means = arm_means(seed, options)
     policy = SoftmaxPolicy(options.num_arms, generator=seeded_generator("policy", seed))
     bandit = StationaryBandit(means, GaussianRewards(options.reward_std), seed=seed)
-    trainer = ALGORITHMS[name](options, policy, bandit)
-    return [trainer.step(["the only state"])["reward"] for _ in range(options.num_steps)]
+    learner = ALGORITHMS[name](options, policy, bandit)
+    return [learner.step(["the only state"])["reward"] for _ in range(options.num_steps)]
 
 
 def main(options: Options) -> None:
     """Run all and print their moving averages side by side."""
+    pulls = options.pulls_per_step
+    if pulls < PAIRED_GROUP_SIZE or pulls % PAIRED_GROUP_SIZE != 0:
+        raise SystemExit(f"--pulls-per-step is {pulls}, expected a multiple of {PAIRED_GROUP_SIZE}: DPO's groups")
     torch.set_num_threads(1)
     runs = [(name, seed) for name in ALGORITHMS for seed in range(options.seeds)]
     curves: dict[str, list[list[float]]] = {name: [] for name in ALGORITHMS}

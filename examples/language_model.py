@@ -16,7 +16,7 @@ import json
 import random
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from itertools import islice, zip_longest
@@ -252,13 +252,29 @@ def text_task(options: Options) -> Task:
 
 def read_prompts(path: Path) -> list[Any]:
     """A prompt on each line that is not empty; rows with a column ``prompt`` where the file's name ends in .jsonl."""
-    lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    if path.suffix != ".jsonl":
-        return lines
-    rows = [json.loads(line) for line in lines]
-    for line, row in zip(lines, rows, strict=True):
-        if not isinstance(row, dict) or "prompt" not in row:
-            raise ValueError(f'a line of {path} is no row {{"prompt": ...}}: {line[:60]}')
+    if path.suffix == ".jsonl":
+        return read_json_lines(path, {"prompt"})
+    with path.open(encoding="utf-8") as file:
+        return [line.rstrip("\n") for line in file if line.strip()]
+
+
+def read_json_lines(path: Path, columns: Set[str]) -> list[dict[str, Any]]:
+    """A row from each line that is not empty, which must have the columns."""
+    rows = []
+    with path.open(encoding="utf-8") as file:
+        lines = [(number, line.strip()) for number, line in enumerate(file, start=1)]
+    for number, line in lines:
+        if not line:
+            continue
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"line {number} of {path} is no JSON ({error.msg}): {line[:60]}") from error
+        if not isinstance(row, dict):
+            raise ValueError(f'line {number} of {path} is no row {{"{min(columns)}": ...}}: {line[:60]}')
+        if missing := sorted(columns - row.keys()):
+            raise ValueError(f"line {number} of {path} has no column {' and no '.join(missing)}, but {sorted(row)}")
+        rows.append(row)
     return rows
 
 
@@ -279,21 +295,29 @@ def make_reward(options: Options, rows: Sequence[Any]) -> FunctionReward:
 def make_policy(model: str, options: Options) -> CausalLMPolicy:
     """The model as a policy, with a critic for PPO and with adapters where they are asked for."""
     policy_class = CausalLMActorCritic if options.algorithm == "ppo" else CausalLMPolicy
-    rank = options.lora_rank
-    lora = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear", task_type="CAUSAL_LM")
     policy = policy_class(
         model,
         sampling=SamplingConfig(
             temperature=options.temperature, top_p=options.top_p, max_new_tokens=options.new_tokens
         ),
-        peft_config=lora if options.lora else None,
+        peft_config=lora_config(options.lora_rank) if options.lora else None,
         seed=options.seed,
     )
+    console.print(f"{options.algorithm} trains {share_trained(policy)}")
+    return policy
+
+
+def lora_config(rank: int) -> LoraConfig:
+    """Adapters of a rank for all linear layers."""
+    return LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear", task_type="CAUSAL_LM")
+
+
+def share_trained(policy: CausalLMPolicy) -> str:
+    """How many of a policy's parameters are trained, in words."""
     parameters = policy.get_parameters().values()
     trained = sum(parameter.numel() for parameter in parameters if parameter.requires_grad)
     total = sum(parameter.numel() for parameter in parameters)
-    console.print(f"{options.algorithm} trains {trained:,} of {total:,} parameters ({trained / total:.1%})")
-    return policy
+    return f"{trained:,} of {total:,} parameters ({trained / total:.1%})"
 
 
 def shuffled(rows: Sequence[Any], seed: int) -> Iterator[Any]:

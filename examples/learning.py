@@ -11,7 +11,7 @@ from functools import partial
 from multiprocessing import Manager, get_context
 from pathlib import Path
 from queue import Queue
-from typing import Any
+from typing import Any, Protocol
 
 import gymnasium
 import matplotlib as mpl
@@ -21,7 +21,6 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from grpo import Trainer
 from grpo_adapters.gym import EvaluationResult, GymPolicy, evaluate
 
 EVALUATION_SEED = 1_000_000
@@ -29,6 +28,14 @@ FINAL_SEED = 2_000_000
 FINAL_EPISODES = 100
 
 Advance = Callable[[float], None]
+
+
+class Learner(Protocol):
+    """Plays and learns from it: a :class:`grpo.Trainer`, or something else with such a step."""
+
+    def step(self, states: list[int], /) -> Mapping[str, float]:
+        """Metrics of a step, among them ``num_samples`` and ``num_decisions`` played, and ``num_episodes`` so far."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -57,7 +64,7 @@ class Run:
 
 
 def learn(
-    trainer: Trainer[Any, Any],
+    learner: Learner,
     policy: GymPolicy,
     next_states: Callable[[], list[int]],
     environment: gymnasium.Env[Any, Any],
@@ -72,7 +79,7 @@ def learn(
     """Train until so many environment steps or episodes are used up, evaluating the greedy policy on the way.
 
     Args:
-        trainer: trains ``policy``.
+        learner: trains ``policy``.
         policy: what is trained.
         next_states: the states of the next step.
         environment: to evaluate in.
@@ -94,7 +101,7 @@ def learn(
             at_steps.append(steps)
             returns.append(evaluate(policy, environment, episodes_per_evaluation, seed=EVALUATION_SEED).mean)
         start = time.perf_counter()
-        metrics = trainer.step(next_states())
+        metrics = learner.step(next_states())
         seconds += time.perf_counter() - start
         steps += int(metrics["num_decisions"])
         used += int(metrics[counter])

@@ -1,12 +1,14 @@
-"""PPO, GRPO or REINFORCE on a random walk or a grid with obstacles, where the best return is known."""
+"""PPO, GRPO, REINFORCE or DPO on a random walk or a grid with obstacles, where the best return is known."""
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import count
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import gymnasium
 import tyro
@@ -14,23 +16,27 @@ import tyro
 import environments  # noqa: F401 - registers what it holds with gymnasium
 from environments.grid_world import optimal_return
 from grpo import (
+    DPOConfig,
+    DPOTrainer,
     GRPOConfig,
     GRPOTrainer,
     LinearSchedule,
     MonteCarlo,
     PPOConfig,
     PPOTrainer,
+    PreferenceCollector,
+    ReferenceSync,
     ReinforceConfig,
     ReinforceTrainer,
-    Trainer,
     group_time_baseline,
 )
-from grpo_adapters.gym import EnvironmentReward, EpisodeSampler, FragmentSampler, GymActorCritic, GymPolicy
-from learning import Advance, Run, learn, report, run_seeds, save_learning_curves
+from grpo_adapters.gym import EnvironmentReward, EpisodeSampler, FragmentSampler, GymActorCritic, GymPolicy, Trajectory
+from learning import Advance, Learner, Run, learn, report, run_seeds, save_learning_curves
 
 IDS = {"random-walk": "anygrpo/RandomWalk-v0", "grid": "anygrpo/GridWorld-v0"}
 OPTIMAL_RETURNS = {"random-walk": 1.0, "grid": optimal_return()}
 EPISODES_PER_UPDATE = 32
+GROUP_SIZE = 8
 PPO_ENVS, PPO_STEPS = 8, 64
 
 
@@ -38,7 +44,7 @@ PPO_ENVS, PPO_STEPS = 8, 64
 class Options:
     """Options of the run."""
 
-    algorithm: Literal["ppo", "grpo", "reinforce"] = "ppo"
+    algorithm: Literal["ppo", "grpo", "reinforce", "dpo"] = "ppo"
     """How to train."""
     environment: Literal["random-walk", "grid"] = "random-walk"
     """What to train on."""
@@ -54,9 +60,8 @@ class Options:
 
 def train(options: Options, seed: int, advance: Advance) -> Run:
     """One training."""
-    return {"ppo": train_ppo, "grpo": train_grpo, "reinforce": train_reinforce}[options.algorithm](
-        options, seed, advance
-    )
+    trainings = {"ppo": train_ppo, "grpo": train_grpo, "reinforce": train_reinforce, "dpo": train_dpo}
+    return trainings[options.algorithm](options, seed, advance)
 
 
 def train_ppo(options: Options, seed: int, advance: Advance) -> Run:
@@ -86,7 +91,7 @@ def train_grpo(options: Options, seed: int, advance: Advance) -> Run:
     """
     policy = GymPolicy(episode_sampler(options), seed=seed)
     config = GRPOConfig(
-        group_size=8,
+        group_size=GROUP_SIZE,
         batch_size=128,
         num_epochs_per_update=4,
         learning_rate=options.learning_rate,
@@ -97,7 +102,7 @@ def train_grpo(options: Options, seed: int, advance: Advance) -> Run:
     )
     estimator = MonteCarlo(discount=0.99, baseline=group_time_baseline)
     trainer = GRPOTrainer(config, policy, EnvironmentReward(), advantage_estimator=estimator)
-    return finish(trainer, policy, options, seed, advance)
+    return finish(trainer, policy, options, seed, advance, group_size=GROUP_SIZE)
 
 
 def train_reinforce(options: Options, seed: int, advance: Advance) -> Run:
@@ -107,24 +112,68 @@ def train_reinforce(options: Options, seed: int, advance: Advance) -> Run:
     return finish(ReinforceTrainer(config, policy, EnvironmentReward()), policy, options, seed, advance)
 
 
+def train_dpo(options: Options, seed: int, advance: Advance) -> Run:
+    """Whole episodes in groups, of which the best is preferred to the worst; by how much is not told.
+
+    A round compares with the policy that played it. Each pair then starts with a margin of 0, where the loss is
+    steepest, whatever earlier rounds have done; against the initial policy, pairs like those already learnt would weigh
+    less and less. On these two tasks either will do.
+    """
+    policy = GymPolicy(episode_sampler(options), seed=seed)
+    config = DPOConfig(
+        num_epochs_per_update=4,
+        learning_rate=options.learning_rate,
+        reference_sync=ReferenceSync(mixing=1.0, every=1),
+        seed=seed,
+    )
+    rounds = PreferenceRounds(policy, DPOTrainer(config, policy, copy.deepcopy(policy)))
+    return finish(rounds, policy, options, seed, advance, group_size=GROUP_SIZE)
+
+
+class PreferenceRounds:
+    """Plays groups of episodes and lets DPO learn from the pairs that they give.
+
+    Args:
+        policy: plays.
+        trainer: trains it.
+    """
+
+    def __init__(self, policy: GymPolicy, trainer: DPOTrainer[Sequence[int], Sequence[Trajectory]]) -> None:
+        self.policy = policy
+        self.trainer = trainer
+        self.collector = PreferenceCollector(policy, EnvironmentReward(), group_size=GROUP_SIZE)
+
+    def step(self, states: list[int]) -> dict[str, float]:
+        """Play a group from each seed and update the policy, unless the returns within each group are all equal.
+
+        The metrics are those of all that was played, whether it is in a pair or not.
+        """
+        collected = self.collector.collect(states)
+        if collected.preferences:
+            self.trainer.step(collected.preferences)
+        return self.policy.get_metrics() | collected.metrics
+
+
 def episode_sampler(options: Options) -> EpisodeSampler:
     """Plays whole episodes side by side."""
     return EpisodeSampler(partial(gymnasium.make, IDS[options.environment]), EPISODES_PER_UPDATE)
 
 
 def finish(
-    trainer: Trainer[Any, Any],
+    learner: Learner,
     policy: GymPolicy,
     options: Options,
     seed: int,
     advance: Advance,
+    *,
+    group_size: int = 1,
 ) -> Run:
     """Train to the end."""
     starts = count(seed * options.steps)
-    num_states = EPISODES_PER_UPDATE // trainer.config.group_size
+    num_states = EPISODES_PER_UPDATE // group_size
     sampler = policy.sampler
     return learn(
-        trainer,
+        learner,
         policy,
         lambda: sampler.states if isinstance(sampler, FragmentSampler) else [next(starts) for _ in range(num_states)],
         gymnasium.make(IDS[options.environment]),
@@ -136,7 +185,7 @@ def finish(
 
 def main(options: Options) -> None:
     """Train with every seed, and show what was learnt."""
-    name = {"ppo": "PPO", "grpo": "GRPO", "reinforce": "REINFORCE"}[options.algorithm]
+    name = options.algorithm.upper()
     best = OPTIMAL_RETURNS[options.environment]
     runs = {name: run_seeds(partial(train, options), options.seeds, name)}
     title = f"{name} on the {options.environment.replace('-', ' ')}"

@@ -219,7 +219,7 @@ class DPOConfig(UpdateConfig):
     """Settings of :class:`grpo.DPOTrainer`: those of any update, counted in pairs, and those of DPO's objective.
 
     Attributes:
-        reference_free: whether to compare with a uniform distribution in place of a reference policy.
+        reference_free: whether to do without a reference policy, as if all actions were equally likely under it.
         beta: β > 0; the larger, the nearer to the reference policy.
         label_smoothing: how likely a label is taken to be wrong, in [0, 0.5].
         sft_coefficient: weight of the chosen actions' own negative log-likelihood, 0 for none.

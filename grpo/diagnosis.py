@@ -26,4 +26,4 @@ def describe_bad_gradient(
             gradients = torch.autograd.grad(log_probs.sum(), trainable, allow_unused=True)
             if not all(gradient is None or gradient.isfinite().all() for gradient in gradients):
                 return f"{message}: the gradient of the log-prob is not for {evaluator.locate(batch, row, 0)}"
-    return f"{message}, though that of each log-prob is: the sum overflows, lower the rewards' scale"
+    return f"{message}, though that of each log-prob is: the sum overflows, lower the scale of the rewards or beta"

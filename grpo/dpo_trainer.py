@@ -16,13 +16,21 @@ from grpo.metrics import UpdateMetrics, model_metrics
 from grpo.policy_base import ActionsT, PolicyModel, StatesT
 from grpo.policy_trainer import PolicyTrainer
 from grpo.preference_batch import PairMicroBatch, PreferenceBatch
-from grpo.preference_objective import DPOObjective, PreferenceLoss, PreferenceObjective, SigmoidPreferenceLoss
+from grpo.preference_objective import (
+    DPOObjective,
+    HingePreferenceLoss,
+    IdentityPreferenceLoss,
+    PreferenceObjective,
+    RobustPreferenceLoss,
+    SigmoidPreferenceLoss,
+)
 from grpo.preferences import Preference, Preferences, check_preferences
 from grpo.presets import check_config, refuse_replaced
 from grpo.rollback import RestoresRandomStates
 from grpo.segments import Segments
 from grpo.validation import NonFiniteError, check_terms
 
+LOSSES = SigmoidPreferenceLoss | HingePreferenceLoss | IdentityPreferenceLoss | RobustPreferenceLoss
 OBJECTIVE_SETTINGS = DPOConfig.model_fields.keys() - UpdateConfig.model_fields.keys() - {"reference_free"}
 
 
@@ -110,7 +118,7 @@ class DPOTrainer(PolicyTrainer[StatesT, ActionsT]):
             metrics = UpdateMetrics(taken=measured.keys())
             copies = self.config.undo_failed_updates and self.config.num_updates(len(pairs)) > 1
             with self._updating(copies=copies):
-                minibatches = pairs.minibatches(self.config, self.generator)
+                minibatches = pairs.minibatches(self.config, self.generator, self._weights_dtype)
                 terms_of = partial(self._terms, pairs, reference_log_probs)
                 self._minimise(pairs.batch, minibatches, terms_of, metrics)
             self._end_step()
@@ -136,12 +144,13 @@ class DPOTrainer(PolicyTrainer[StatesT, ActionsT]):
         """
         pairs, reference_log_probs = self._encoded(preferences)
         self._evaluator.policy.eval()
-        metrics = UpdateMetrics(taken=frozenset())
-        for part in pairs.all(self.config.micro_batch_size):
-            terms = self._terms(pairs, reference_log_probs, part, trains=False)
-            metrics.add_micro_batch(part, terms.metrics, torch.dot(part.weight.to(terms.loss.dtype), terms.loss))
-        metrics.end_step(None)
-        return metrics.averages()
+        parts = [
+            self._terms(pairs, reference_log_probs, part, trains=False)
+            for part in pairs.all(self.config.micro_batch_size)
+        ]
+        columns = {"loss": [terms.loss for terms in parts]}
+        columns |= {name: [terms.metrics[name] for terms in parts] for name in parts[0].metrics}
+        return {name: torch.cat(own).to(self._weights_dtype).mean().item() for name, own in columns.items()}
 
     def _encoded(self, preferences: Preferences) -> tuple[PreferenceBatch, Tensor]:
         """The pairs, and the reference log-probs of their actions, [P, 2]."""
@@ -156,7 +165,7 @@ class DPOTrainer(PolicyTrainer[StatesT, ActionsT]):
                     "preferences come with reference_log_probs, which stay as they are while reference_sync moves the "
                     "reference policy: pass them without, or leave reference_sync out"
                 )
-            return pairs, torch.tensor(known, device=pairs.rows.device)
+            return pairs, torch.tensor(known, dtype=self._weights_dtype, device=pairs.rows.device)
         if self._reference is None:
             index = known.index(None)
             raise ValueError(
@@ -233,6 +242,6 @@ def _check_objective(config: DPOConfig, objective: object) -> None:
         return
     if isinstance(objective, type) or not callable(objective):
         raise TypeError(f"objective is {objective!r}, expected an instance or a function that can be called")
-    if isinstance(objective, PreferenceLoss):
+    if isinstance(objective, LOSSES):
         raise TypeError(f"objective is a loss: pass objective=DPOObjective(loss={objective!r})")
     refuse_replaced(config, OBJECTIVE_SETTINGS, "objective")

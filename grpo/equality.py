@@ -24,7 +24,7 @@ def are_equal(one: Any, other: Any) -> bool:
         return False
     if isinstance(one, Tensor):
         return one.device == other.device and torch.equal(one, other)
-    if hasattr(one, "tolist"):
+    if hasattr(one, "tolist") and hasattr(one, "shape"):
         return one.shape == other.shape and bool((one == other).all())
     if is_dataclass(one):
         return all(are_equal(getattr(one, field.name), getattr(other, field.name)) for field in fields(one))

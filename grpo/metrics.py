@@ -125,14 +125,7 @@ class UpdateMetrics:
         self._skipped += 1
 
     def result(self) -> dict[str, float]:
-        """All of them as floats, with ``grad_norm`` and how many updates were made and left out."""
-        metrics = self.averages()
-        if self._grad_norms:
-            metrics["grad_norm"] = sum(self._grad_norms) / len(self._grad_norms)
-        return metrics | {"num_updates": float(len(self._step_sizes)), "skipped_updates": float(self._skipped)}
-
-    def averages(self) -> dict[str, float]:
-        """The loss, and what was reported of each decision; nothing where no step was made."""
+        """All of them as floats."""
         metrics: dict[str, float] = {}
         num_steps = len(self._step_sizes)
         if num_steps > 0:
@@ -146,7 +139,9 @@ class UpdateMetrics:
             columns = [_joined([values[name] for _, values, _ in self._made]).to(weight.dtype) for name in names]
             sums = torch.stack([loss, total, *(torch.dot(weight, column) for column in columns)]).tolist()
             metrics = {"loss": sums[0]} | {name: own / sums[1] for name, own in zip(names, sums[2:], strict=True)}
-        return metrics
+        if self._grad_norms:
+            metrics["grad_norm"] = sum(self._grad_norms) / len(self._grad_norms)
+        return metrics | {"num_updates": float(num_steps), "skipped_updates": float(self._skipped)}
 
 
 def _joined(parts: list[Tensor]) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 import warnings
 from collections.abc import Mapping
 
@@ -22,7 +23,7 @@ def optimizer_over(
     if not parameters:
         warnings.warn(
             "the policy has no trainable parameters: step() only reports, and changes nothing",
-            stacklevel=5,
+            stacklevel=_level_of_caller(),
         )
         return None
     if optimizer is not None:
@@ -36,6 +37,14 @@ def optimizer_over(
         weight_decay=0.0,
         fused=fused,
     )
+
+
+def _level_of_caller() -> int:
+    """How many frames up from the function that asks the first one outside this package is, as warnings count."""
+    frame, level = sys._getframe(1), 1
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == "grpo":
+        frame, level = frame.f_back, level + 1
+    return level
 
 
 def follow_schedule(optimizer: torch.optim.Optimizer | None, config: UpdateConfig, step: int) -> None:

@@ -57,26 +57,28 @@ class PreferenceBatch:
         everything = len(pairs) == len(self) and bool((pairs.diff() == 1).all())
         return PairMicroBatch(None if everything else self.rows.positions(pairs), weight, pairs)
 
-    def micro_batches(self, pairs: Tensor, pairs_per_call: int | None) -> list[PairMicroBatch]:
+    def micro_batches(self, pairs: Tensor, pairs_per_call: int | None, dtype: torch.dtype) -> list[PairMicroBatch]:
         """The given pairs cut into consecutive parts, weighted so that the loss is their mean."""
-        weight = torch.full((len(pairs),), 1 / len(pairs), device=pairs.device)
+        weight = torch.full((len(pairs),), 1 / len(pairs), dtype=dtype, device=pairs.device)
         size = pairs_per_call or len(pairs)
         return [self.micro_batch(*part) for part in zip(pairs.split(size), weight.split(size), strict=True)]
 
-    def minibatches(self, config: UpdateConfig, generator: torch.Generator) -> Iterator[list[PairMicroBatch]]:
+    def minibatches(
+        self, config: UpdateConfig, generator: torch.Generator, dtype: torch.dtype
+    ) -> Iterator[list[PairMicroBatch]]:
         """The micro-batches of each optimiser step, over all epochs; every epoch visits each pair once.
 
-        Pairs are shuffled where an epoch takes more than one optimiser step.
+        Pairs are shuffled where an epoch takes more than one optimiser step. Weights are of the ``dtype``.
         """
         size = config.batch_size or len(self)
         for _ in range(config.num_epochs_per_update):
             order = torch.arange(len(self)) if size >= len(self) else torch.randperm(len(self), generator=generator)
             for pairs in order.to(self.rows.device).split(size):
-                yield self.micro_batches(pairs, config.micro_batch_size)
+                yield self.micro_batches(pairs, config.micro_batch_size, dtype)
 
-    def all(self, pairs_per_call: int | None) -> list[PairMicroBatch]:
-        """All pairs in their order, in consecutive parts."""
-        return self.micro_batches(torch.arange(len(self), device=self.rows.device), pairs_per_call)
+    def all(self, pairs_per_call: int | None, dtype: torch.dtype = torch.float32) -> list[PairMicroBatch]:
+        """All pairs in their order, in consecutive parts with weights of the ``dtype``."""
+        return self.micro_batches(torch.arange(len(self), device=self.rows.device), pairs_per_call, dtype)
 
     def log_probs(self, evaluator: Evaluator, part: PairMicroBatch, *, requires_gradient: bool = False) -> Tensor:
         """Log-probs of the chosen and the rejected action of each pair, [K, 2], nats."""

@@ -25,9 +25,10 @@ class CollectedPreferences:
 
     Attributes:
         preferences: the pairs.
-        metrics: what the rewards were like, and ``num_pairs``, ``num_groups_zero_std`` (groups without a pair, since
-            their rewards are all equal) and ``num_groups_identical`` (without one, since all that were rewarded less
-            are the same action as the best, where rewards differ by chance).
+        metrics: what the rewards were like, ``num_samples`` and ``num_decisions`` of all groups, ``num_pairs``,
+            ``num_groups_zero_std`` (groups without a pair, since their rewards are all equal) and
+            ``num_groups_identical`` (without one, since all that were rewarded less are the same action as the best,
+            where rewards differ by chance).
     """
 
     preferences: list[Preference[Any, Any]]
@@ -65,6 +66,8 @@ def pair_best_with_worst(experience: Experience) -> CollectedPreferences:
         preferences,
         rollout_metrics(experience)
         | {
+            "num_samples": float(len(experience.samples)),
+            "num_decisions": float(experience.samples.total),
             "num_pairs": float(len(preferences)),
             "num_groups_zero_std": float(has_spread.count(False)),
             "num_groups_identical": float(has_spread.count(True) - len(preferences)),
@@ -103,8 +106,8 @@ class PreferenceCollector(Generic[StatesT, ActionsT]):
         group_size: int = 8,
     ) -> None:
         require_methods(reward_model, RewardModel, "reward_model")
-        if group_size < 2:
-            raise ValueError(f"group_size is {group_size}, expected at least 2: a pair has two actions")
+        if not isinstance(group_size, int) or group_size < 2:
+            raise ValueError(f"group_size is {group_size!r}, expected at least 2: a pair has two actions")
         self._models = (policy, reward_model)
         self._collector: ExperienceCollector[StatesT, ActionsT] = ExperienceCollector(
             TrainerConfig(group_size=group_size), Evaluator(policy), reward_model

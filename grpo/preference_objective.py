@@ -109,7 +109,7 @@ def robust_preference_loss(margin: Tensor, *, beta: float, label_noise: float) -
 
 
 def supervised_loss(chosen_log_probs: Tensor, chosen_lengths: Tensor) -> Tensor:
-    """Negative log-likelihood of the chosen action per decision, -log π(a|s) / |a|, per pair.
+    """Negative log-likelihood of the chosen action per decision, -log π(a|s) by the number of decisions, per pair.
 
     Args:
         chosen_log_probs: log π(a|s) of each whole chosen action, [P], nats.

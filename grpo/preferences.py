@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any, Generic, TypeVar
 
 import torch
@@ -47,10 +49,12 @@ def check_preferences(preferences: Any) -> Preferences:
 
     Raises:
         TypeError: if one is something else, or lacks a field.
-        ValueError: if there is none, an action is empty, or both actions of a pair are the same.
+        ValueError: if there is none, an action is empty, both actions of a pair are the same, or reference log-probs
+            are not two finite numbers.
     """
     check_states(preferences, "preferences")
-    for index, preference in enumerate(preferences):
+    checked: list[Any] = list(preferences)
+    for index, preference in enumerate(checked):
         if not isinstance(preference, Preference):
             raise TypeError(f"preference {index} is {_described(preference)}, expected a {EXPECTED}")
         for field in ("chosen", "rejected"):
@@ -67,7 +71,13 @@ def check_preferences(preferences: Any) -> Preferences:
                 f"preference {index} has the same action as chosen and as rejected, {_shortened(preference.chosen)}: "
                 f"nothing can be learnt from it, leave the pair out"
             )
-    return list(preferences)
+        known = preference.reference_log_probs
+        if known is not None and not _are_two_numbers(known):
+            raise ValueError(
+                f"preference {index} has reference_log_probs {_shortened(known)}, expected two finite numbers, for the "
+                f"chosen and the rejected action: grpo.with_reference_log_probs computes them"
+            )
+    return checked
 
 
 EXPECTED = "grpo.Preference(state, chosen, rejected)"
@@ -85,6 +95,12 @@ def _is_empty(action: Any) -> bool:
     if isinstance(action, Tensor):
         return action.numel() == 0
     return hasattr(action, "__len__") and getattr(action, "shape", None) != () and len(action) == 0
+
+
+def _are_two_numbers(values: Any) -> bool:
+    if not isinstance(values, Sequence) or len(values) != 2:
+        return False
+    return all(isinstance(value, Real) and math.isfinite(value) for value in values)
 
 
 def _shortened(action: object) -> str:

@@ -26,6 +26,7 @@ RESERVED_METRICS = {
     "skipped_updates",
     "num_samples",
     "num_decisions",
+    "num_pairs",
     "explained_variance",
     "policy_kl",
     "num_unscored",

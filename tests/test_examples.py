@@ -31,6 +31,7 @@ def test_custom_policy_is_short_and_learns_nearly_the_best_schedules() -> None:
 
 def test_bandit_algorithms_all_end_near_the_best_arm() -> None:
     output = run("bandit_algorithms.py", "--seeds", "5")
+    assert all(name in output for name in ("REINFORCE", "PPO", "GRPO", "DPO"))
     rows = [line.strip("│ ").split("│") for line in output.splitlines() if line.startswith("│")]
     first, last = ([float(cell) for cell in row[1:]] for row in (rows[0], rows[-1]))
     *rewards, best = last
@@ -47,7 +48,7 @@ def test_dynamic_bandit_makes_a_table_and_a_figure(dynamics: str, tmp_path: Path
     assert (tmp_path / "outputs" / f"dynamic_bandit_{dynamics}.png").stat().st_size > 10_000
 
 
-@pytest.mark.parametrize("script", ["bandit_algorithms.py", "dynamic_bandit.py"])
+@pytest.mark.parametrize("script", ["bandit_algorithms.py", "dpo_synthetic.py", "dynamic_bandit.py"])
 def test_help_explains_every_option(script: str) -> None:
     told = " ".join(re.sub(r"[│╭╮╰╯─]", " ", run(script, "--help")).split())
     source = (EXAMPLES / script).read_text()

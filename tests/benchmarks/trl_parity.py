@@ -5,6 +5,9 @@ in memory, and its ``compute_loss`` is called on a batch made by hand. Only the 
 that are themselves the parameters, so that gradients can be compared entry by entry. Ours come out of
 ``GRPOTrainer.update`` with a policy of the same kind. One more case runs both with the model's forward pass.
 
+The losses on preferences are compared in the same way, TRL's DPOTrainer beside ours, with what each reports of the
+rewards; all of them with the model's forward pass too.
+
 The last line holds the largest relative differences as JSON. ``--constants`` prints what
 ``tests/core/test_trl_constants.py`` holds instead.
 """
@@ -18,8 +21,9 @@ import sys
 import tempfile
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -32,13 +36,22 @@ from grpo import (
     ActionBatch,
     ClippedImportanceSurrogate,
     ClippedSurrogate,
+    DPOConfig,
+    DPOObjective,
+    DPOTrainer,
     Evaluation,
     Experience,
     GRPOConfig,
     GRPOObjective,
     GRPOTrainer,
+    HingePreferenceLoss,
+    IdentityPreferenceLoss,
+    Preference,
+    PreferenceLoss,
+    RobustPreferenceLoss,
     SampleClippedSurrogate,
     Segments,
+    SigmoidPreferenceLoss,
     SoftAdaptiveSurrogate,
     TensorBatch,
 )
@@ -76,9 +89,9 @@ class Data:
         """Which entries of a rectangle are tokens, [N, longest]."""
         return torch.arange(int(self.lengths.max())) < self.lengths.unsqueeze(1)
 
-    def padded(self, values: Tensor) -> Tensor:
+    def padded(self, values: Tensor, padding: float = -1.5) -> Tensor:
         """[D] -> [N, longest]; what is padded is far from harmless, so that it would be seen if it counted."""
-        return torch.full(self.mask.shape, -1.5, dtype=values.dtype).masked_scatter(self.mask, values)
+        return torch.full(self.mask.shape, padding, dtype=values.dtype).masked_scatter(self.mask, values)
 
 
 @dataclass(frozen=True)
@@ -237,10 +250,11 @@ class NoReward(nn.Module):
 
 @dataclass(frozen=True)
 class Result:
-    """A loss and its gradient with respect to all parameters, one after another."""
+    """A loss, its gradient with respect to all parameters, one after another, and what is reported of rewards."""
 
     loss: float
     gradient: Tensor
+    rewards: Mapping[str, float] = field(default_factory=dict)
 
 
 def kept_gradients(parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -425,22 +439,244 @@ def whole_model_results(options: Options) -> tuple[Result, Result]:
     return ours, Result(loss.item(), torch.cat(gradients))
 
 
-def relative_differences(ours: Result, theirs: Result) -> tuple[float, float]:
-    """Of the loss, and of the gradient, by its largest entry."""
+REWARDS = ("rewards/chosen", "rewards/rejected", "rewards/margins", "rewards/accuracies")
+
+
+@dataclass(frozen=True)
+class PreferenceCase:
+    """A loss on preferences, as each of the two calls it.
+
+    Attributes:
+        name: in the table.
+        loss: ours.
+        theirs: settings of TRL's DPOConfig besides its beta, which is ours.
+        sft_coefficient: ours.
+        is_equally_long: whether all chosen completions must have the same length for both to agree.
+    """
+
+    name: str
+    loss: PreferenceLoss
+    theirs: Mapping[str, Any]
+    sft_coefficient: float = 0.0
+    is_equally_long: bool = False
+
+    @property
+    def objective(self) -> DPOObjective:
+        return DPOObjective(loss=self.loss, sft_coefficient=self.sft_coefficient)
+
+
+def preference_cases() -> list[PreferenceCase]:
+    """Every loss on preferences that both have, at two strengths.
+
+    Names and settings that differ:
+
+    - TRL's ``label_smoothing`` is the ``label_noise`` of its ``robust`` loss, and nothing to its ``sigmoid`` loss: our
+      ``label_smoothing`` has no counterpart.
+    - TRL's ``sft`` is the mean over the tokens of all chosen completions of a micro-batch, ours the mean over pairs of
+      the mean over tokens, which no split changes: they agree where all chosen completions are equally long.
+    - TRL's ``loss_weights`` weigh both; ours is the weight of the second.
+    """
+    cases = []
+    for beta in (0.1, 0.5):
+        cases += [
+            PreferenceCase(f"sigmoid, {beta}", SigmoidPreferenceLoss(beta=beta), {"loss_type": ["sigmoid"]}),
+            PreferenceCase(f"hinge, {beta}", HingePreferenceLoss(beta=beta), {"loss_type": ["hinge"]}),
+            PreferenceCase(f"ipo, {beta}", IdentityPreferenceLoss(beta=beta), {"loss_type": ["ipo"]}),
+            PreferenceCase(
+                f"robust, {beta}",
+                RobustPreferenceLoss(beta=beta, label_noise=0.1),
+                {"loss_type": ["robust"], "label_smoothing": 0.1},
+            ),
+            PreferenceCase(
+                f"sigmoid and sft, {beta}",
+                SigmoidPreferenceLoss(beta=beta),
+                {"loss_type": ["sigmoid", "sft"], "loss_weights": [1.0, 0.3]},
+                sft_coefficient=0.3,
+                is_equally_long=True,
+            ),
+        ]
+    return cases
+
+
+def random_pairs(options: Options, dtype: torch.dtype, *, is_equally_long: bool) -> Data:
+    """Chosen and rejected completions in turn, of one to MAX_LENGTH tokens."""
+    data = random_data(options, dtype)
+    if not is_equally_long:
+        return data
+    lengths = data.lengths.clone()
+    lengths[::2] = 7
+    total = int(lengths.sum())
+    return replace(
+        data,
+        lengths=lengths,
+        log_probs=data.log_probs.repeat(2)[:total],
+        reference_log_probs=data.reference_log_probs.repeat(2)[:total],
+    )
+
+
+class GivenPairs(GivenLogProbs):
+    """The same where an action is the positions of its log-probs."""
+
+    def __init__(self, log_probs: Tensor) -> None:
+        nn.Module.__init__(self)
+        self.log_probs = nn.Parameter(log_probs.clone())
+
+    def encode_actions(self, states: Any, actions: Any) -> TensorBatch:
+        positions = torch.tensor([position for action in actions for position in action])
+        return TensorBatch(positions, positions, Segments.of_lengths([len(action) for action in actions]))
+
+
+def our_preference_result(
+    case: PreferenceCase, policy: Any, reference_policy: Any, preferences: list[Preference[Any, Any]]
+) -> Result:
+    """What our trainer says, and sends backward."""
+    gradients = kept_gradients(policy.get_parameters())
+    config = DPOConfig(max_grad_norm=None)
+    metrics = DPOTrainer(config, policy, reference_policy, objective=case.objective).step(preferences)
+    gradient = torch.cat([gradients[name].flatten() for name in policy.get_parameters()])
+    return Result(metrics["loss"], gradient, {name: metrics[name] for name in REWARDS})
+
+
+def our_given_pairs_result(case: PreferenceCase, data: Data) -> Result:
+    """Ours on log-probs that are given."""
+    positions = [tuple(part.tolist()) for part in torch.arange(len(data.log_probs)).split(data.lengths.tolist())]
+    pairs = zip(positions[::2], positions[1::2], strict=True)
+    preferences = [Preference(index, *pair) for index, pair in enumerate(pairs)]
+    policies = [GivenPairs(log_probs) for log_probs in (data.log_probs, data.reference_log_probs)]
+    return our_preference_result(case, policies[0], policies[1], preferences)
+
+
+def trl_preference_trainer(case: PreferenceCase, model: LlamaForCausalLM, reference: LlamaForCausalLM) -> Any:
+    """TRL's own trainer."""
+    from datasets import Dataset, disable_progress_bars
+    from trl import DPOConfig as TRLConfig  # type: ignore[import-not-found, unused-ignore]
+    from trl import DPOTrainer as TRLTrainer
+
+    warnings.simplefilter("ignore", FutureWarning)  # of what TRL itself calls
+    disable_progress_bars()
+    with tempfile.TemporaryDirectory() as output_dir:
+        config = TRLConfig(
+            output_dir=output_dir,
+            beta=case.loss.beta,
+            gradient_checkpointing=False,
+            report_to="none",
+            use_cpu=True,
+            bf16=False,
+            **case.theirs,
+        )
+        trainer = TRLTrainer(
+            model=model,
+            ref_model=reference,
+            args=config,
+            train_dataset=Dataset.from_list([{"prompt": "w2", "chosen": " w3", "rejected": " w4"}]),
+            processing_class=tiny_tokenizer(),
+        )
+    trainer.model.train()
+    return trainer
+
+
+def trl_preference_loss(trainer: Any, model: Any, inputs: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, float]]:
+    """What TRL makes of a batch, and what it reports of the rewards."""
+    loss = trainer.compute_loss(model, inputs)
+    return loss, {name: trainer._metrics["train"][name][-1] for name in REWARDS}
+
+
+def trl_given_pairs(trainer: Any, data: Data, log_probs: Tensor, pairs: Tensor) -> tuple[Tensor, dict[str, float]]:
+    """The same of some pairs of log-probs that are given, [N, longest] with 0 where they are padded."""
+    samples = torch.cat((2 * pairs, 2 * pairs + 1))  # TRL has the rejected completions after all chosen ones
+    mask = torch.nn.functional.pad(data.mask[samples], (1, 0))  # a prompt of one token
+
+    def forward(values: Tensor) -> Any:
+        nothing = torch.zeros_like(values)
+        return lambda **_: SimpleNamespace(
+            log_probs=values, entropy=nothing, mean_logits=nothing, is_top1=nothing.bool()
+        )
+
+    trainer.ref_model = forward(data.padded(data.reference_log_probs, 0.0)[samples])
+    inputs = {"input_ids": torch.full(mask.shape, 2), "attention_mask": mask.long(), "completion_mask": mask.long()}
+    return trl_preference_loss(trainer, forward(log_probs[samples]), inputs)
+
+
+def trl_given_pairs_result(case: PreferenceCase, data: Data) -> Result:
+    """What TRL says, and sends backward."""
+    trainer = trl_preference_trainer(case, tiny_model(), tiny_model())
+    log_probs = data.padded(data.log_probs, 0.0).requires_grad_()
+    loss, rewards = trl_given_pairs(trainer, data, log_probs, torch.arange(len(data.lengths) // 2))
+    loss.backward()
+    assert log_probs.grad is not None
+    return Result(loss.item(), log_probs.grad[data.mask], rewards)
+
+
+def tiny_reference() -> LlamaForCausalLM:
+    """The tiny model some way off."""
+    model = tiny_model()
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+    return model
+
+
+def whole_model_pairs(case: PreferenceCase, options: Options) -> tuple[Result, Result]:
+    """Ours and TRL's with the forward passes of a real model and reference, on the same token ids."""
+    from trl.trainer.dpo_trainer import (  # type: ignore[import-not-found, unused-ignore]
+        DataCollatorForPreference,
+    )
+
+    draw = random.Random(options.seed)
+
+    def tokens(length: int) -> list[int]:
+        return [draw.randrange(2, VOCABULARY) for _ in range(length)]
+
+    rows = [
+        {
+            "prompt_ids": tokens(draw.randint(1, 9)),
+            "chosen_ids": tokens(7 if case.is_equally_long else draw.randint(1, MAX_LENGTH)),
+            "rejected_ids": tokens(draw.randint(1, MAX_LENGTH)),
+        }
+        for _ in range(options.num_groups)
+    ]
+    preferences = [
+        Preference(
+            " ".join(f"w{token}" for token in row["prompt_ids"]),
+            Completion(tuple(row["chosen_ids"]), ""),
+            Completion(tuple(row["rejected_ids"]), ""),
+        )
+        for row in rows
+    ]
+    policies = [CausalLMPolicy(model, tiny_tokenizer()) for model in (tiny_model(), tiny_reference())]
+    ours = our_preference_result(case, policies[0], policies[1], preferences)
+
+    trainer = trl_preference_trainer(case, tiny_model(), tiny_reference())
+    loss, rewards = trl_preference_loss(trainer, trainer.model, DataCollatorForPreference(pad_token_id=0)(rows))
+    loss.backward()
+    gradients = [parameter.grad.flatten() for parameter in trainer.model.parameters()]
+    return ours, Result(loss.item(), torch.cat(gradients), rewards)
+
+
+def relative_differences(ours: Result, theirs: Result) -> dict[str, float]:
+    """Of the loss, of the gradient, by its largest entry, and of what is reported of rewards, if anything."""
     gradient = (ours.gradient - theirs.gradient).abs().max() / theirs.gradient.abs().max()
-    return abs(ours.loss - theirs.loss) / abs(theirs.loss), gradient.item()
+    differences = {"loss": abs(ours.loss - theirs.loss) / abs(theirs.loss), "gradient": gradient.item()}
+    if theirs.rewards:
+        differences["rewards"] = max(
+            abs(ours.rewards[name] - theirs.rewards[name]) / abs(theirs.rewards[name]) for name in REWARDS
+        )
+    return differences
 
 
 def compare(options: Options) -> bool:
     """Print how far apart they are; whether they agree."""
     worst: dict[str, float] = {}
-    print(f"{'':24}{'precision':11}{'loss':>12}{'TRL':>12}{'difference':>12}{'of gradient':>13}")
+    print(f"{'':28}{'precision':11}{'loss':>12}{'TRL':>12}{'difference':>12}{'of gradient':>13}{'of rewards':>12}")
 
     def add(name: str, precision: str, ours: Result, theirs: Result) -> None:
         differences = relative_differences(ours, theirs)
-        loss, gradient = differences
-        print(f"{name:24}{precision:11}{ours.loss:12.6f}{theirs.loss:12.6f}{loss:12.1e}{gradient:13.1e}")
-        for what, difference in zip(("loss", "gradient"), differences, strict=True):
+        columns = f"{differences['loss']:12.1e}{differences['gradient']:13.1e}"
+        if "rewards" in differences:
+            columns += f"{differences['rewards']:12.1e}"
+        print(f"{name:28}{precision:11}{ours.loss:12.6f}{theirs.loss:12.6f}{columns}")
+        for what, difference in differences.items():
             key = f"{what}, {precision}"
             worst[key] = max(worst.get(key, 0.0), math.inf if math.isnan(difference) else difference)
 
@@ -449,6 +685,13 @@ def compare(options: Options) -> bool:
             data = random_data(options, dtype)
             add(case.name, str(dtype).removeprefix("torch."), our_result(case, data), trl_result(case, data))
     add("dapo, whole model", "float32", *whole_model_results(options))
+    print("DPO")
+    for pair_case in preference_cases():
+        for dtype in (torch.float64, torch.float32):
+            data = random_pairs(options, dtype, is_equally_long=pair_case.is_equally_long)
+            results = our_given_pairs_result(pair_case, data), trl_given_pairs_result(pair_case, data)
+            add(pair_case.name, str(dtype).removeprefix("torch."), *results)
+        add(f"{pair_case.name}, model", "float32", *whole_model_pairs(pair_case, options))
     print(json.dumps({name: float(f"{difference:.1e}") for name, difference in worst.items()}))
     return all(difference <= TOLERANCE for difference in worst.values())
 
@@ -459,9 +702,25 @@ def print_constants() -> None:
     for case in cases():
         if case.num_micro_batches == 1:
             result = trl_result(case, data)
-            loss, gradient = round(result.loss, 7), [round(entry, 7) + 0.0 for entry in result.gradient.tolist()]
-            line = f'    "{case.name}": ({loss}, {gradient}),'
-            print(line if len(line) <= 120 else f'    "{case.name}": (\n        {loss},\n        {gradient},\n    ),')
+            print_constant(case.name, round(result.loss, 7), rounded(result.gradient))
+    print("preferences")
+    for pair_case in preference_cases():
+        trainer = trl_preference_trainer(pair_case, tiny_model(), tiny_model())
+        log_probs = data.padded(data.log_probs, 0.0).requires_grad_()
+        losses = [trl_given_pairs(trainer, data, log_probs, pair)[0] for pair in torch.arange(2).split(1)]
+        [padded] = torch.autograd.grad(torch.stack(losses).sum(), log_probs)
+        print_constant(pair_case.name, [round(own.item(), 7) for own in losses], rounded(padded[data.mask]))
+
+
+def rounded(gradient: Tensor) -> list[float]:
+    """Its entries as they stand in the test."""
+    return [round(entry, 7) + 0.0 for entry in gradient.tolist()]
+
+
+def print_constant(name: str, loss: float | list[float], gradient: list[float]) -> None:
+    """Print a line of the test, or the lines that it takes."""
+    line = f'    "{name}": ({loss}, {gradient}),'
+    print(line if len(line) <= 120 else f'    "{name}": (\n        {loss},\n        {gradient},\n    ),')
 
 
 def main(options: Options) -> None:

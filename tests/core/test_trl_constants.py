@@ -2,6 +2,7 @@
 
 They were printed by ``python tests/benchmarks/trl_parity.py --constants`` with TRL 1.16.0 and PyTorch 2.13.0; which of
 its settings correspond to ours stands there. Without ``--constants`` the same script compares on random numbers.
+For preferences the four samples are two pairs, chosen and rejected in turn.
 """
 
 import pytest
@@ -11,10 +12,16 @@ from grpo import (
     ClippedImportanceSurrogate,
     ClippedSurrogate,
     Decisions,
+    DPOObjective,
     Evaluation,
     GRPOObjective,
+    HingePreferenceLoss,
+    IdentityPreferenceLoss,
+    PairLogProbs,
+    RobustPreferenceLoss,
     SampleClippedSurrogate,
     Segments,
+    SigmoidPreferenceLoss,
     SoftAdaptiveSurrogate,
 )
 from grpo.config import LossAveraging
@@ -92,5 +99,69 @@ def test_loss_and_gradient_are_trls(name: str) -> None:
     loss = torch.dot(weight, objective(Evaluation(log_probs), decisions).loss)
     loss.backward()
     assert loss.item() == pytest.approx(expected_loss, abs=1e-7)
+    assert log_probs.grad is not None
+    assert log_probs.grad.tolist() == pytest.approx(expected_gradient, abs=1e-7)
+
+
+PREFERENCES: dict[str, DPOObjective] = {}
+for beta in (0.1, 0.5):
+    sigmoid = SigmoidPreferenceLoss(beta=beta)
+    PREFERENCES |= {
+        f"sigmoid, {beta}": DPOObjective(loss=sigmoid),
+        f"hinge, {beta}": DPOObjective(loss=HingePreferenceLoss(beta=beta)),
+        f"ipo, {beta}": DPOObjective(loss=IdentityPreferenceLoss(beta=beta)),
+        f"robust, {beta}": DPOObjective(loss=RobustPreferenceLoss(beta=beta, label_noise=0.1)),
+        f"sigmoid and sft, {beta}": DPOObjective(loss=sigmoid, sft_coefficient=0.3),
+    }
+
+TRL_PREFERENCES: dict[str, tuple[list[float], list[float]]] = {
+    "sigmoid, 0.1": (
+        [0.653947, 0.6684596],
+        [-0.0480011, -0.0480011, -0.0480011, 0.0480011, -0.0487503, -0.0487503, 0.0487503, 0.0487503, 0.0487503],
+    ),
+    "hinge, 0.1": ([0.92, 0.95], [-0.1, -0.1, -0.1, 0.1, -0.1, -0.1, 0.1, 0.1, 0.1]),
+    "ipo, 0.1": (
+        [19.36, 22.7211111],
+        [-2.9333333, -2.9333333, -2.9333333, 8.8, -4.7666667, -4.7666667, 3.1777778, 3.1777778, 3.1777778],
+    ),
+    "robust, 0.1": (
+        [0.643947, 0.6622096],
+        [-0.0605011, -0.0605011, -0.0605011, 0.0605011, -0.0612503, -0.0612503, 0.0612503, 0.0612503, 0.0612503],
+    ),
+    "sigmoid and sft, 0.1": (
+        [0.853947, 0.9384596],
+        [-0.1480011, -0.1480011, -0.1480011, 0.0480011, -0.1987503, -0.1987503, 0.0487503, 0.0487503, 0.0487503],
+    ),
+    "sigmoid, 0.5": (
+        [0.5130153, 0.5759394],
+        [-0.2006562, -0.2006562, -0.2006562, 0.2006562, -0.2189117, -0.2189117, 0.2189117, 0.2189117, 0.2189117],
+    ),
+    "hinge, 0.5": ([0.6, 0.75], [-0.5, -0.5, -0.5, 0.5, -0.5, -0.5, 0.5, 0.5, 0.5]),
+    "ipo, 0.5": (
+        [0.16, 0.5877778],
+        [-0.2666667, -0.2666667, -0.2666667, 0.8, -0.7666667, -0.7666667, 0.5111111, 0.5111111, 0.5111111],
+    ),
+    "robust, 0.5": (
+        [0.4630153, 0.5446894],
+        [-0.2631562, -0.2631562, -0.2631562, 0.2631562, -0.2814117, -0.2814117, 0.2814117, 0.2814117, 0.2814117],
+    ),
+    "sigmoid and sft, 0.5": (
+        [0.7130153, 0.8459394],
+        [-0.3006562, -0.3006562, -0.3006562, 0.2006562, -0.3689117, -0.3689117, 0.2189117, 0.2189117, 0.2189117],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", PREFERENCES)
+def test_losses_of_pairs_and_their_gradients_are_trls(name: str) -> None:
+    expected_losses, expected_gradient = TRL_PREFERENCES[name]
+    log_probs = torch.tensor(LOG_PROBS, dtype=torch.float64, requires_grad=True)
+    samples = Segments.of_lengths(LENGTHS)
+    references = samples.sum(torch.tensor(REFERENCE_LOG_PROBS, dtype=torch.float64))
+    per_sample = samples.sum(log_probs), references, samples.lengths
+    pairs = PairLogProbs(*(own for values in per_sample for own in values.view(2, 2).unbind(1)))
+    losses = PREFERENCES[name](pairs).loss
+    losses.sum().backward()
+    assert losses.tolist() == pytest.approx(expected_losses, abs=1e-7)
     assert log_probs.grad is not None
     assert log_probs.grad.tolist() == pytest.approx(expected_gradient, abs=1e-7)

@@ -25,7 +25,7 @@ def worst(output: str) -> float:
     return float(found)
 
 
-@pytest.mark.parametrize("algorithm", ["ppo", "grpo", "reinforce"])
+@pytest.mark.parametrize("algorithm", ["ppo", "grpo", "reinforce", "dpo"])
 @pytest.mark.parametrize(("environment", "best"), [("random-walk", 1.0), ("grid", 3.0)])
 def test_every_algorithm_finds_the_best_return(algorithm: str, environment: str, best: float, tmp_path: Path) -> None:
     options = ["--algorithm", algorithm, "--environment", environment, "--seeds", "1", "--steps", "50000"]

@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 import torch
-from language_model import ARITHMETIC, WITH_MODEL, Options, Task, Training, main, options_from, read_prompts
 from transformers import AutoModelForCausalLM, GPT2Config, GPT2ForSequenceClassification, GPT2LMHeadModel
 
 from arithmetic import NUM_HELD_OUT, accuracy, exact_answer, make_model, make_problems, make_tokenizer, supervised_start
 from grpo_adapters.huggingface import CausalLMPolicy, FunctionReward, SamplingConfig, character_tokenizer
+from language_model import ARITHMETIC, WITH_MODEL, Options, Task, Training, main, options_from, read_prompts
 from language_model_algorithms import ALGORITHMS
 
 SCRIPT = Path(__file__).parents[2] / "examples" / "language_model.py"
@@ -139,7 +139,7 @@ def test_prompts_of_a_file(tmp_path: Path) -> None:
     path.write_text('{"prompt": "a", "answer": "b"}\n')
     assert read_prompts(path) == [{"prompt": "a", "answer": "b"}]
     path.write_text('{"question": "a"}\n')
-    with pytest.raises(ValueError, match="is no row"):
+    with pytest.raises(ValueError, match=r"line 1 of .*rows.jsonl has no column prompt, but \['question'\]"):
         read_prompts(path)
 
 

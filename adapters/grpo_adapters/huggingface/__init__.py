@@ -14,6 +14,7 @@ from grpo_adapters.huggingface.character_tokenizer import character_tokenizer
 from grpo_adapters.huggingface.completions import Completion, CompletionBatch
 from grpo_adapters.huggingface.loading import ModelNotFoundError, UnsafeModelError
 from grpo_adapters.huggingface.output_head import OutputHead, plain_token_log_probs
+from grpo_adapters.huggingface.preferences import preferences_of
 from grpo_adapters.huggingface.ready_rewards import FormatReward, OverlongPenalty, math_reward
 from grpo_adapters.huggingface.reward_functions import FunctionReward, RewardFunctionError
 from grpo_adapters.huggingface.sampling import SamplingConfig
@@ -37,5 +38,6 @@ __all__ = [
     "character_tokenizer",
     "math_reward",
     "plain_token_log_probs",
+    "preferences_of",
     "token_log_probs",
 ]

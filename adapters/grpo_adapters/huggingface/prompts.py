@@ -33,7 +33,7 @@ def encode_prompts(
         if isinstance(prompt, str):
             token_ids = tuple(tokenizer(prompt)["input_ids"])
         else:
-            token_ids = tuple(tokenizer(_rendered(prompt, tokenizer, index), add_special_tokens=False)["input_ids"])
+            token_ids = tuple(tokenizer(rendered(prompt, tokenizer, index), add_special_tokens=False)["input_ids"])
         if not token_ids:
             raise ValueError(
                 f"the prompt of state {index} has no token: a model needs one to continue from, such as its "
@@ -49,7 +49,8 @@ def encode_prompts(
     return prompts
 
 
-def _rendered(messages: list[dict[str, Any]], tokenizer: PreTrainedTokenizerBase, index: int) -> str:
+def rendered(messages: list[dict[str, Any]], tokenizer: PreTrainedTokenizerBase, index: int) -> str:
+    """Chat messages as the tokenizer's template has them, up to where the assistant goes on."""
     if tokenizer.chat_template is None:
         raise ValueError(
             f"state {index} is made of chat messages, but the tokenizer has no chat template: set "
