@@ -46,6 +46,8 @@ extensions = [
 exclude_patterns = ["_build"]
 html_theme = "furo"
 html_title = "anygrpo"
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
 html_theme_options = {"source_repository": "", "navigation_with_keys": True}
 
 myst_enable_extensions = ["dollarmath", "deflist", "colon_fence"]

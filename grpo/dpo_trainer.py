@@ -152,6 +152,7 @@ class DPOTrainer(PolicyTrainer[StatesT, ActionsT]):
         columns |= {name: [terms.metrics[name] for terms in parts] for name in parts[0].metrics}
         return {name: torch.cat(own).to(self._weights_dtype).mean().item() for name, own in columns.items()}
 
+    @torch.no_grad()
     def _encoded(self, preferences: Preferences) -> tuple[PreferenceBatch, Tensor]:
         """The pairs, and the reference log-probs of their actions, [P, 2]."""
         preferences = check_preferences(preferences)
