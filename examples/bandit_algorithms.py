@@ -165,6 +165,8 @@ def main(options: Options) -> None:
     pulls = options.pulls_per_step
     if pulls < PAIRED_GROUP_SIZE or pulls % PAIRED_GROUP_SIZE != 0:
         raise SystemExit(f"--pulls-per-step is {pulls}, expected a multiple of {PAIRED_GROUP_SIZE}: DPO's groups")
+    if not 1 <= options.window <= options.num_steps:
+        raise SystemExit(f"--window is {options.window}, expected 1 to the {options.num_steps} of --num-steps")
     torch.set_num_threads(1)
     runs = [(name, seed) for name in ALGORITHMS for seed in range(options.seeds)]
     curves: dict[str, list[list[float]]] = {name: [] for name in ALGORITHMS}

@@ -2,7 +2,8 @@
 
 Without --model nothing is downloaded: a small transformer is made and shown a few sums, and then answers some rightly,
 most of them wrongly. Pairs of a right and a wrong answer, both its own, are all that DPO learns from; pairs of problems
-that are never trained on tell whether it has found out what the right ones have in common. With --model it is any
+that are never trained on tell whether it has found out what the right ones have in common. (A sum is written from its
+last digit to its first: 58+67=521.) With --model it is any
 causal language model from the Hugging Face hub or a folder, and a preference dataset:
 
     python examples/preference_language_model.py --model gpt2 --dataset preferences.jsonl --lora
@@ -21,7 +22,7 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from math import ceil
+from math import ceil, inf
 from pathlib import Path
 from typing import Any, Literal
 
@@ -168,10 +169,12 @@ def check(options: Options) -> None:
         if value is not None and value < 1:
             raise ValueError(f"{option(name)} is {value}, expected at least 1")
     for name in ("beta", "learning_rate"):
-        if not getattr(options, name) > 0:
-            raise ValueError(f"{option(name)} is {getattr(options, name)}, expected a number above 0")
-    if not options.sft_coefficient >= 0:
-        raise ValueError(f"--sft-coefficient is {options.sft_coefficient}, expected 0 or more")
+        if not 0 < getattr(options, name) < inf:
+            raise ValueError(f"{option(name)} is {getattr(options, name)}, expected a finite number above 0")
+    if not 0 <= options.sft_coefficient < inf:
+        raise ValueError(f"--sft-coefficient is {options.sft_coefficient}, expected a finite number, 0 or more")
+    if options.seed < 0:
+        raise ValueError(f"--seed is {options.seed}, expected 0 or more")
     if not 0 <= options.label_smoothing < 0.5:
         raise ValueError(f"--label-smoothing is {options.label_smoothing}, expected a share from 0 to below 0.5")
     if not 0 < options.held_out < 1:

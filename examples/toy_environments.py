@@ -185,6 +185,9 @@ def finish(
 
 def main(options: Options) -> None:
     """Train with every seed, and show what was learnt."""
+    for name in ("steps", "seeds"):
+        if getattr(options, name) < 1:
+            raise SystemExit(f"--{name} is {getattr(options, name)}, expected at least 1")
     name = options.algorithm.upper()
     best = OPTIMAL_RETURNS[options.environment]
     runs = {name: run_seeds(partial(train, options), options.seeds, name)}

@@ -37,7 +37,8 @@ OBJECTIVE_SETTINGS = DPOConfig.model_fields.keys() - UpdateConfig.model_fields.k
 class DPOTrainer(PolicyTrainer[StatesT, ActionsT]):
     """Direct preference optimisation: make the chosen actions likelier than the rejected ones, near a reference policy.
 
-    A policy's statistics of what it has seen (:class:`grpo.FollowsData`) stay as they are.
+    The reference policy is asked in evaluation mode, the policy in training mode: with dropout the margins are not 0
+    before the first update. A policy's statistics of what it has seen (:class:`grpo.FollowsData`) stay as they are.
 
     Args:
         config: how to run, and the numbers of the objective.
@@ -136,30 +137,36 @@ class DPOTrainer(PolicyTrainer[StatesT, ActionsT]):
     def evaluate(self, preferences: Preferences) -> dict[str, float]:
         """Loss and metrics on pairs that are not learnt from, averaged over them.
 
+        The policy is in evaluation mode afterwards.
+
         Args:
             preferences: P pairs.
 
         Raises:
-            TypeError, ValueError: as ``step`` does.
+            TypeError, ValueError: as ``step`` does, NaN and infinite values included, whatever ``config.non_finite``.
         """
         pairs, reference_log_probs = self._encoded(preferences)
         self._evaluator.policy.eval()
-        parts = [
-            self._terms(pairs, reference_log_probs, part, trains=False)
-            for part in pairs.all(self.config.micro_batch_size)
-        ]
-        columns = {"loss": [terms.loss for terms in parts]}
-        columns |= {name: [terms.metrics[name] for terms in parts] for name in parts[0].metrics}
-        return {name: torch.cat(own).to(self._weights_dtype).mean().item() for name, own in columns.items()}
+        metrics = UpdateMetrics(taken=frozenset())
+        for part in pairs.all(self._pairs_per_call, self._weights_dtype):
+            terms = self._terms(pairs, reference_log_probs, part, trains=False)
+            metrics.add_micro_batch(part, terms.metrics, torch.dot(part.weight.to(terms.loss.dtype), terms.loss))
+        metrics.end_step(None)
+        return metrics.averages()
 
     @torch.no_grad()
     def _encoded(self, preferences: Preferences) -> tuple[PreferenceBatch, Tensor]:
         """The pairs, and the reference log-probs of their actions, [P, 2]."""
         preferences = check_preferences(preferences)
         pairs = PreferenceBatch.of(preferences, self._evaluator)
-        if self.config.reference_free:
-            return pairs, torch.zeros(len(pairs), 2, device=pairs.rows.device)
         known = [preference.reference_log_probs for preference in preferences]
+        if self.config.reference_free:
+            if any(own is not None for own in known):
+                raise ValueError(
+                    "reference_free=True makes no use of the reference_log_probs that preferences come with: pass them "
+                    "without, or leave reference_free out"
+                )
+            return pairs, torch.zeros(len(pairs), 2, device=pairs.rows.device)
         if all(own is not None for own in known):
             if self.config.reference_sync is not None:
                 raise ValueError(
@@ -174,7 +181,12 @@ class DPOTrainer(PolicyTrainer[StatesT, ActionsT]):
                 f"reference_policy=copy.deepcopy(policy), or preferences from grpo.with_reference_log_probs, or set "
                 f"reference_free=True"
             )
-        return pairs, _log_probs_of(self._reference, preferences, pairs, self.config.micro_batch_size)
+        return pairs, _log_probs_of(self._reference, preferences, pairs, self._pairs_per_call)
+
+    @property
+    def _pairs_per_call(self) -> int | None:
+        """Pairs that go through a policy at once where nothing is learnt: no more than where something is."""
+        return self.config.micro_batch_size or self.config.batch_size
 
     def _terms(
         self, pairs: PreferenceBatch, reference_log_probs: Tensor, part: PairMicroBatch, *, trains: bool = True
@@ -209,6 +221,8 @@ def with_reference_log_probs(
         >>> [round(log_prob, 4) for log_prob in preference.reference_log_probs]
         [-1.3863, -1.3863]
     """
+    if micro_batch_size is not None and not (isinstance(micro_batch_size, int) and micro_batch_size > 0):
+        raise ValueError(f"micro_batch_size is {micro_batch_size!r}, expected a number of pairs above 0, or None")
     preferences = check_preferences(preferences)
     reference = _reference_evaluator(reference_policy)
     log_probs = _log_probs_of(reference, preferences, None, micro_batch_size).tolist()

@@ -20,6 +20,8 @@ def are_equal(one: Any, other: Any) -> bool:
     """
     if one is other:
         return True
+    if isinstance(one, list | tuple) and isinstance(other, list | tuple):
+        return len(one) == len(other) and all(map(are_equal, one, other))
     if type(one) is not type(other):
         return False
     if isinstance(one, Tensor):
@@ -28,8 +30,6 @@ def are_equal(one: Any, other: Any) -> bool:
         return one.shape == other.shape and bool((one == other).all())
     if is_dataclass(one):
         return all(are_equal(getattr(one, field.name), getattr(other, field.name)) for field in fields(one))
-    if isinstance(one, list | tuple):
-        return len(one) == len(other) and all(map(are_equal, one, other))
     if isinstance(one, dict):
         return one.keys() == other.keys() and all(are_equal(one[key], other[key]) for key in one)
     return bool(one == other)

@@ -125,23 +125,30 @@ class UpdateMetrics:
         self._skipped += 1
 
     def result(self) -> dict[str, float]:
-        """All of them as floats."""
+        """All of them as floats, with ``grad_norm`` and how many updates were made and left out."""
+        metrics = self.averages()
+        if self._grad_norms:
+            metrics["grad_norm"] = sum(self._grad_norms) / len(self._grad_norms)
+        return metrics | {"num_updates": float(len(self._step_sizes)), "skipped_updates": float(self._skipped)}
+
+    def averages(self) -> dict[str, float]:
+        """The loss, and what was reported of each decision; nothing where no step was made."""
         metrics: dict[str, float] = {}
         num_steps = len(self._step_sizes)
         if num_steps > 0:
             names = sorted(self._names or ())
             loss = torch.stack([loss for _, _, loss in self._made]).sum() / num_steps
             weight = _joined([micro_batch.weight for micro_batch, _, _ in self._made])
-            total = weight.sum()
+            total = torch.dot(
+                weight, torch.ones_like(weight)
+            )  # not a sum, so that the mean of equal values is that value
             if num_steps > 1:  # each optimiser step counts the same, whatever its weights add up to
                 steps = Segments.of_lengths(self._step_sizes, weight.device)
                 weight, total = weight / steps.expand(steps.sum(weight)), total.new_tensor(num_steps)
             columns = [_joined([values[name] for _, values, _ in self._made]).to(weight.dtype) for name in names]
             sums = torch.stack([loss, total, *(torch.dot(weight, column) for column in columns)]).tolist()
             metrics = {"loss": sums[0]} | {name: own / sums[1] for name, own in zip(names, sums[2:], strict=True)}
-        if self._grad_norms:
-            metrics["grad_norm"] = sum(self._grad_norms) / len(self._grad_norms)
-        return metrics | {"num_updates": float(num_steps), "skipped_updates": float(self._skipped)}
+        return metrics
 
 
 def _joined(parts: list[Tensor]) -> Tensor:

@@ -31,7 +31,7 @@ def optimizer_over(
         return optimizer
     fused = all(parameter.device.type in ("cpu", "cuda") for parameter in parameters.values())
     return torch.optim.AdamW(
-        parameters.values(),
+        list({id(parameter): parameter for parameter in parameters.values()}.values()),
         lr=at_step(config.learning_rate, 0),
         eps=config.adam_epsilon,
         weight_decay=0.0,

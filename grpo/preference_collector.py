@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Generic
 
+from torch import Tensor
+
 from grpo.config import TrainerConfig
 from grpo.equality import are_equal
 from grpo.evaluator import Evaluator
@@ -58,9 +60,9 @@ def pair_best_with_worst(experience: Experience) -> CollectedPreferences:
     first = 0
     for own, differs in zip(rewards.values.split(rewards.groups.lengths.tolist()), has_spread, strict=True):
         if differs:
-            *lower, best = (actions[first + place] for place in own.argsort(stable=True).tolist())
+            *lower, best = (_own(actions[first + place]) for place in own.argsort(stable=True).tolist())
             rejected = [action for action in lower[: int((own < own.max()).sum())] if not are_equal(action, best)]
-            preferences += [Preference(states[first], chosen=best, rejected=action) for action in rejected[:1]]
+            preferences += [Preference(_own(states[first]), chosen=best, rejected=action) for action in rejected[:1]]
         first += len(own)
     return CollectedPreferences(
         preferences,
@@ -73,6 +75,11 @@ def pair_best_with_worst(experience: Experience) -> CollectedPreferences:
             "num_groups_identical": float(has_spread.count(True) - len(preferences)),
         },
     )
+
+
+def _own(entry: Any) -> Any:
+    """An entry that does not keep the whole batch in memory that it was part of."""
+    return entry.clone() if isinstance(entry, Tensor) else entry
 
 
 class PreferenceCollector(Generic[StatesT, ActionsT]):

@@ -23,12 +23,17 @@ ActionT = TypeVar("ActionT")
 class Preference(Generic[StateT, ActionT]):
     """Two actions given to one state, of which one was preferred.
 
+    A policy gets the states of several pairs stacked where all of them are tensors of one shape, and as a list
+    otherwise; the actions likewise. So a policy on tensors needs tensors here, and one on tensors of many sizes must
+    be ready for sizes that agree.
+
     Attributes:
         state: what both answer.
         chosen: the preferred action.
         rejected: the other one.
         reference_log_probs: log π_ref of the chosen and of the rejected action, nats, where they are known beforehand
-            (:func:`grpo.with_reference_log_probs`); None to have the trainer's reference policy asked.
+            (:func:`grpo.with_reference_log_probs`); None to have the trainer's reference policy asked, which it is
+            for all pairs of a step if one of them is without.
 
     Example:
         >>> Preference("What is 6 times 7?", chosen="42", rejected="48").chosen
@@ -52,6 +57,8 @@ def check_preferences(preferences: Any) -> Preferences:
         ValueError: if there is none, an action is empty, both actions of a pair are the same, or reference log-probs
             are not two finite numbers.
     """
+    if isinstance(preferences, Preference):
+        raise TypeError("preferences is a Preference, expected a batch of them: put it in a list")
     check_states(preferences, "preferences")
     checked: list[Any] = list(preferences)
     for index, preference in enumerate(checked):

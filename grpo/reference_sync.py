@@ -10,7 +10,7 @@ from torch import Tensor
 
 @torch.no_grad()
 def mix_parameters(reference_parameters: Mapping[str, Tensor], parameters: Mapping[str, Tensor], mixing: float) -> None:
-    """θ_ref ← α θ + (1 - α) θ_ref, in place, by name.
+    """θ_ref ← α θ + (1 - α) θ_ref, in place, by name; integers are copied.
 
     Args:
         reference_parameters: θ_ref.
@@ -26,8 +26,11 @@ def mix_parameters(reference_parameters: Mapping[str, Tensor], parameters: Mappi
         >>> reference["weight"]
         tensor([0.5000, 3.0000])
     """
-    for name, reference in reference_parameters.items():
-        reference.lerp_(parameters[name].to(reference), mixing)
+    for name, reference in {id(tensor): (name, tensor) for name, tensor in reference_parameters.items()}.values():
+        if reference.is_floating_point():
+            reference.lerp_(parameters[name].to(reference), mixing)
+        else:
+            reference.copy_(parameters[name])
 
 
 def check_has_own_parameters(
@@ -37,6 +40,11 @@ def check_has_own_parameters(
     if reference_parameters is None:
         raise ValueError(
             "reference_sync needs a reference policy, but there is none: pass reference_policy=copy.deepcopy(policy)"
+        )
+    if any(tensor.is_inference() for tensor in reference_parameters.values()):
+        raise ValueError(
+            "reference_sync changes the reference policy, but its parameters were made in torch.inference_mode and "
+            "cannot be changed: make it outside, by copy.deepcopy(policy)"
         )
     ours, theirs = ({name: tensor.shape for name, tensor in own.items()} for own in (parameters, reference_parameters))
     differing = sorted(name for name in ours.keys() | theirs.keys() if ours.get(name) != theirs.get(name))

@@ -232,10 +232,12 @@ def check_terms(
         raise ValueError(
             "objective returned a loss without gradient: compute it from the evaluation's log-probs, without detach()"
         )
+    if not isinstance(terms.metrics, Mapping) or not all(isinstance(name, str) for name in terms.metrics):
+        raise TypeError(f"objective returned {terms.metrics!r} as metrics, expected tensors by name, {{}} for none")
     for name, values in terms.metrics.items():
         if name in RESERVED_METRICS:
             raise ValueError(f"objective returned a metric {name!r}, a name of the trainer's own: choose another")
-        if not isinstance(values, Tensor) or values.shape != (rows.total,):
+        if not isinstance(values, Tensor) or values.shape != (rows.total,) or values.device != loss.device:
             shape = list(values.shape) if isinstance(values, Tensor) else type_name(values)
             raise ValueError(
                 f"objective returned {shape} as metric {name!r}, expected a tensor [{rows.total}], one entry a "

@@ -1,10 +1,17 @@
-"""Settings of all tests: one thread; Hypothesis without deadlines, since machines are shared, and repeatable in CI."""
+"""Settings of all tests: one thread and one seed; Hypothesis without deadlines, and repeatable in CI."""
 
 import os
 
+import pytest
 import torch
 from hypothesis import settings
 
 torch.set_num_threads(1)
 settings.register_profile("default", deadline=None, max_examples=60, derandomize="CI" in os.environ)
 settings.load_profile("default")
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    """What a test draws does not depend on the tests before it."""
+    torch.manual_seed(0)

@@ -288,6 +288,11 @@ WRONG_ACTIONS: list[tuple[Any, type[Exception], str]] = [
     ([completion_of(2)], ValueError, r"\b2\b.*\b1\b"),
     ([completion_of(2), completion_of(3, VOCABULARY_SIZE)], ValueError, rf"completion 1 .*\b{VOCABULARY_SIZE}\b"),
     ([completion_of(2), completion_of(-1)], ValueError, r"completion 1 .*-1"),
+    (
+        [completion_of(2), completion_of(*[2] * CONTEXT)],
+        ValueError,
+        rf"completion 1 have . and {CONTEXT} tokens",
+    ),
 ]
 
 

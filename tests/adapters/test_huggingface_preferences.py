@@ -278,8 +278,17 @@ def test_a_template_must_render_the_prompt_alike_where_an_answer_follows() -> No
         preferences_of([CHAT], chat_policy(template))
 
 
-@pytest.mark.parametrize(("max_length", "told"), [(1, f"2 to {CONTEXT}"), (0, "2 to"), (CONTEXT + 1, "the model's")])
-def test_a_maximum_must_fit_the_model(max_length: int, told: str) -> None:
+@pytest.mark.parametrize(("rows", "policy"), [(None, build_policy()), (5, build_policy()), ([], "gpt2"), ([], None)])
+def test_rows_come_first_and_the_policy_second(rows: Any, policy: Any) -> None:
+    with pytest.raises(TypeError, match=r"rows is a? ?\w+, expected rows|policy is a? ?\w+, expected a CausalLMPolicy"):
+        preferences_of(rows, policy)
+
+
+@pytest.mark.parametrize(
+    ("max_length", "told"),
+    [(2.5, "2 to"), (1, f"2 to {CONTEXT}"), (0, "2 to"), (CONTEXT + 1, "the model's")],
+)
+def test_a_maximum_must_fit_the_model(max_length: Any, told: str) -> None:
     with pytest.raises(ValueError, match=f"max_length is {max_length}, expected .*{told}"):
         preferences_of([RIGHT], build_policy(), max_length=max_length)
 

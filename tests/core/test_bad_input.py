@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import random
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -435,6 +435,16 @@ def test_a_gradient_that_reaches_no_parameter_held() -> None:
         (lambda terms: terms.loss, TypeError, r"objective returned a Tensor, expected grpo.Terms\(loss, metrics\)"),
         (lambda terms: Terms(terms.loss, {"mine": terms.loss.mean()}), ValueError, r"returned \[\] as metric 'mine'"),
         (lambda terms: Terms(terms.loss, dict[str, Any](mine=0.5)), ValueError, "returned float as metric 'mine'"),
+        (
+            lambda terms: Terms(terms.loss, cast("Any", None)),
+            TypeError,
+            "returned None as metrics, expected tensors",
+        ),
+        (
+            lambda terms: Terms(terms.loss, cast("Any", {1: terms.loss})),
+            TypeError,
+            "as metrics, expected tensors",
+        ),
     ],
 )
 def test_wrong_terms(break_terms: Callable[[Terms], Any], error: type[Exception], message: str) -> None:

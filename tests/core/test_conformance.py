@@ -209,7 +209,7 @@ def test_log_probs(change: Any, problem: str) -> None:
 def test_frequencies_of_a_policy_that_samples_from_another_distribution() -> None:
     class Tempered(TablePolicy):
         def generate_actions(self, states: Any, num_actions_per_state: int, **kwargs: Any) -> Any:
-            probabilities = (self.logits.detach()[torch.tensor(states)] / 0.8).softmax(-1)
+            probabilities = (self.logits.detach()[torch.tensor(states)] / 0.5).softmax(-1)
             return torch.multinomial(probabilities, num_actions_per_state, replacement=True).tolist()
 
     assert_found(Tempered(), "not sampled as often as their log-probs say")

@@ -523,3 +523,9 @@ def test_the_same_walk_twice_is_refused_and_another_is_not() -> None:
         trainer.step([Preference(0, walk, copy.deepcopy(walk))])
     metrics = trainer.step([Preference(0, walk, [[(0, 0, 0)]])])
     assert metrics["num_decisions"] == 3
+
+
+@pytest.mark.parametrize("micro_batch_size", [0, -1, 2.5, "a"])
+def test_reference_log_probs_are_computed_for_a_number_of_pairs(micro_batch_size: Any) -> None:
+    with pytest.raises(ValueError, match=r"micro_batch_size is .*, expected a number of pairs above 0"):
+        with_reference_log_probs(GOOD, BrokenPolicy(), micro_batch_size=micro_batch_size)

@@ -164,7 +164,7 @@ def test_pairs_of_a_batch_in_any_order(order: list[int]) -> None:
     assert [own.pairs.tolist() for own in batch.all(2)] == [[0, 1], [2]]
 
 
-@pytest.mark.parametrize(("micro_batch_size", "sizes"), [(None, [10]), (2, [4, 4, 2])])
+@pytest.mark.parametrize(("micro_batch_size", "sizes"), [(None, [4, 4, 2]), (1, [2, 2, 2, 2, 2])])
 def test_the_reference_policy_is_asked_once_a_step(micro_batch_size: int | None, sizes: list[int]) -> None:
     reference = Watched(0.5)
     trainer = build(reference=reference, batch_size=2, num_epochs_per_update=3, micro_batch_size=micro_batch_size)
@@ -173,6 +173,12 @@ def test_the_reference_policy_is_asked_once_a_step(micro_batch_size: int | None,
     assert reference.calls == [("eval", False, size) for size in sizes]
     trainer.step(PAIRS)
     assert len(reference.calls) == 2 * len(sizes)
+
+
+def test_without_a_reference_known_log_probs_are_refused() -> None:
+    trainer = DPOTrainer(DPOConfig(reference_free=True), TablePolicy())
+    with pytest.raises(ValueError, match="reference_free=True makes no use of the reference_log_probs"):
+        trainer.step(with_reference_log_probs(PAIRS, TablePolicy()))
 
 
 def test_the_reference_policy_is_not_asked_where_all_is_known() -> None:
@@ -194,7 +200,7 @@ def test_without_a_reference_its_log_probs_are_zero() -> None:
         return Terms(-pairs.margin, {})
 
     trainer = DPOTrainer(DPOConfig(reference_free=True), TablePolicy(), objective=objective)
-    trainer.step(with_reference_log_probs(PAIRS, TablePolicy()))
+    trainer.step(PAIRS)
     [pairs] = seen
     assert not pairs.reference_chosen.any()
     assert not pairs.reference_rejected.any()

@@ -438,7 +438,7 @@ def test_reinforce_plus_plus_is_one_line(config: GRPOConfig, estimator: Advantag
         return objective(evaluation, decisions)
 
     trainer.objective = noting
-    trainer.step([1, 2, 3, 1])
+    trainer.step([1, 2, 3, 1] * 8)
     [advantages] = told
     assert advantages.mean().item() == pytest.approx(0, abs=1e-9)
     assert advantages.std().item() == pytest.approx(1)

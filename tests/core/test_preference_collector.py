@@ -271,3 +271,11 @@ def test_a_policys_generator_is_put_back_too() -> None:
 def test_wrong_groups_to_score(states: Any, groups: Any, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         build().score(states, groups)
+
+
+def test_a_pair_does_not_keep_the_rollout_that_it_comes_from() -> None:
+    collector = build(group_size=2)
+    collected = collector.score(torch.zeros(20, dtype=torch.int64), [torch.arange(2)] * 20)
+    assert len(collected.preferences) == 20
+    for pair in collected.preferences:
+        assert all(own.untyped_storage().nbytes() == own.nbytes for own in (pair.state, pair.chosen, pair.rejected))

@@ -10,6 +10,7 @@ import torch
 from models import FunctionRewards, SequencePolicy, TablePolicy, WalkerPolicy
 
 from grpo import GRPOConfig, GRPOTrainer, ReferenceSync
+from grpo.reference_sync import mix_parameters
 
 
 def grade(state: int, action: int) -> float:
@@ -57,6 +58,25 @@ def test_every_parameter_follows_frozen_ones_and_other_precisions_too() -> None:
     trainer.step([0, 1])
     assert torch.equal(reference.values, policy.values)
     assert torch.equal(reference.logits, policy.logits.detach().bfloat16())
+
+
+def test_integers_are_copied_and_what_is_there_twice_moves_once() -> None:
+    weight, count = torch.tensor([0.0, 4.0]), torch.tensor(0)
+    reference = {"weight": weight, "tied": weight, "count": count}
+    new = torch.tensor([1.0, 2.0])
+    mix_parameters(reference, {"weight": new, "tied": new, "count": torch.tensor(7)}, 0.5)
+    assert torch.equal(weight, torch.tensor([0.5, 3.0]))
+    assert count.item() == 7
+
+
+def test_a_reference_made_for_inference_cannot_follow() -> None:
+    with torch.inference_mode():
+        reference = TablePolicy()
+        reference.logits = torch.zeros_like(reference.logits)
+    with pytest.raises(ValueError, match="reference_sync changes the reference policy, but its parameters"):
+        GRPOTrainer(
+            GRPOConfig(reference_sync=ReferenceSync()), TablePolicy(), FunctionRewards(lambda *_: 0.0), reference
+        )
 
 
 def test_a_failed_step_moves_no_reference_and_does_not_count() -> None:

@@ -16,7 +16,7 @@ from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from grpo import Evaluation, Segments
 from grpo_adapters.huggingface.body_and_head import described_head, hidden_states, is_body_and_head
-from grpo_adapters.huggingface.completions import Completion, CompletionBatch, check_completions
+from grpo_adapters.huggingface.completions import Completion, CompletionBatch, check_completions, check_fits
 from grpo_adapters.huggingface.decoder import leaves_padding_out
 from grpo_adapters.huggingface.generation import sample_completions
 from grpo_adapters.huggingface.length_buckets import call_overhead, length_buckets
@@ -197,6 +197,7 @@ class CausalLMPolicy:
         """N prompts and completions as a rectangle of token ids."""
         check_completions(actions, len(states), num_embeddings(self.causal_model))
         batch = CompletionBatch.of(encode_prompts(states, self.tokenizer), actions, self.device)
+        check_fits(batch, longest_prompt(self.causal_model, 0))
         self._completion_lengths = batch.completion_lengths
         return batch
 

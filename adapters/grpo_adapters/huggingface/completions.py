@@ -107,3 +107,19 @@ class CompletionBatch:
         return CompletionBatch(
             self.tokens[rows], self.prompt_lengths[rows], self.completion_lengths[rows], self.truncated[rows]
         )
+
+
+def check_fits(batch: CompletionBatch, context: int | None) -> None:
+    """Prompts with their completions must fit into the model's context, tokens; None for one without end.
+
+    Raises:
+        ValueError: if one does not.
+    """
+    if context is not None and batch.tokens.shape[1] > context:
+        lengths = batch.prompt_lengths + batch.completion_lengths
+        index = int(lengths.argmax())
+        raise ValueError(
+            f"prompt and completion {index} have {batch.prompt_lengths[index]:,} and "
+            f"{batch.completion_lengths[index]:,} tokens, expected at most {context:,} together, the model's context: "
+            f"leave the sample out, or cut the completion"
+        )

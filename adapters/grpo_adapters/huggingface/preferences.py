@@ -66,11 +66,13 @@ def preferences_of(
         >>> pair.chosen
         Completion(token_ids=(3, 5, 0), text='13', ended=True)
     """
+    if not isinstance(policy, CausalLMPolicy):
+        raise TypeError(f"policy is {_kind(policy)}, expected a CausalLMPolicy: pairs are tokenised for it")
     context = longest_prompt(policy.causal_model, 0)
-    if max_length is not None and not 1 < max_length <= (context or max_length):
+    if max_length is not None and not (isinstance(max_length, int) and 1 < max_length <= (context or max_length)):
         most = f"2 to {context:,}, the model's context" if context else "at least 2"
-        raise ValueError(f"max_length is {max_length}, expected {most}")
-    if isinstance(rows, str | Mapping):
+        raise ValueError(f"max_length is {max_length!r}, expected {most}")
+    if isinstance(rows, str | Mapping) or not isinstance(rows, Iterable):
         raise TypeError(f"rows is {_kind(rows)}, expected rows one after the other: pass one split, or put a row in []")
     compared = [_compared(row, f"row {index}") for index, row in enumerate(rows)]
     prompts = encode_prompts([state for state, _ in compared], policy.tokenizer)
