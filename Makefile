@@ -32,6 +32,7 @@ benchmark-language: $(LANGUAGE_PEERS)/language  ## language models beside TRL, i
 	$(LANGUAGE_PEERS)/bin/python tests/benchmarks/trl_parity.py
 	$(LANGUAGE_PEERS)/bin/python tests/benchmarks/log_probs_speed.py
 	$(LANGUAGE_PEERS)/bin/python tests/benchmarks/language_speed.py
+	$(LANGUAGE_PEERS)/bin/python tests/benchmarks/preference_speed.py
 
 benchmark-memory: $(LANGUAGE_PEERS)/language  ## what each option of a language model saves
 	$(LANGUAGE_PEERS)/bin/python tests/benchmarks/language_memory.py

@@ -19,6 +19,7 @@ import os
 import statistics
 import subprocess
 import sys
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,6 +52,13 @@ class Contender:
     script: str
     micro_batch_size: int
 
+    def arguments(self, *, size: str, lengths: str) -> list[str]:
+        """The script and its options."""
+        return [
+            *(str(HERE / self.script), "--size", size, "--lengths", lengths),
+            *("--micro-batch-size", str(self.micro_batch_size)),
+        ]
+
 
 CONTENDERS = {
     "TRL": Contender("trl_step.py", 32),
@@ -61,13 +69,14 @@ CONTENDERS = {
 
 
 class Worker:
-    """A process that makes a step when asked to."""
+    """A process that makes a step when asked to.
 
-    def __init__(self, contender: Contender, *, size: str, lengths: str) -> None:
-        self.command = [
-            *(sys.executable, str(HERE / contender.script), "--size", size, "--lengths", lengths),
-            *("--micro-batch-size", str(contender.micro_batch_size)),
-        ]
+    Args:
+        arguments: the script and its options.
+    """
+
+    def __init__(self, arguments: Sequence[str]) -> None:
+        self.command = [sys.executable, *arguments]
         self.process = subprocess.Popen(
             self.command,
             stdin=subprocess.PIPE,
@@ -99,13 +108,10 @@ class Worker:
         return answer
 
 
-def measure(*, size: str, lengths: str, rounds: int, warm_up: int) -> dict[str, list[dict[str, float]]]:
+def measure(contenders: Mapping[str, Sequence[str]], *, rounds: int, warm_up: int) -> dict[str, list[dict[str, float]]]:
     """What everyone answered in each round after the first few."""
     with ExitStack() as running:
-        workers = {
-            name: running.enter_context(Worker(contender, size=size, lengths=lengths))
-            for name, contender in CONTENDERS.items()
-        }
+        workers = {name: running.enter_context(Worker(arguments)) for name, arguments in contenders.items()}
         for worker in workers.values():
             for _ in range(warm_up):
                 worker.step()
@@ -152,7 +158,8 @@ def main(options: Options) -> None:
     for size, turns in sizes.items():
         for lengths in ("fixed", "varied"):
             print(f"{size}, {lengths} lengths; load of the machine before {os.getloadavg()[0]:.1f}", flush=True)
-            found = report(measure(size=size, lengths=lengths, **turns))
+            commands = {name: each.arguments(size=size, lengths=lengths) for name, each in CONTENDERS.items()}
+            found = report(measure(commands, **turns))
             ratios |= {f"{size}, {lengths}: {name}": round(ratio, 3) for name, ratio in found.items()}
     print(json.dumps(ratios))
 

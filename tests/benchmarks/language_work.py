@@ -121,16 +121,15 @@ class Turns:
         self._start, self._cpu_start = time.perf_counter(), time.process_time()
         return goes_on
 
-    def answer(self, mean_length: float) -> None:
+    def answer(self, **of_the_step: float) -> None:
         """How long the step took, what it was, and the most memory that the process has held so far."""
         answer = {
             "seconds": time.perf_counter() - self._start,
             "cpu_seconds": time.process_time() - self._cpu_start,
-            "mean_length": mean_length,
             "peak_mib": peak_mib(),
             "imported_mib": self._imported,
         }
-        print(json.dumps(answer), file=self._answers, flush=True)
+        print(json.dumps(answer | of_the_step), file=self._answers, flush=True)
 
 
 def peak_mib() -> float:

@@ -66,7 +66,7 @@ def main(work: Work) -> None:
             break
         first = start % len(prompts)
         metrics = trainer.step(prompts[first : first + NUM_PROMPTS])
-        turns.answer(metrics["num_decisions"] / NUM_COMPLETIONS)
+        turns.answer(mean_length=metrics["num_decisions"] / NUM_COMPLETIONS)
 
 
 if __name__ == "__main__":

@@ -44,7 +44,7 @@ def main(work: Work) -> None:
             self.go_on(control)
 
         def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            turns.answer(trainer._metrics["train"]["completions/mean_length"][-1])
+            turns.answer(mean_length=trainer._metrics["train"]["completions/mean_length"][-1])
             self.go_on(control)
 
         def go_on(self, control: Any) -> None:
