@@ -43,7 +43,7 @@ def run_snippets(page: str, text: str) -> None:
 
 def run_page(app: Sphinx, docname: str, source: list[str]) -> None:
     """Run the snippets of a page that is read; a change of the packages has it read again."""
-    if docname != "index" and app.env.doc2path(docname).suffix == ".md" and SNIPPET.search(source[0]):
+    if app.env.doc2path(docname).suffix == ".md" and SNIPPET.search(source[0]):
         for path in SOURCES:
             app.env.note_dependency(path)
         run_snippets(docname, source[0])
