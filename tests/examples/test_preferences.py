@@ -75,6 +75,17 @@ def test_pulls_that_do_not_make_whole_groups_are_refused(pulls: int) -> None:
         bandit_algorithms.main(bandit_algorithms.Options(pulls_per_step=pulls))
 
 
+def test_a_moving_average_must_fit_the_steps() -> None:
+    with pytest.raises(SystemExit, match=r"^--window is 20, expected 1 to the 5 of --num-steps$"):
+        bandit_algorithms.main(bandit_algorithms.Options(num_steps=5))
+
+
+@pytest.mark.parametrize(("option", "value"), [("steps", 0), ("seeds", -1)])
+def test_toy_environments_need_steps_and_seeds(option: str, value: int) -> None:
+    with pytest.raises(SystemExit, match=f"^--{option} is {value}, expected at least 1$"):
+        toy_environments.main(toy_environments.Options(**{option: value}))
+
+
 @pytest.mark.parametrize(("label_noise", "expected"), [(0.0, 0.8), (0.25, 0.65)])
 def test_the_labeller_prefers_by_the_sigmoid_of_its_margin(label_noise: float, expected: float) -> None:
     """σ(log 4) = 4/5, and with a quarter of the labels flipped 4/5 · 3/4 + 1/5 · 1/4 = 13/20."""
