@@ -83,7 +83,7 @@ def test_a_moving_average_must_fit_the_steps() -> None:
 @pytest.mark.parametrize(("option", "value"), [("steps", 0), ("seeds", -1)])
 def test_toy_environments_need_steps_and_seeds(option: str, value: int) -> None:
     with pytest.raises(SystemExit, match=f"^--{option} is {value}, expected at least 1$"):
-        toy_environments.main(toy_environments.Options(**{option: value}))
+        toy_environments.main(toy_environments.Options(**dict[str, Any]({option: value})))
 
 
 @pytest.mark.parametrize(("label_noise", "expected"), [(0.0, 0.8), (0.25, 0.65)])
