@@ -272,7 +272,7 @@ class DPOObjective(FrozenModel):
 
     model_config = ConfigDict(arbitrary_types_allowed=True)
 
-    loss: PreferenceLoss = SigmoidPreferenceLoss()
+    loss: PreferenceLoss = Field(default_factory=SigmoidPreferenceLoss)
     sft_coefficient: NonNegativeFloat = 0.0
 
     def __call__(self, pairs: PairLogProbs) -> Terms:
