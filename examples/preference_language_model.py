@@ -382,8 +382,8 @@ def report(training: Training, before: Sequence[str], after: Sequence[str], seco
         soft_wrap=True,
     )
     if training.task.problems:
-        told = (f"{first[kind]:.1%} to {last[kind]:.1%} {kind}" for kind in ("greedy", "sampled"))
-        console.print(f"right answers to {len(training.task.problems)} held-out problems: {', '.join(told)}", soft_wrap=True)
+        told = ", ".join(f"{first[kind]:.1%} to {last[kind]:.1%} {kind}" for kind in ("greedy", "sampled"))
+        console.print(f"right answers to {len(training.task.problems)} held-out problems: {told}", soft_wrap=True)
     console.print(f"time: {seconds:.0f} s", f"model: {training.options.save}", sep="\n")
 
 
