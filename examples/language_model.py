@@ -12,12 +12,10 @@ The defaults below are those of arithmetic. --model has others, which --model NA
 
 from __future__ import annotations
 
-import json
 import random
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence, Set
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from itertools import islice, zip_longest
 from math import ceil
@@ -28,8 +26,6 @@ import matplotlib as mpl
 import matplotlib.pyplot as plt
 import torch
 import tyro
-from peft import LoraConfig
-from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
@@ -55,13 +51,20 @@ from grpo_adapters.huggingface import (
 )
 from grpo_adapters.tracking import TrackerName, Trackers, make_trackers
 from language_model_algorithms import ALGORITHMS, Common, Setup
+from language_model_common import (
+    LORA_FACTOR,
+    console,
+    errors_without_traceback,
+    lora_config,
+    prompt_text,
+    read_prompts,
+    share_trained,
+)
 
 AlgorithmName = Literal["grpo", "dr-grpo", "dapo", "gspo", "cispo", "rloo", "reinforce", "ppo"]
 FUNCTIONS: dict[str, Callable[..., Any]] = {"math": math_reward, "format": FormatReward()}
 
 PROMPTS_SHOWN = 2
-
-console = Console()
 
 
 @dataclass(frozen=True)
@@ -130,7 +133,6 @@ WITH_MODEL = replace(
     table_every=5,
 )
 """Defaults with --model."""
-LORA_FACTOR = 10
 
 
 @dataclass(frozen=True)
@@ -250,34 +252,6 @@ def text_task(options: Options) -> Task:
     return Task(options.model, rows, (), make_reward(options, rows))
 
 
-def read_prompts(path: Path) -> list[Any]:
-    """A prompt on each line that is not empty; rows with a column ``prompt`` where the file's name ends in .jsonl."""
-    if path.suffix == ".jsonl":
-        return read_json_lines(path, {"prompt"})
-    with path.open(encoding="utf-8") as file:
-        return [line.rstrip("\n") for line in file if line.strip()]
-
-
-def read_json_lines(path: Path, columns: Set[str]) -> list[dict[str, Any]]:
-    """A row from each line that is not empty, which must have the columns."""
-    rows = []
-    with path.open(encoding="utf-8") as file:
-        lines = [(number, line.strip()) for number, line in enumerate(file, start=1)]
-    for number, line in lines:
-        if not line:
-            continue
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise ValueError(f"line {number} of {path} is no JSON ({error.msg}): {line[:60]}") from error
-        if not isinstance(row, dict):
-            raise ValueError(f'line {number} of {path} is no row {{"{min(columns)}": ...}}: {line[:60]}')
-        if missing := sorted(columns - row.keys()):
-            raise ValueError(f"line {number} of {path} has no column {' and no '.join(missing)}, but {sorted(row)}")
-        rows.append(row)
-    return rows
-
-
 def make_reward(options: Options, rows: Sequence[Any]) -> FunctionReward:
     """The sum of the rewards that the options name."""
     rewards: list[Callable[..., Any]] = []
@@ -305,19 +279,6 @@ def make_policy(model: str, options: Options) -> CausalLMPolicy:
     )
     console.print(f"{options.algorithm} trains {share_trained(policy)}")
     return policy
-
-
-def lora_config(rank: int) -> LoraConfig:
-    """Adapters of a rank for all linear layers."""
-    return LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear", task_type="CAUSAL_LM")
-
-
-def share_trained(policy: CausalLMPolicy) -> str:
-    """How many of a policy's parameters are trained, in words."""
-    parameters = policy.get_parameters().values()
-    trained = sum(parameter.numel() for parameter in parameters if parameter.requires_grad)
-    total = sum(parameter.numel() for parameter in parameters)
-    return f"{trained:,} of {total:,} parameters ({trained / total:.1%})"
 
 
 def shuffled(rows: Sequence[Any], seed: int) -> Iterator[Any]:
@@ -364,12 +325,6 @@ def show_completions(experience: Experience, tracker: Trackers, step: int) -> No
     tracker.log_table("completions", ("prompt", "completion", "reward"), rows, step)
 
 
-def prompt_text(state: Any) -> str:
-    """What a state asks: of chat messages the last."""
-    prompt = state["prompt"] if isinstance(state, dict) else state
-    return prompt if isinstance(prompt, str) else str(prompt[-1]["content"])
-
-
 def draw(curve: Curve, options: Options) -> Path:
     """Save a figure of the rewards, and of the accuracy where it was measured."""
     mpl.use("Agg")
@@ -401,15 +356,6 @@ def report(training: Training, seconds: float) -> None:
     else:
         console.print(f"mean reward: {curve.rewards[0]:.3f} in the first step, {curve.rewards[-1]:.3f} in the last")
     console.print(f"time: {seconds:.0f} s", f"model: {options.output}", f"figure: {draw(curve, options)}", sep="\n")
-
-
-@contextmanager
-def errors_without_traceback() -> Iterator[None]:
-    """What is wrong with the options is told in a line."""
-    try:
-        yield
-    except (ImportError, OSError, TypeError, ValueError) as error:
-        raise SystemExit(str(error)) from error
 
 
 def main(options: Options) -> None:

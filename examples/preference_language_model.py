@@ -28,7 +28,6 @@ from typing import Any, Literal
 
 import torch
 import tyro
-from datasets import load_dataset, load_from_disk  # type: ignore[import-untyped]
 from rich.console import Group
 from rich.live import Live
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
@@ -52,10 +51,11 @@ from grpo import (
 )
 from grpo.preference_objective import PreferenceLoss
 from grpo_adapters.huggingface import CausalLMPolicy, FunctionReward, SamplingConfig, preferences_of
-from language_model import (
+from language_model_common import (
     LORA_FACTOR,
     console,
     errors_without_traceback,
+    load_rows,
     lora_config,
     prompt_text,
     read_json_lines,
@@ -240,15 +240,6 @@ def read_rows(dataset: str, split: str, most: int | None = None) -> list[dict[st
     if len(different) < len(rows):
         console.print(f"{len(rows) - len(different)} of {len(rows)} rows are left out: both answers are the same")
     return different
-
-
-def load_rows(name: str, path: Path, split: str) -> list[dict[str, Any]]:
-    """The rows of a folder that ``save_to_disk`` wrote, of another folder, or of a dataset on the hub."""
-    if (path / "dataset_dict.json").is_file():
-        return list(load_from_disk(path / split))
-    if (path / "state.json").is_file():
-        return list(load_from_disk(path))
-    return list(load_dataset(str(path) if path.is_dir() else name, split=split))
 
 
 def make_policy(model: str, options: Options) -> CausalLMPolicy:

@@ -23,9 +23,11 @@ class PairMicroBatch(WeightedRows):
 
     Attributes:
         pairs: the pairs, int64 of shape [K].
+        samples: their decisions cut into 2K samples.
     """
 
     pairs: Tensor
+    samples: Segments
 
 
 @dataclass(frozen=True)
@@ -54,8 +56,10 @@ class PreferenceBatch:
 
     def micro_batch(self, pairs: Tensor, weight: Tensor) -> PairMicroBatch:
         """The given pairs, int64 of shape [K], with the weight of each in the loss."""
-        everything = len(pairs) == len(self) and bool((pairs.diff() == 1).all())
-        return PairMicroBatch(None if everything else self.rows.positions(pairs), weight, pairs)
+        if len(pairs) == len(self) and bool((pairs.diff() == 1).all()):
+            return PairMicroBatch(None, weight, pairs, self.batch.samples)
+        samples = torch.stack((2 * pairs, 2 * pairs + 1), dim=1).view(-1)
+        return PairMicroBatch(self.rows.positions(pairs), weight, pairs, self.batch.samples.select(samples))
 
     def micro_batches(self, pairs: Tensor, pairs_per_call: int | None, dtype: torch.dtype) -> list[PairMicroBatch]:
         """The given pairs cut into consecutive parts, weighted so that the loss is their mean."""
@@ -83,7 +87,7 @@ class PreferenceBatch:
     def log_probs(self, evaluator: Evaluator, part: PairMicroBatch, *, requires_gradient: bool = False) -> Tensor:
         """Log-probs of the chosen and the rejected action of each pair, [K, 2], nats."""
         evaluation = evaluator.evaluate(self.batch, part.rows, requires_gradient=requires_gradient)
-        return self._samples(part).sum(evaluation.log_probs).view(-1, 2)
+        return part.samples.sum(evaluation.log_probs).view(-1, 2)
 
     def pair_log_probs(self, part: PairMicroBatch, log_probs: Tensor, reference_log_probs: Tensor) -> PairLogProbs:
         """What an objective is told of some pairs.
@@ -94,11 +98,5 @@ class PreferenceBatch:
             reference_log_probs: of those of all pairs, [P, 2].
         """
         reference = reference_log_probs[part.pairs].to(log_probs.dtype)
-        lengths = self._samples(part).lengths.view(-1, 2)
+        lengths = part.samples.lengths.view(-1, 2)
         return PairLogProbs(*log_probs.unbind(1), *reference.unbind(1), *lengths.unbind(1))
-
-    def _samples(self, part: PairMicroBatch) -> Segments:
-        if part.rows is None:
-            return self.batch.samples
-        chosen = 2 * part.pairs
-        return self.batch.samples.select(torch.stack((chosen, chosen + 1), dim=1).view(-1))

@@ -27,6 +27,22 @@ LEARNING_RATE = 1e-6
 END_PROBABILITY = 1 / 32
 SPECIAL_TOKENS = ["<pad>", "<end>", "<unknown>"]
 VOWELS = frozenset("aeiou")
+TRL_SETTINGS: dict[str, Any] = {
+    "lr_scheduler_type": "constant",
+    "optim": "adamw_torch_fused",
+    "weight_decay": 0.0,
+    "max_grad_norm": 1.0,
+    "max_steps": 1_000_000,
+    "bf16": False,
+    "gradient_checkpointing": False,
+    "use_cpu": True,
+    "dataloader_pin_memory": False,
+    "report_to": "none",
+    "logging_strategy": "no",
+    "save_strategy": "no",
+    "disable_tqdm": True,
+}
+"""What both sides of TRL are told, where it differs from its defaults: our optimiser, and nothing logged or saved."""
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from importlib import import_module
 from typing import Any
 
 import tyro
-from language_work import Turns, build_model, build_tokenizer
+from language_work import TRL_SETTINGS, Turns, build_model, build_tokenizer
 from preference_work import BETA, LEARNING_RATE, NUM_PAIRS, PreferenceWork, build_rows
 
 
@@ -42,19 +42,7 @@ def build_trainer(work: PreferenceWork, output_dir: str, end_step: Callable[[Any
         beta=BETA,
         precompute_ref_log_probs=work.reference == "before",
         learning_rate=LEARNING_RATE,
-        lr_scheduler_type="constant",
-        optim="adamw_torch_fused",
-        weight_decay=0.0,
-        max_grad_norm=1.0,
-        max_steps=1_000_000,
-        bf16=False,
-        gradient_checkpointing=False,
-        use_cpu=True,
-        dataloader_pin_memory=False,
-        report_to="none",
-        logging_strategy="no",
-        save_strategy="no",
-        disable_tqdm=True,
+        **TRL_SETTINGS,
     )
     trainer = Remembers(
         model=build_model(work.model),

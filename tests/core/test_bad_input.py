@@ -10,6 +10,7 @@ from typing import Any, cast
 import numpy as np
 import pytest
 import torch
+from broken import WRONG_LOG_PROBS, set_at
 from models import FunctionRewards, Quiet, SequencePolicy, TablePolicy
 from torch import Tensor
 
@@ -87,10 +88,6 @@ class Harness:
         assert self.policy.logits.grad is None or self.policy.logits.grad is gradient
 
 
-def set_at(index: int, value: float) -> Callable[[Tensor], Tensor]:
-    return lambda tensor: tensor.index_fill(0, torch.tensor([index]), value)
-
-
 @pytest.mark.parametrize(
     ("break_groups", "error", "message"),
     [
@@ -132,18 +129,10 @@ def test_wrong_rewards(break_rewards: Callable[[Tensor], Any], error: type[Excep
 @pytest.mark.parametrize(
     ("break_log_probs", "error", "message"),
     [
-        (
-            lambda log_probs: log_probs.unsqueeze(1),
-            ValueError,
-            r"shape \[\d, 1\], expected \[\d\].*squeeze the last dim",
-        ),
-        (lambda log_probs: log_probs[:-1], ValueError, r"expected \[\d\]"),
-        (lambda log_probs: log_probs.exp().long(), TypeError, "dtype torch.int64"),
-        (lambda log_probs: log_probs.tolist(), TypeError, "type list, expected a tensor"),
+        *WRONG_LOG_PROBS,
         (lambda log_probs: log_probs.to("meta"), ValueError, "device meta, expected cpu"),
         (set_at(1, float("nan")), NonFiniteError, r"nan for sample \d"),
         (set_at(0, float("-inf")), NonFiniteError, r"-inf for sample \d"),
-        (lambda log_probs: log_probs.detach(), ValueError, "without gradient while there are parameters to train"),
     ],
 )
 @pytest.mark.parametrize("good_evaluations", [0, 4])

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from broken import WRONG_LOG_PROBS, set_at
 from models import Quiet, SequencePolicy, TablePolicy, WalkerPolicy
 from torch import Tensor
 
@@ -83,10 +84,6 @@ class Harness:
         assert self.trainer.num_steps == steps
 
 
-def set_at(index: int, value: float) -> Callable[[Tensor], Tensor]:
-    return lambda tensor: tensor.index_fill(0, torch.tensor([index]), value)
-
-
 @dataclass
 class Move:
     to: Tensor
@@ -153,17 +150,9 @@ def test_good_preferences(preferences: Any) -> None:
 @pytest.mark.parametrize(
     ("break_log_probs", "error", "message"),
     [
-        (
-            lambda log_probs: log_probs.unsqueeze(1),
-            ValueError,
-            r"shape \[\d, 1\], expected \[\d\].*squeeze the last dim",
-        ),
-        (lambda log_probs: log_probs[:-1], ValueError, r"expected \[\d\]"),
-        (lambda log_probs: log_probs.exp().long(), TypeError, "dtype torch.int64"),
-        (lambda log_probs: log_probs.tolist(), TypeError, "type list, expected a tensor"),
+        *WRONG_LOG_PROBS,
         (set_at(0, float("nan")), NonFiniteError, r"nan for the chosen action of pair \d"),
         (set_at(1, float("-inf")), NonFiniteError, r"-inf for the rejected action of pair \d"),
-        (lambda log_probs: log_probs.detach(), ValueError, "without gradient while there are parameters to train"),
     ],
 )
 def test_wrong_log_probs(

@@ -16,8 +16,9 @@ from transformers import AutoModelForCausalLM, GPT2Config, GPT2ForSequenceClassi
 
 from arithmetic import NUM_HELD_OUT, accuracy, exact_answer, make_model, make_problems, make_tokenizer, supervised_start
 from grpo_adapters.huggingface import CausalLMPolicy, FunctionReward, SamplingConfig, character_tokenizer
-from language_model import ARITHMETIC, WITH_MODEL, Options, Task, Training, main, options_from, read_prompts
+from language_model import ARITHMETIC, WITH_MODEL, Options, Task, Training, main, options_from
 from language_model_algorithms import ALGORITHMS
+from language_model_common import read_prompts
 
 SCRIPT = Path(__file__).parents[2] / "examples" / "language_model.py"
 
