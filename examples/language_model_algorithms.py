@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, TypedDict
 
 from grpo import (
+    AdvantageEstimator,
     ClippedImportanceSurrogate,
     DynamicSampling,
     GeneralizedAdvantage,
@@ -28,7 +29,6 @@ from grpo import (
     group_centered_advantages,
     leave_one_out_advantages,
 )
-from grpo.advantage_estimator import AdvantageEstimator
 from grpo_adapters.huggingface import CausalLMActorCritic, CausalLMPolicy
 
 

@@ -45,11 +45,11 @@ from grpo import (
     LinearSchedule,
     Preference,
     PreferenceCollector,
+    PreferenceLoss,
     RobustPreferenceLoss,
     SigmoidPreferenceLoss,
     with_reference_log_probs,
 )
-from grpo.preference_objective import PreferenceLoss
 from grpo_adapters.huggingface import CausalLMPolicy, FunctionReward, SamplingConfig, preferences_of
 from language_model_common import (
     LORA_FACTOR,
