@@ -1,104 +1,109 @@
 """Reinforcement learning of any policy by GRPO and its relatives: implement two small protocols, call ``step``."""
 
-from grpo._import_time import collector_paused
-
-with collector_paused():
-    from grpo.advantage_estimator import (
-        AdvantageEstimator,
-        GroupRelative,
-        batch_normalized_advantages,
-        group_centered_advantages,
-        group_normalized_advantages,
-        leave_one_out_advantages,
-        normalized_advantages,
-    )
-    from grpo.batches import Batch
-    from grpo.config import (
-        DPOConfig,
-        DynamicSampling,
-        GRPOConfig,
-        PPOConfig,
-        ReferenceSync,
-        ReinforceConfig,
-        TrainerConfig,
-        UpdateConfig,
-    )
-    from grpo.conformance import ConformanceError, check_policy_model, check_reward_model
-    from grpo.decisions import Decisions, Terms
-    from grpo.dpo_trainer import DPOTrainer, with_reference_log_probs
-    from grpo.experience import (
-        ActionBatch,
-        Evaluation,
-        Experience,
-        GroupedRewards,
-        HasEpisodes,
-        HasTruncations,
-        PairBatch,
-        TensorBatch,
-        ValueEstimates,
-    )
-    from grpo.experience_collector import ExperienceCollector
-    from grpo.grpo_objective import GRPOObjective, Objective
-    from grpo.grpo_trainer import GRPOTrainer
-    from grpo.kl_coefficients import AdaptiveKLCoefficient, HorizonKLCoefficient, KLCoefficient
-    from grpo.kl_divergence import kl_k1, kl_k2, kl_k3
-    from grpo.kl_penalty import KLPenaltySurrogate, kl_penalty_surrogate
-    from grpo.kl_rewards import KLPenalizedRewards, kl_penalized_rewards
-    from grpo.policy_base import ActorCriticPolicy, FollowsData, PolicyModel, ReportsMetrics, SequentialPolicy
-    from grpo.policy_trainer import PolicyTrainer
-    from grpo.ppo_objective import PPOObjective, clipped_value_loss, value_loss
-    from grpo.ppo_trainer import PPOTrainer
-    from grpo.preference_collector import CollectedPreferences, PreferenceCollector, pair_best_with_worst
-    from grpo.preference_objective import (
-        DPOObjective,
-        HingePreferenceLoss,
-        IdentityPreferenceLoss,
-        PairLogProbs,
-        PreferenceLoss,
-        PreferenceObjective,
-        RobustPreferenceLoss,
-        SigmoidPreferenceLoss,
-        hinge_preference_loss,
-        identity_preference_loss,
-        robust_preference_loss,
-        sigmoid_preference_loss,
-        supervised_loss,
-    )
-    from grpo.preferences import Preference
-    from grpo.reinforce_trainer import ReinforceTrainer
-    from grpo.reward_model_base import PartialRewards, RewardModel
-    from grpo.schedules import LinearSchedule
-    from grpo.segments import Segments
-    from grpo.soft_adaptive_surrogate import SoftAdaptiveSurrogate, soft_adaptive_surrogate
-    from grpo.surrogate import (
-        ClippedImportanceSurrogate,
-        ClippedSurrogate,
-        SampleClippedSurrogate,
-        ScoreFunctionSurrogate,
-        Surrogate,
-        clipped_importance_surrogate,
-        clipped_surrogate,
-        probability_ratio,
-        sample_probability_ratio,
-        score_function_surrogate,
-    )
-    from grpo.temporal_advantages import (
-        GeneralizedAdvantage,
-        MonteCarlo,
-        episode_returns,
-        generalized_advantages,
-        group_time_baseline,
-        mean_baseline,
-        rewards_to_go,
-        value_baseline,
-    )
-    from grpo.trainer import Trainer
-    from grpo.validation import NonFiniteError
+from grpo.advantages.estimator import AdvantageEstimate, AdvantageEstimator, EstimatesReturns
+from grpo.advantages.group_relative import (
+    GroupRelative,
+    batch_normalized_advantages,
+    group_centered_advantages,
+    group_normalized_advantages,
+    leave_one_out_advantages,
+)
+from grpo.advantages.kl_rewards import KLPenalizedRewards, kl_penalized_rewards
+from grpo.advantages.normalization import normalized_advantages
+from grpo.advantages.temporal import (
+    GeneralizedAdvantage,
+    MonteCarlo,
+    episode_returns,
+    generalized_advantages,
+    group_time_baseline,
+    mean_baseline,
+    rewards_to_go,
+    value_baseline,
+)
+from grpo.collection.experience_collector import ExperienceCollector
+from grpo.collection.preference_collector import CollectedPreferences, PreferenceCollector, pair_best_with_worst
+from grpo.config.dpo import DPOConfig
+from grpo.config.grpo import GRPOConfig
+from grpo.config.ppo import PPOConfig
+from grpo.config.reinforce import ReinforceConfig
+from grpo.config.rollout import DynamicSampling, ImportanceCorrection, TrainerConfig
+from grpo.config.schedules import LinearSchedule
+from grpo.config.update import ReferenceSync, UpdateConfig
+from grpo.conformance import ConformanceError, check_policy_model, check_reward_model
+from grpo.data.action_batches import (
+    ActionBatch,
+    HasEpisodes,
+    HasSamplingLogProbs,
+    HasTruncations,
+    PairBatch,
+    TensorBatch,
+)
+from grpo.data.adapts import Adapts
+from grpo.data.batches import Batch
+from grpo.data.decisions import Decisions, Terms
+from grpo.data.errors import NonFiniteError
+from grpo.data.evaluation import Evaluation, ValueEstimates
+from grpo.data.experience import Experience, GroupedRewards
+from grpo.data.needs import Needs
+from grpo.data.preferences import PairLogProbs, Preference
+from grpo.data.segments import Segments
+from grpo.data.state import Stateful
+from grpo.divergences.coefficients import AdaptiveKLCoefficient, HorizonKLCoefficient, KLCoefficient
+from grpo.divergences.estimators import kl_k1, kl_k2, kl_k3
+from grpo.models.policy import (
+    ActorCriticPolicy,
+    EncodesGroups,
+    FollowsData,
+    PolicyModel,
+    ReportsMetrics,
+    SequentialPolicy,
+)
+from grpo.models.reward_model import PartialRewards, RewardModel
+from grpo.objectives.grpo_objective import GRPOObjective, Objective
+from grpo.objectives.kl_penalty import KLPenaltySurrogate, kl_penalty_surrogate
+from grpo.objectives.ppo_objective import PPOObjective, clipped_value_loss, value_loss
+from grpo.objectives.preference_objective import (
+    DPOObjective,
+    HingePreferenceLoss,
+    IdentityPreferenceLoss,
+    PreferenceLoss,
+    PreferenceObjective,
+    RobustPreferenceLoss,
+    SigmoidPreferenceLoss,
+    hinge_preference_loss,
+    identity_preference_loss,
+    robust_preference_loss,
+    sigmoid_preference_loss,
+    supervised_loss,
+)
+from grpo.objectives.soft_adaptive_surrogate import SoftAdaptiveSurrogate, soft_adaptive_surrogate
+from grpo.objectives.surrogates import (
+    ClippedImportanceSurrogate,
+    ClippedSurrogate,
+    SampleClippedSurrogate,
+    ScoreFunctionSurrogate,
+    Surrogate,
+    clipped_importance_surrogate,
+    clipped_surrogate,
+    probability_ratio,
+    sample_probability_ratio,
+    score_function_surrogate,
+)
+from grpo.rollout.importance import effective_sample_size, importance_weights
+from grpo.rollout.sampler import HasSampler, Restarts, Sampler
+from grpo.training.dpo_trainer import DPOTrainer, with_reference_log_probs
+from grpo.training.grpo_trainer import GRPOTrainer
+from grpo.training.policy_trainer import PolicyTrainer
+from grpo.training.ppo_trainer import PPOTrainer
+from grpo.training.reinforce_trainer import ReinforceTrainer
+from grpo.training.trainer import Trainer
 
 __all__ = [
     "ActionBatch",
     "ActorCriticPolicy",
     "AdaptiveKLCoefficient",
+    "Adapts",
+    "AdvantageEstimate",
     "AdvantageEstimator",
     "Batch",
     "ClippedImportanceSurrogate",
@@ -110,6 +115,8 @@ __all__ = [
     "DPOTrainer",
     "Decisions",
     "DynamicSampling",
+    "EncodesGroups",
+    "EstimatesReturns",
     "Evaluation",
     "Experience",
     "ExperienceCollector",
@@ -121,15 +128,19 @@ __all__ = [
     "GroupRelative",
     "GroupedRewards",
     "HasEpisodes",
+    "HasSampler",
+    "HasSamplingLogProbs",
     "HasTruncations",
     "HingePreferenceLoss",
     "HorizonKLCoefficient",
     "IdentityPreferenceLoss",
+    "ImportanceCorrection",
     "KLCoefficient",
     "KLPenalizedRewards",
     "KLPenaltySurrogate",
     "LinearSchedule",
     "MonteCarlo",
+    "Needs",
     "NonFiniteError",
     "Objective",
     "PPOConfig",
@@ -148,14 +159,17 @@ __all__ = [
     "ReinforceConfig",
     "ReinforceTrainer",
     "ReportsMetrics",
+    "Restarts",
     "RewardModel",
     "RobustPreferenceLoss",
     "SampleClippedSurrogate",
+    "Sampler",
     "ScoreFunctionSurrogate",
     "Segments",
     "SequentialPolicy",
     "SigmoidPreferenceLoss",
     "SoftAdaptiveSurrogate",
+    "Stateful",
     "Surrogate",
     "TensorBatch",
     "Terms",
@@ -169,6 +183,7 @@ __all__ = [
     "clipped_importance_surrogate",
     "clipped_surrogate",
     "clipped_value_loss",
+    "effective_sample_size",
     "episode_returns",
     "generalized_advantages",
     "group_centered_advantages",
@@ -176,6 +191,7 @@ __all__ = [
     "group_time_baseline",
     "hinge_preference_loss",
     "identity_preference_loss",
+    "importance_weights",
     "kl_k1",
     "kl_k2",
     "kl_k3",

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from grpo.conformance.checks import ConformanceError, RewardModelChecks
-from grpo.conformance.policy_checks import PolicyChecks
-from grpo.policy_base import PolicyModel
-from grpo.reward_model_base import RewardModel
-from grpo.validation import check_states
+from grpo.conformance._checks import ConformanceError, RewardModelChecks
+from grpo.conformance._policy_checks import PolicyChecks
+from grpo.data._checks import check_states
+from grpo.models.policy import PolicyModel
+from grpo.models.reward_model import RewardModel
 
 __all__ = ["ConformanceError", "check_policy_model", "check_reward_model"]
 

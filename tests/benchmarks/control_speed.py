@@ -136,8 +136,7 @@ def timed(function: Callable[..., Any], phase: str, phases: dict[str, float]) ->
 def timed_objective(objective: Any, phases: dict[str, float]) -> Any:
     """The objective, timed, with what the trainer reads of it."""
     measured: Any = timed(lambda evaluation, decisions: objective(evaluation, decisions), "objective", phases)
-    for name in ("requires_reference", "requires_values", "requires_whole_samples"):
-        setattr(measured, name, getattr(objective, name))
+    measured.needs = objective.needs
     return measured
 
 

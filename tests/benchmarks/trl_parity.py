@@ -55,7 +55,7 @@ from grpo import (
     SoftAdaptiveSurrogate,
     TensorBatch,
 )
-from grpo.config import LossAveraging
+from grpo.config.rollout import LossAveraging
 from grpo_adapters.huggingface import CausalLMPolicy, Completion, SamplingConfig
 
 GROUP_SIZE, MAX_LENGTH, VOCABULARY = 4, 40, 50
@@ -292,7 +292,7 @@ def update(case: Case, data: Data, policy: Any, batch: ActionBatch, rows_per_par
         policy,
         NoReward(),
         objective=case.objective,
-        reference_policy=GivenLogProbs(data) if case.objective.requires_reference else None,
+        reference_policy=GivenLogProbs(data) if case.objective.needs.reference else None,
         advantage_estimator=lambda experience: data.advantages,
     )
     gradients = kept_gradients(policy.get_parameters())
@@ -305,7 +305,7 @@ def update(case: Case, data: Data, policy: Any, batch: ActionBatch, rows_per_par
             groups=Segments.of_lengths([GROUP_SIZE] * (num_samples // GROUP_SIZE)),
             rewards=data.advantages,
             old_log_probs=data.old_log_probs,
-            reference_log_probs=data.reference_log_probs if case.objective.requires_reference else None,
+            reference_log_probs=data.reference_log_probs if case.objective.needs.reference else None,
         )
     )
     return Result(metrics["loss"], torch.cat([gradients[name].flatten() for name in policy.get_parameters()]))

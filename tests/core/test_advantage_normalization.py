@@ -41,8 +41,7 @@ def note_decisions(trainer: Any) -> list[Decisions]:
         seen.append(decisions)
         return objective(evaluation, decisions)  # type: ignore[no-any-return]
 
-    noting.requires_values = getattr(objective, "requires_values", False)  # type: ignore[attr-defined]
-    noting.requires_reference = False  # type: ignore[attr-defined]
+    noting.needs = objective.needs  # type: ignore[attr-defined]
     trainer.objective = noting
     return seen
 

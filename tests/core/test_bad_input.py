@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import random
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, cast
 
 import numpy as np
@@ -402,7 +403,7 @@ def test_experience_without_old_log_probs_serves_one_update_only() -> None:
     one = GRPOTrainer(GRPOConfig(), TablePolicy(), FunctionRewards(grade))
     two = GRPOTrainer(GRPOConfig(num_epochs_per_update=2), TablePolicy(), FunctionRewards(grade))
     with pytest.raises(ValueError, match="no old_log_probs, but this trainer, which makes 2 updates of it, reads them"):
-        two.update(one.collector.collect([0, 1]))
+        two.update(replace(one.collector.collect([0, 1]), old_log_probs=None))
 
 
 def test_a_gradient_that_reaches_no_parameter_held() -> None:

@@ -220,7 +220,7 @@ def test_values_that_are_not_finite_are_skipped_and_counted_on_request() -> None
     harness.reference.break_log_probs = set_at(0, float("nan"))
     assert harness.trainer.step(GOOD) == {"num_updates": 0.0, "skipped_updates": 1.0}
     assert torch.equal(harness.policy.logits, before)
-    assert harness.trainer.num_steps == 2
+    assert harness.trainer.num_steps == 3
     harness.reference.break_log_probs = lambda log_probs: log_probs
     harness.policy.break_log_probs = set_at(0, float("nan"))
     harness.policy.evaluations_until_broken = 2

@@ -26,8 +26,8 @@ from grpo import (
     Terms,
     with_reference_log_probs,
 )
-from grpo.evaluator import Evaluator
-from grpo.preference_batch import PreferenceBatch
+from grpo.models._evaluator import Evaluator
+from grpo.training._preference_batch import PreferenceBatch
 
 PAIRS: list[Any] = [
     Preference(0, 1, 2),

@@ -13,7 +13,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from grpo.equality import are_equal
+from grpo.data._equality import are_equal
 
 Point = namedtuple("Point", ["x", "y"])
 

@@ -10,7 +10,7 @@ import torch
 from models import FunctionRewards, SequencePolicy, TablePolicy, WalkerPolicy
 
 from grpo import GRPOConfig, GRPOTrainer, ReferenceSync
-from grpo.reference_sync import mix_parameters
+from grpo.training._reference_sync import mix_parameters
 
 
 def grade(state: int, action: int) -> float:

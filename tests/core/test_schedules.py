@@ -148,7 +148,7 @@ def test_trainers_hand_the_schedule_and_the_step_to_the_objective(make: type[GRP
         steps.append(decisions.step)
         return objective(evaluation, decisions)
 
-    noting.requires_values = getattr(objective, "requires_values", False)  # type: ignore[attr-defined]
+    noting.needs = objective.needs  # type: ignore[attr-defined]
     trainer.objective = noting
     seen = []
     torch.manual_seed(0)

@@ -21,6 +21,7 @@ from grpo import (
     probability_ratio,
     sample_probability_ratio,
 )
+from grpo.data.needs import needs_of
 
 SURROGATES: list[Surrogate] = [
     ClippedSurrogate(),
@@ -106,7 +107,7 @@ def test_where_the_policy_has_not_moved_the_gradient_is_that_of_reinforce(
     [gradient] = torch.autograd.grad(terms.loss.sum(), current)
     # GSPO gives every decision of a sample the mean of their gradients
     advantage = given_.advantages
-    whole = getattr(surrogate, "requires_whole_samples", False)
+    whole = needs_of(surrogate).whole_samples
     expected = advantage.mean().expand_as(advantage) if whole else advantage
     torch.testing.assert_close(gradient, -expected, rtol=1e-5, atol=1e-5)
     assert all(not values.any() for values in terms.metrics.values())

@@ -307,15 +307,19 @@ def test_a_value_baseline_without_values() -> None:
 
 
 def test_what_estimators_ask_for() -> None:
-    assert GeneralizedAdvantage().requires_values
-    assert MonteCarlo(baseline=value_baseline).requires_values
-    assert not MonteCarlo(baseline=mean_baseline).requires_values
-    assert not MonteCarlo().requires_values
-    assert MonteCarlo(baseline=group_time_baseline).minimum_group_size == 2
-    assert MonteCarlo(baseline=mean_baseline).minimum_group_size == 1
+    assert GeneralizedAdvantage().needs.critic
+    assert MonteCarlo(baseline=value_baseline).needs.critic
+    assert MonteCarlo(baseline=lambda experience, returns: returns).needs.critic is None
+    assert MonteCarlo(baseline=mean_baseline).needs.critic is False
+    assert MonteCarlo().needs.critic is False
+    assert MonteCarlo(baseline=group_time_baseline).needs.group_size == 2
+    assert MonteCarlo(baseline=mean_baseline).needs.group_size == 1
     with pytest.raises(ValueError, match="group_size is 1, expected at least 2"):
         PPOTrainer(
-            PPOConfig(), WalkerPolicy(), StepRewards(), advantage_estimator=MonteCarlo(baseline=group_time_baseline)
+            PPOConfig(),
+            WalkerPolicy(),
+            StepRewards(),
+            advantage_estimator=MonteCarlo(discount=1.0, baseline=group_time_baseline),
         )
 
 

@@ -24,8 +24,8 @@ from grpo import (
     SigmoidPreferenceLoss,
     SoftAdaptiveSurrogate,
 )
-from grpo.config import LossAveraging
-from grpo.minibatches import LossWeights
+from grpo.config.rollout import LossAveraging
+from grpo.training._minibatches import LossWeights
 
 LENGTHS = [3, 1, 2, 3]
 LOG_PROBS = [-0.5, -1.2, -0.3, -2.0, -0.7, -1.1, -0.2, -0.9, -1.6]

@@ -9,7 +9,7 @@ from pydantic import Field, PositiveInt
 from torch import Tensor
 
 from grpo import NonFiniteError
-from grpo.frozen_model import FrozenModel
+from grpo.config._frozen_model import FrozenModel
 
 TopP = Annotated[float, Field(gt=0, le=1)]
 

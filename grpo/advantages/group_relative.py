@@ -1,0 +1,121 @@
+"""How a reward compares with the others of its group."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+from grpo.advantages.normalization import positive_or_one
+from grpo.data.experience import Experience, GroupedRewards
+from grpo.data.needs import Needs
+from grpo.data.segments import Segments
+
+
+def group_centered_advantages(rewards: GroupedRewards) -> Tensor:
+    """Reward minus the mean of its group, R - mean(R).
+
+    Args:
+        rewards: of N samples in groups.
+
+    Returns:
+        [N]; the sum over a group is 0, and a group of equal rewards gets exactly 0.
+
+    References:
+        Liu et al. 2025 (Dr. GRPO), arXiv:2503.20783.
+
+    Example:
+        >>> import torch
+        >>> group_centered_advantages(GroupedRewards(torch.tensor([1.0, 3.0, 5.0, 5.0]), Segments(2, 2)))
+        tensor([-1.,  1.,  0.,  0.])
+    """
+    return rewards.centered
+
+
+def group_normalized_advantages(rewards: GroupedRewards) -> Tensor:
+    """Reward in standard deviations from the mean of its group, (R - mean(R)) / std(R).
+
+    Args:
+        rewards: of N samples in groups.
+
+    Returns:
+        [N]; std is the unbiased one, and a group of equal rewards gets exactly 0.
+
+    References:
+        Shao et al. 2024 (GRPO), arXiv:2402.03300.
+
+    Example:
+        >>> import torch
+        >>> group_normalized_advantages(GroupedRewards(torch.tensor([1.0, 2.0, 3.0, 5.0, 5.0, 5.0]), Segments(2, 3)))
+        tensor([-1.,  0.,  1.,  0.,  0.,  0.])
+    """
+    return rewards.centered / rewards.groups.expand(positive_or_one(rewards.std))
+
+
+def batch_normalized_advantages(rewards: GroupedRewards) -> Tensor:
+    """Reward minus the mean of its group, in standard deviations of all rewards, (R - mean_group(R)) / std_batch(R).
+
+    Args:
+        rewards: of N samples in groups.
+
+    Returns:
+        [N]; std is the unbiased one over all N rewards, and a group of equal rewards gets exactly 0.
+
+    References:
+        Liu et al. 2025 (Lite PPO), arXiv:2508.08221.
+
+    Example:
+        >>> import torch
+        >>> batch_normalized_advantages(GroupedRewards(torch.tensor([0.0, 4.0, 2.0, 2.0]), Segments(2, 2)))
+        tensor([-1.2247,  1.2247,  0.0000,  0.0000])
+    """
+    all_as_one_group = GroupedRewards(rewards.values, Segments(1, rewards.groups.total, rewards.groups.device))
+    return rewards.centered / positive_or_one(all_as_one_group.std)
+
+
+def leave_one_out_advantages(rewards: GroupedRewards) -> Tensor:
+    """Reward minus the mean of the others in its group.
+
+    Args:
+        rewards: of N samples in groups.
+
+    Returns:
+        [N]; the sum over a group is 0, and a group of equal rewards, or of one, gets exactly 0.
+
+    References:
+        Ahmadian et al. 2024 (RLOO), arXiv:2402.14740.
+
+    Example:
+        >>> import torch
+        >>> leave_one_out_advantages(GroupedRewards(torch.tensor([1.0, 2.0, 6.0]), Segments(1, 3)))
+        tensor([-3.0000, -1.5000,  4.5000])
+    """
+    # R - (sum - R)/(n - 1) = (R - mean) n/(n - 1)
+    sizes = rewards.groups.lengths.to(rewards.values.dtype)
+    return rewards.centered * rewards.groups.expand(sizes / (sizes - 1).clamp(min=1))
+
+
+@dataclass(frozen=True)
+class GroupRelative:
+    """Credits a sample for how its reward compares with the other rewards of its group, as GRPO and RLOO do.
+
+    Attributes:
+        function: from rewards in groups to advantages [N]: one of the functions above, or your own.
+    """
+
+    function: Callable[[GroupedRewards], Tensor] = group_normalized_advantages
+    needs: ClassVar[Needs] = Needs(critic=False, reference=False, group_size=2)
+
+    def __call__(self, experience: Experience) -> Tensor:
+        """Advantages of the samples, [N]."""
+        return self.function(experience.sample_rewards)
+
+
+GROUP_FUNCTIONS: tuple[object, ...] = (
+    group_centered_advantages,
+    group_normalized_advantages,
+    batch_normalized_advantages,
+    leave_one_out_advantages,
+)

@@ -1,0 +1,197 @@
+"""Credit along an episode: returns, what is subtracted from them, and generalised advantage estimation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from grpo.advantages.estimator import AdvantageEstimate
+from grpo.config._frozen_model import Fraction, FrozenModel
+from grpo.data.evaluation import ValueEstimates
+from grpo.data.experience import Experience
+from grpo.data.needs import NOTHING, Needs, needs_of
+from grpo.data.segments import Segments
+
+
+def episode_returns(rewards: Tensor, episodes: Segments, *, discount: float) -> Tensor:
+    """Discounted return of the whole episode, Σ_l γ^l r_l from its first decision on, at each of its decisions.
+
+    Args:
+        rewards: r, [D].
+        episodes: the D decisions cut into episodes.
+        discount: γ in [0, 1].
+
+    Returns:
+        [D], equal within an episode.
+
+    Example:
+        >>> episode_returns(torch.tensor([1.0, 1.0, 5.0]), Segments.of_lengths([2, 1]), discount=0.5)
+        tensor([1.5000, 1.5000, 5.0000])
+    """
+    return episodes.expand(rewards_to_go(rewards, episodes, discount=discount)[episodes.starts])
+
+
+def rewards_to_go(rewards: Tensor, episodes: Segments, *, discount: float) -> Tensor:
+    """Discounted return from each decision on, G_t = Σ_l γ^l r_{t+l}: what came before a decision is not its doing.
+
+    Args:
+        rewards: r, [D].
+        episodes: the D decisions cut into episodes.
+        discount: γ in [0, 1].
+
+    Returns:
+        [D].
+
+    References:
+        Sutton and Barto 2018, "Reinforcement Learning", section 13.3.
+
+    Example:
+        >>> rewards_to_go(torch.tensor([1.0, 1.0, 5.0]), Segments.of_lengths([2, 1]), discount=0.5)
+        tensor([1.5000, 1.0000, 5.0000])
+    """
+    return episodes.discounted_sum(rewards, discount)
+
+
+def generalized_advantages(
+    rewards: Tensor, values: ValueEstimates, episodes: Segments, *, discount: float, gae_lambda: float
+) -> Tensor:
+    """GAE, A_t = Σ_l (γλ)^l δ_{t+l} with δ_t = r_t + γV(s_{t+1}) - V(s_t), the sum ending with the episode.
+
+    Args:
+        rewards: r, [D].
+        values: V(s_t) and V of the true successor, 0 where the episode terminated.
+        episodes: the D decisions cut into episodes, or the pieces of them that were sampled.
+        discount: γ in [0, 1].
+        gae_lambda: λ in [0, 1]: 0 trusts the critic, 1 the rewards.
+
+    Returns:
+        [D].
+
+    References:
+        Schulman et al. 2016, arXiv:1506.02438, eq. 16.
+
+    Example:
+        >>> values = ValueEstimates(torch.tensor([1.0, 2.0]), torch.tensor([2.0, 0.0]))
+        >>> generalized_advantages(torch.tensor([1.0, 1.0]), values, Segments(1, 2), discount=0.5, gae_lambda=0.5)
+        tensor([ 0.7500, -1.0000])
+    """
+    errors = torch.add(rewards, values.next_values, alpha=discount) - values.values
+    return episodes.discounted_sum(errors, discount * gae_lambda)
+
+
+class GeneralizedAdvantage(FrozenModel):
+    """Credits a decision by :func:`generalized_advantages`, as PPO does. The policy must have a critic.
+
+    Attributes:
+        discount: γ in [0, 1].
+        gae_lambda: λ in [0, 1].
+    """
+
+    discount: Fraction = 0.99
+    gae_lambda: Fraction = 0.95
+    needs: ClassVar[Needs] = Needs(critic=True, reference=False)
+
+    def __call__(self, experience: Experience) -> Tensor:
+        """Advantages of the decisions, [D]."""
+        return self.estimate(experience).advantages
+
+    def estimate(self, experience: Experience) -> AdvantageEstimate:
+        """Advantages of the decisions, [D]; the critic should have expected the λ-return A + V."""
+        values = values_of(experience)
+        advantages = generalized_advantages(
+            experience.decision_rewards,
+            values,
+            experience.episodes,
+            discount=self.discount,
+            gae_lambda=self.gae_lambda,
+        )
+        return AdvantageEstimate(advantages, returns=advantages + values.values)
+
+
+def values_of(experience: Experience) -> ValueEstimates:
+    """The critic's values, which must be there."""
+    if experience.values is None:
+        raise ValueError(
+            "experience has no values of a critic: the policy must have one (grpo.ActorCriticPolicy), and the "
+            "estimator or its baseline must not declare grpo.Needs(critic=False)"
+        )
+    return experience.values
+
+
+Baseline = Callable[[Experience, Tensor], Tensor]
+
+
+@NOTHING
+def mean_baseline(experience: Experience, returns: Tensor) -> Tensor:
+    """The mean of all returns, at each decision, [D]."""
+    return returns.mean().expand_as(returns)
+
+
+@Needs(critic=True, reference=False)
+def value_baseline(experience: Experience, returns: Tensor) -> Tensor:
+    """What the critic expects, [D]."""
+    return values_of(experience).values
+
+
+@Needs(critic=False, reference=False, group_size=2)
+def group_time_baseline(experience: Experience, returns: Tensor) -> Tensor:
+    """The mean of the returns in the group at the same time step, over the samples that got so far, [D].
+
+    Samples of a group start from the same state, so it is an estimate of what that state and time were worth.
+
+    Example:
+        >>> from grpo import PairBatch
+        >>> batch = PairBatch([0, 0], [0, 0], Segments.of_lengths([2, 1]))
+        >>> experience = Experience([0, 0], [0, 0], batch, Segments(1, 2), torch.zeros(2))
+        >>> group_time_baseline(experience, torch.tensor([4.0, 1.0, 2.0]))
+        tensor([3., 1., 3.])
+    """
+    samples = experience.samples
+    time = torch.arange(samples.total, device=samples.device) - samples.expand(samples.starts)
+    group = samples.expand(experience.groups.ids)
+    cell = group * samples.longest + time
+    order = cell.argsort(stable=True)
+    cells = Segments.of_lengths(cell[order].unique_consecutive(return_counts=True)[1])
+    centered = torch.empty_like(returns)
+    centered[order] = cells.center(returns[order])
+    return returns - centered
+
+
+class MonteCarlo(FrozenModel):
+    """Credits a decision by the return that was sampled, as REINFORCE does.
+
+    Where an episode was cut short, nothing is added for what would have come: sample whole episodes.
+
+    Attributes:
+        discount: γ in [0, 1].
+        reward_to_go: whether a decision answers only for the rewards that come after it (:func:`rewards_to_go`), or
+            for the whole episode (:func:`episode_returns`).
+        baseline: subtracted from the return, which changes no expected gradient and lowers its variance:
+            :func:`mean_baseline`, :func:`group_time_baseline`, :func:`value_baseline`, or your own function of an
+            experience and its returns [D]; None for none.
+    """
+
+    discount: Fraction = 1.0
+    reward_to_go: bool = True
+    baseline: Baseline | None = None
+
+    @property
+    def needs(self) -> Needs:
+        """Those of the baseline."""
+        return NOTHING if self.baseline is None else needs_of(self.baseline)
+
+    def __call__(self, experience: Experience) -> Tensor:
+        """Advantages of the decisions, [D]."""
+        return self.estimate(experience).advantages
+
+    def estimate(self, experience: Experience) -> AdvantageEstimate:
+        """Advantages of the decisions, [D]; a critic should have expected the return from each decision on."""
+        rewards, episodes = experience.decision_rewards, experience.episodes
+        to_go = returns = rewards_to_go(rewards, episodes, discount=self.discount)
+        if not self.reward_to_go:
+            returns = episode_returns(rewards, episodes, discount=self.discount)
+        baseline = 0.0 if self.baseline is None else self.baseline(experience, returns)
+        return AdvantageEstimate(returns - baseline, returns=to_go)

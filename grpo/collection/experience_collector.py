@@ -1,0 +1,199 @@
+"""From states to experience: sampling, scoring, and what the policies think of the samples."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Generic
+
+import torch
+from torch import Tensor
+
+from grpo.collection._dynamic_sampling import sample_until_spread
+from grpo.collection._scored_samples import ScoredSamples, require_scored
+from grpo.config.rollout import DynamicSampling
+from grpo.data._checks import check_groups, check_states
+from grpo.data._protocols import missing_methods, require_methods, type_name
+from grpo.data.action_batches import ActionBatch
+from grpo.data.batches import join_groups, own_copy, repeat_entries
+from grpo.data.experience import Experience
+from grpo.data.needs import Needs
+from grpo.data.segments import Segments
+from grpo.models._checks import check_rewards
+from grpo.models._evaluator import Evaluator
+from grpo.models.policy import ActionsT, PolicyModel, StatesT
+from grpo.models.reward_model import RewardModel
+from grpo.rollout.sampler import PolicySampler, Restarts, Sampler, sampler_for
+
+
+class ExperienceCollector(Generic[StatesT, ActionsT]):
+    """Samples a group of actions for every state, scores them, and notes what the policies thought of them.
+
+    Args:
+        policy: the policy that the actions are for.
+        reward_model: scores the samples.
+        reference_policy: evaluates the samples too, if given and not declared as not needed.
+        sampler: makes the actions; None for the policy itself, or the sampler that it was built for.
+        group_size: actions for each state, G.
+        dynamic_sampling: whether groups without spread are sampled again.
+        rows_per_call: rows that go through a policy at once; None for all of them.
+        needs: what is to be noted of the samples (:class:`grpo.Needs`); by default whatever there is, and the log-probs
+            of the policy.
+
+    Raises:
+        TypeError: if a model lacks a method; the message names each.
+
+    Example:
+        >>> from grpo_adapters.bandit import SoftmaxPolicy, StationaryBandit
+        >>> collector = ExperienceCollector(SoftmaxPolicy(num_arms=2), StationaryBandit([0.0, 1.0]), group_size=4)
+        >>> experience = collector.collect(["the only state"])
+        >>> experience.old_log_probs
+        tensor([-0.6931, -0.6931, -0.6931, -0.6931])
+    """
+
+    def __init__(
+        self,
+        policy: PolicyModel[StatesT, ActionsT],
+        reward_model: RewardModel[StatesT, ActionsT],
+        reference_policy: PolicyModel[StatesT, ActionsT] | None = None,
+        *,
+        sampler: Sampler[StatesT, ActionsT] | None = None,
+        group_size: int = 8,
+        dynamic_sampling: DynamicSampling | None = None,
+        rows_per_call: int | None = None,
+        needs: Needs | None = None,
+    ) -> None:
+        needs = Needs(old_log_probs=True) if needs is None else needs
+        self._notes_old_log_probs = needs.old_log_probs
+        self._policy = Evaluator(policy)
+        require_methods(reward_model, RewardModel, "reward_model")
+        self._reference = None
+        if reference_policy is not None and needs.reference is not False:
+            self._reference = Evaluator(reference_policy, "reference_policy")
+        self._notes_values = bool(needs.critic) or (needs.critic is None and self._policy.has_critic)
+        if isinstance(group_size, bool) or not isinstance(group_size, int) or group_size < 1:
+            raise ValueError(f"group_size is {group_size!r}, expected at least 1: actions for each state")
+        self.reward_model = reward_model
+        self.sampler = sampler_for(policy, sampler)
+        self.group_size = group_size
+        self.dynamic_sampling = dynamic_sampling
+        self.rows_per_call = rows_per_call
+        self._has_sampled = False
+
+    def collect(self, states: StatesT, **generation_kwargs: Any) -> Experience:
+        """Sample ``group_size`` actions for each of the S states, score and evaluate them.
+
+        Args:
+            states: S states.
+            generation_kwargs: handed on to the sampler, and by it to ``generate_actions``.
+
+        Raises:
+            TypeError, ValueError: if a model returned what it must not.
+        """
+        samples = self.sample(states, **generation_kwargs)
+        return self.evaluate(samples, self.encode(samples), old_log_probs=self._notes_old_log_probs)
+
+    def score(self, states: StatesT, groups: Sequence[ActionsT]) -> Experience:
+        """Experience from actions that are already there, taken for samples of the policy as it is now.
+
+        Args:
+            states: S states.
+            groups: the actions given to each state, at least one each; the groups may differ in size.
+
+        Raises:
+            TypeError, ValueError: as ``collect`` does.
+        """
+        check_states(states)
+        check_groups("score was given", groups, len(states), None)
+        self._policy.policy.eval()
+        sizes = Segments.of_lengths([len(group) for group in groups])
+        samples = require_scored(self._score(own_copy(states), groups, sizes))
+        return self.evaluate(samples, self.encode(samples), old_log_probs=self._notes_old_log_probs)
+
+    @torch.no_grad()
+    def sample(self, states: StatesT, **generation_kwargs: Any) -> ScoredSamples:
+        """Actions for the states with their rewards, sampled again where the settings ask for it."""
+        samples = require_scored(self._sample(states, generation_kwargs))
+        if self.dynamic_sampling is None:
+            return samples
+        return sample_until_spread(
+            self._checked(samples),
+            lambda own: self._checked(self._sample(own, generation_kwargs)),
+            self.dynamic_sampling,
+        )
+
+    @torch.no_grad()
+    def encode(self, samples: ScoredSamples) -> ActionBatch:
+        """The samples made ready for evaluation by the policy; where they already are, as they are."""
+        return samples.batch or self._policy.encode(samples.states, samples.actions, samples.groups)
+
+    @torch.no_grad()
+    def evaluate(self, samples: ScoredSamples, batch: ActionBatch, *, old_log_probs: bool) -> Experience:
+        """What the policies think of the samples.
+
+        Args:
+            samples: samples with their rewards.
+            batch: the same encoded for the policy.
+            old_log_probs: whether to note the policy's own log-probs. They are noted in any case where the batch tells
+                those that it was sampled with.
+        """
+        is_checked = samples.cut is not None and samples.rewards.device == batch.samples.device
+        sampling_log_probs = self._policy.sampling_log_probs(batch)
+        notes_old = old_log_probs or sampling_log_probs is not None
+        return Experience(
+            states=samples.states,
+            actions=samples.actions,
+            batch=batch,
+            groups=samples.groups.to(batch.samples.device),
+            rewards=samples.rewards if is_checked else check_rewards(samples.rewards, batch.samples),
+            old_log_probs=self._policy.log_probs(batch, self.rows_per_call) if notes_old else None,
+            reference_log_probs=self._reference_log_probs(samples, batch),
+            values=self._policy.estimate_values(batch) if self._notes_values else None,
+            sampling_log_probs=sampling_log_probs,
+            metrics=samples.metrics,
+        )
+
+    def begin(self) -> None:
+        """From here on it is noted whether the sampler is asked."""
+        self._has_sampled = False
+
+    def abandon(self) -> None:
+        """Let a sampler that goes on from call to call begin anew, if it was asked since :meth:`begin`."""
+        if self._has_sampled and not missing_methods(self.sampler, Restarts):
+            self.sampler.restart()  # type: ignore[attr-defined]
+
+    def _sample(self, states: Any, generation_kwargs: dict[str, Any]) -> ScoredSamples:
+        check_states(states)
+        states = own_copy(states)
+        self._policy.policy.eval()
+        self._has_sampled = True
+        groups = self.sampler.sample(self._policy.given, states, self.group_size, **generation_kwargs)
+        check_groups(f"{self._source} returned", groups, len(states), self.group_size)
+        return self._score(states, groups, Segments(len(states), self.group_size))
+
+    @property
+    def _source(self) -> str:
+        """Who made the actions, to name in errors."""
+        return "generate_actions" if isinstance(self.sampler, PolicySampler) else f"{type_name(self.sampler)}.sample"
+
+    @torch.no_grad()
+    def _score(self, states: Any, groups: Any, sizes: Segments) -> ScoredSamples:
+        sample_states, actions = repeat_entries(states, sizes), join_groups(groups)
+        self.reward_model.eval()
+        rewards = self.reward_model.compute_rewards(sample_states, actions)
+        return ScoredSamples.of(sample_states, actions, sizes, rewards)
+
+    def _checked(self, samples: ScoredSamples) -> ScoredSamples:
+        """The samples with rewards that are known to be theirs, encoded for it only where rewards are per decision."""
+        num_samples = len(samples.actions)
+        if isinstance(samples.rewards, Tensor) and samples.rewards.shape == (num_samples,):
+            return samples.checked(Segments(num_samples, 1, samples.rewards.device))
+        batch = self._policy.encode(samples.states, samples.actions, samples.groups)
+        return samples.checked(batch.samples, batch)
+
+    def _reference_log_probs(self, samples: ScoredSamples, batch: ActionBatch) -> Tensor | None:
+        if self._reference is None:
+            return None
+        self._reference.policy.eval()
+        reference_batch = self._reference.encode(samples.states, samples.actions, samples.groups)
+        self._reference.check_same_cut(reference_batch, batch)
+        return self._reference.log_probs(reference_batch, self.rows_per_call)

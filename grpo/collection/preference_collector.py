@@ -1,0 +1,147 @@
+"""From states to preferences: groups of a policy's own actions, scored by a reward model and paired."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Generic
+
+from torch import Tensor
+
+from grpo.collection._reward_metrics import rollout_metrics
+from grpo.collection.experience_collector import ExperienceCollector
+from grpo.data._equality import are_equal
+from grpo.data.experience import Experience
+from grpo.data.needs import NOTHING
+from grpo.data.preferences import Preference
+from grpo.models._random_states import RestoresRandomStates
+from grpo.models.policy import ActionsT, PolicyModel, StatesT
+from grpo.models.reward_model import RewardModel
+from grpo.rollout.sampler import Sampler
+
+
+@dataclass(frozen=True, slots=True)
+class CollectedPreferences:
+    """Pairs from groups of scored actions, at most one a group.
+
+    Attributes:
+        preferences: the pairs.
+        metrics: what the rewards were like, ``num_samples`` and ``num_decisions`` of all groups, ``num_pairs``,
+            ``num_groups_zero_std`` (groups without a pair, since their rewards are all equal) and
+            ``num_groups_identical`` (without one, since all that were rewarded less are the same action as the best,
+            where rewards differ by chance).
+    """
+
+    preferences: list[Preference[Any, Any]]
+    metrics: dict[str, float]
+
+
+def pair_best_with_worst(experience: Experience) -> CollectedPreferences:
+    """The best action of each group as chosen, the worst that is not the same one as rejected.
+
+    Args:
+        experience: groups of scored actions; rewards per decision are summed up.
+
+    Example:
+        >>> import torch
+        >>> from grpo import PairBatch, Segments
+        >>> states, actions, groups = ["s"] * 3 + ["t"] * 2, [1, 2, 3, 4, 5], Segments.of_lengths([3, 2])
+        >>> batch, rewards = PairBatch(states, actions, Segments(5, 1)), torch.tensor([0.0, 2.0, 1.0, 1.0, 1.0])
+        >>> collected = pair_best_with_worst(Experience(states, actions, batch, groups, rewards))
+        >>> [(pair.state, pair.chosen, pair.rejected) for pair in collected.preferences]
+        [('s', 2, 1)]
+        >>> collected.metrics["num_groups_zero_std"]
+        1.0
+    """
+    states, actions, rewards = experience.states, experience.actions, experience.sample_rewards
+    has_spread = (rewards.std > 0).tolist()
+    preferences: list[Preference[Any, Any]] = []
+    first = 0
+    for own, differs in zip(rewards.values.split(rewards.groups.lengths.tolist()), has_spread, strict=True):
+        if differs:
+            *lower, best = (_own(actions[first + place]) for place in own.argsort(stable=True).tolist())
+            rejected = [action for action in lower[: int((own < own.max()).sum())] if not are_equal(action, best)]
+            preferences += [Preference(_own(states[first]), chosen=best, rejected=action) for action in rejected[:1]]
+        first += len(own)
+    return CollectedPreferences(
+        preferences,
+        rollout_metrics(experience)
+        | {
+            "num_samples": float(len(experience.samples)),
+            "num_decisions": float(experience.samples.total),
+            "num_pairs": float(len(preferences)),
+            "num_groups_zero_std": float(has_spread.count(False)),
+            "num_groups_identical": float(has_spread.count(True) - len(preferences)),
+        },
+    )
+
+
+def _own(entry: Any) -> Any:
+    """An entry that does not keep the whole batch in memory that it was part of."""
+    return entry.clone() if isinstance(entry, Tensor) else entry
+
+
+class PreferenceCollector(Generic[StatesT, ActionsT]):
+    """Makes preferences of a policy's own actions, so that DPO can train it wherever there is a reward model.
+
+    Args:
+        policy: samples.
+        reward_model: scores.
+        sampler: makes the actions; None for the policy itself, or the sampler that it was built for.
+        group_size: actions sampled for each state, at least 2, of which the best and the worst make a pair.
+
+    Raises:
+        TypeError: if a model lacks a method; the message names each.
+        ValueError: if groups are too small.
+
+    References:
+        Best against worst of several samples: Yuan et al. 2024, arXiv:2401.10020; Guo et al. 2024, arXiv:2402.04792.
+
+    Example:
+        >>> from grpo_adapters.bandit import SoftmaxPolicy, StationaryBandit
+        >>> collector = PreferenceCollector(SoftmaxPolicy(num_arms=2), StationaryBandit([0.0, 1.0]), group_size=16)
+        >>> [preference] = collector.collect(["the only state"]).preferences
+        >>> int(preference.chosen), int(preference.rejected)
+        (1, 0)
+    """
+
+    def __init__(
+        self,
+        policy: PolicyModel[StatesT, ActionsT],
+        reward_model: RewardModel[StatesT, ActionsT],
+        *,
+        sampler: Sampler[StatesT, ActionsT] | None = None,
+        group_size: int = 8,
+    ) -> None:
+        if not isinstance(group_size, int) or group_size < 2:
+            raise ValueError(f"group_size is {group_size!r}, expected at least 2: a pair has two actions")
+        self._collector = ExperienceCollector(
+            policy, reward_model, sampler=sampler, group_size=group_size, needs=NOTHING
+        )
+        self._models = (policy, reward_model, self._collector.sampler)
+
+    def collect(self, states: StatesT, **generation_kwargs: Any) -> CollectedPreferences:
+        """Sample a group of actions for each of the S states, score them, and pair the best with the worst.
+
+        Args:
+            states: S states.
+            generation_kwargs: handed on to the policy's ``generate_actions``.
+
+        Raises:
+            TypeError, ValueError: if a model returned what it must not; random generators are then as they were.
+        """
+        with RestoresRandomStates(self._models):
+            return pair_best_with_worst(self._collector.collect(states, **generation_kwargs))
+
+    def score(self, states: StatesT, groups: Sequence[ActionsT]) -> CollectedPreferences:
+        """The same for actions that are already there.
+
+        Args:
+            states: S states.
+            groups: the actions given to each state; the groups may differ in size, and one of 1 gives no pair.
+
+        Raises:
+            TypeError, ValueError: as ``collect`` does.
+        """
+        with RestoresRandomStates(self._models):
+            return pair_best_with_worst(self._collector.score(states, groups))

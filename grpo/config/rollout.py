@@ -1,0 +1,98 @@
+"""How a trainer samples and credits, whatever it optimises."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, PositiveFloat, PositiveInt, StrictInt, model_validator
+
+from grpo.config._frozen_model import FrozenModel
+from grpo.config.update import UpdateConfig
+
+LossAveraging = Literal["per_sample", "per_decision"] | Annotated[StrictInt, Field(gt=0)]
+
+
+class DynamicSampling(FrozenModel):
+    """Sample groups again whose rewards are all equal, since nothing is to be learnt from them.
+
+    Groups that still are without spread after the last round are left out, unless no group at all has any: then the
+    groups of the first round are kept.
+
+    Attributes:
+        max_rounds: rounds after the first, at the most.
+        draw_states: called with the number of groups without spread, gives as many fresh states, or however many are
+            to be sampled in their place; None to sample again for the same states.
+
+    References:
+        Yu et al. 2025 (DAPO), arXiv:2503.14476, section 3.2.
+    """
+
+    max_rounds: PositiveInt
+    draw_states: Callable[[int], Any] | None = None
+
+
+class ImportanceCorrection(FrozenModel):
+    """Correct the loss for a sampler whose log-probs are not the policy's, as those of an inference engine are not.
+
+    With r the probability of what was sampled under the policy at the start of the step over that under the sampler,
+    the loss that an advantage makes, and no other term of it, is multiplied by min(r, C), or by r where that is within
+    [C_min, C] and by 0 elsewhere. No gradient flows through it.
+
+    Attributes:
+        kind: ``"truncate"`` or ``"mask"``.
+        per: a ratio for each ``"decision"``, or one for all decisions of a ``"sample"``, their product.
+        max_ratio: C, at least 1.
+        min_ratio: C_min, in [0, 1]; with ``"mask"`` only.
+
+    References:
+        Truncated: Yao et al. 2025, "Your efficient RL framework secretly brings you off-policy RL training". Clip
+            against
+        the policy at the start of the step, weight by its ratio to the sampler: Hilton et al. 2022, arXiv:2110.00641.
+    """
+
+    kind: Literal["truncate", "mask"] = "truncate"
+    per: Literal["decision", "sample"] = "decision"
+    max_ratio: float = Field(2.0, ge=1)
+    min_ratio: float = Field(0.0, ge=0, le=1)
+
+    @model_validator(mode="after")
+    def _check_min_ratio(self) -> Self:
+        if self.kind == "truncate" and self.min_ratio > 0:
+            raise ValueError(f"min_ratio={self.min_ratio} masks small ratios: set kind='mask', or leave it at 0")
+        return self
+
+
+class TrainerConfig(UpdateConfig):
+    """How a trainer samples and credits, whatever it optimises, besides the settings of :class:`grpo.UpdateConfig`.
+
+    Attributes:
+        group_size: actions sampled for each state, G.
+        loss_averaging: ``"per_sample"`` is the mean over samples of the mean over their decisions (GRPO),
+            ``"per_decision"`` the mean over all decisions of the optimiser step (DAPO), and an integer L the sum over
+            decisions divided by the number of samples times L (Dr. GRPO, L the longest a sample can be).
+        advantage_normalization: advantages to mean 0 and standard deviation 1 over all decisions of the step
+            (``"per_step"``) or of each optimiser step (``"per_minibatch"``); None leaves them.
+        mask_truncated: whether a sample that was cut short weighs nothing in the loss (DAPO's overlong filtering). Its
+            reward still counts in the mean of its group. The policy's batches must tell
+            (:class:`grpo.HasTruncations`).
+        dynamic_sampling: whether groups without spread are sampled again; None to keep them as they are.
+        importance_correction: whether the loss is corrected for a sampler that draws with log-probs other than the
+            policy's; its batches must tell them (:class:`grpo.HasSamplingLogProbs`). None for no correction.
+        target_kl: the remaining updates of a rollout are left out once ``approx_kl`` of one would be above 1.5 times
+            this, and so is that one: ``num_updates`` tells how many were made. None for no such stop.
+    """
+
+    group_size: PositiveInt = 8
+    loss_averaging: LossAveraging = "per_sample"
+    advantage_normalization: Literal["per_step", "per_minibatch"] | None = None
+    mask_truncated: bool = False
+    dynamic_sampling: DynamicSampling | None = None
+    importance_correction: ImportanceCorrection | None = None
+    target_kl: PositiveFloat | None = None
+
+    @model_validator(mode="after")
+    def _check_dynamic_sampling(self) -> Self:
+        if self.dynamic_sampling is not None and self.group_size == 1:
+            raise ValueError("dynamic_sampling compares the rewards of a group: group_size is 1, expected at least 2")
+        return self

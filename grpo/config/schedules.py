@@ -1,0 +1,52 @@
+"""Numbers that change from step to step of a trainer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated
+
+from pydantic import AfterValidator, PositiveInt
+
+from grpo.config._frozen_model import FrozenModel
+
+
+class LinearSchedule(FrozenModel):
+    """A number that goes from ``start`` to ``end`` in equal parts, and stays there.
+
+    Attributes:
+        start: in the first step of the trainer.
+        end: after ``num_steps`` steps.
+        num_steps: steps of the trainer, not of an environment or the optimizer.
+
+    Example:
+        >>> schedule = LinearSchedule(start=0.2, end=0.0, num_steps=4)
+        >>> [round(schedule.at(step), 2) for step in range(6)]
+        [0.2, 0.15, 0.1, 0.05, 0.0, 0.0]
+    """
+
+    start: float
+    end: float
+    num_steps: PositiveInt
+
+    def at(self, step: int) -> float:
+        """The number in the step before which the trainer has made ``step`` others."""
+        return self.start + (self.end - self.start) * min(step / self.num_steps, 1.0)
+
+
+def at_step(number: float | LinearSchedule, step: int) -> float:
+    """A number, or what its schedule says for a step."""
+    return number.at(step) if isinstance(number, LinearSchedule) else number
+
+
+def _ends_within(low: float, high: float) -> Callable[[float | LinearSchedule], float | LinearSchedule]:
+    def check(number: float | LinearSchedule) -> float | LinearSchedule:
+        ends = (number.start, number.end) if isinstance(number, LinearSchedule) else (number,)
+        if not all(low <= end <= high for end in ends):
+            raise ValueError(f"expected {low:g} to {high:g}, also at both ends of a schedule, got {number!r}")
+        return number
+
+    return check
+
+
+ScheduledFraction = Annotated[float | LinearSchedule, AfterValidator(_ends_within(0.0, 1.0))]
+ScheduledNonNegative = Annotated[float | LinearSchedule, AfterValidator(_ends_within(0.0, float("inf")))]

@@ -1,0 +1,301 @@
+"""Checks of a policy."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from grpo.conformance._checks import FAILED, Checks
+from grpo.conformance._critic_checks import check_critic
+from grpo.conformance._sampling import NUM_SCORES, frequency_problem, mean_score_problem
+from grpo.conformance._values import changed, value_of
+from grpo.data._checks import check_groups
+from grpo.data._protocols import missing_methods
+from grpo.data.action_batches import ActionBatch
+from grpo.data.batches import join_groups, repeat_entries, select_entries
+from grpo.data.evaluation import Evaluation
+from grpo.data.segments import Segments
+from grpo.models._checks import check_action_batch, check_evaluation
+from grpo.models._random_states import RestoresRandomStates
+from grpo.models.policy import PolicyModel, SequentialPolicy
+
+TOLERANCE = 1e-4
+HALF_PRECISION_TOLERANCE = 5e-2
+
+
+class PolicyChecks(Checks):
+    """What :func:`grpo.check_policy_model` does."""
+
+    def __init__(
+        self, model: PolicyModel[Any, Any], states: Any, discrete: bool, generation_kwargs: Mapping[str, Any]
+    ) -> None:
+        super().__init__(model, PolicyModel)
+        self.states = states
+        self.discrete = discrete
+        self.generation_kwargs = generation_kwargs
+        optional = missing_methods(model, SequentialPolicy)
+        if len(optional) == 1:
+            self.add(f"{optional[0]} is missing: encode_actions and evaluate_actions are of use together only")
+        self.is_sequential = not optional
+
+    def run(self, num_samples: int) -> None:
+        """All checks, from what everything else rests on to what is statistical."""
+        random_states = RestoresRandomStates([self.model])
+        was_training = getattr(self.model, "training", None)
+        before = self.state()
+        with random_states:
+            self.check_parameters()
+            self.check_device_and_modes()
+            self.call("eval")
+            pairs = self.check_generation()
+            if pairs is not None and self.check_log_probs(*pairs):
+                self.check_purity(*pairs)
+                self.check_gradient(*pairs)
+                if self.is_sequential:
+                    self.check_agreement(*pairs)
+                self.call("eval")
+                for index in range(min(3, len(self.states)) if num_samples > 0 else 0):
+                    found = len(self.problems)
+                    self.check_sampling(select_entries(self.states, torch.tensor([index])), num_samples)
+                    if len(self.problems) > found:
+                        break
+            self.call("train" if was_training in (None, True) else "eval")
+            tensors = self.tensors()
+            with torch.no_grad():
+                for name, value in before.items():
+                    if name in tensors and tensors[name].shape == value.shape:
+                        tensors[name].copy_(value)
+            random_states.restore()
+
+    @property
+    def parameters(self) -> dict[str, Tensor]:
+        """The parameters by name; none where they are not as they must be."""
+        parameters = self.call("get_parameters")
+        return dict(parameters) if isinstance(parameters, Mapping) else {}
+
+    @property
+    def trainable(self) -> list[Tensor]:
+        """The parameters that require a gradient."""
+        return [tensor for tensor in self.parameters.values() if isinstance(tensor, Tensor) and tensor.requires_grad]
+
+    def check_parameters(self) -> None:
+        """A mapping from names to leaf tensors, the same ones each time."""
+        parameters = self.call("get_parameters")
+        if parameters is FAILED:
+            return
+        if not isinstance(parameters, Mapping):
+            self.add(f"get_parameters returned a {type(parameters).__name__}, expected a mapping from names to tensors")
+            return
+        for name, tensor in parameters.items():
+            if not isinstance(tensor, Tensor):
+                self.add(f"get_parameters holds a {type(tensor).__name__} as {name!r}, expected a tensor")
+            elif not tensor.is_leaf:
+                self.add(
+                    f"get_parameters holds {name!r}, which was computed from others: return the leaf tensor itself"
+                )
+        again = self.parameters
+        if any(again.get(name) is not tensor for name, tensor in parameters.items()):
+            self.add("get_parameters returns other tensors each time: an optimizer must change the very ones in use")
+
+    def check_device_and_modes(self) -> None:
+        """train, eval and to leave the parameters where and as they are."""
+        before, values = self.parameters, self.state()
+        requires_gradient = [isinstance(tensor, Tensor) and tensor.requires_grad for tensor in before.values()]
+        device = next((tensor.device for tensor in before.values() if isinstance(tensor, Tensor)), torch.device("cpu"))
+        self.check_modes(device)
+        after = self.parameters
+        if any(after.get(name) is not tensor for name, tensor in before.items()):
+            self.add(
+                "train, eval or to replaced the tensors in get_parameters: change them in place, optimizers hold them"
+            )
+        elif changed(values, self.state()):
+            self.add("train, eval or to changed the values of parameters: they must only switch mode and device")
+        elif [tensor.requires_grad for tensor in after.values()] != requires_gradient:
+            self.add("train, eval or to changed which parameters require a gradient: they must only switch the mode")
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The parameters, and buffers where the model tells them."""
+        tensors = self.parameters | (dict(self.model.named_buffers()) if hasattr(self.model, "named_buffers") else {})
+        return {name: tensor for name, tensor in tensors.items() if isinstance(tensor, Tensor)}
+
+    def state(self) -> dict[str, Tensor]:
+        """Copies of them."""
+        return {name: tensor.detach().clone() for name, tensor in self.tensors().items()}
+
+    def generate(self, states: Any, count: int) -> Any:
+        """Groups of actions; None where they are not as they must be, which is noted."""
+        known = value_of(states)
+        with torch.no_grad():
+            groups = self.call("generate_actions", states, count, **self.generation_kwargs)
+        if value_of(states) != known:
+            self.add("generate_actions changes the states it is given: leave them as they are")
+        if groups is FAILED:
+            return None
+        return groups if self.holds(check_groups, "generate_actions returned", groups, len(states), count) else None
+
+    def check_generation(self) -> tuple[Any, Any] | None:
+        """The right number of groups and actions; the pairs to evaluate, None without any."""
+        before = self.state()
+        everything = torch.arange(len(self.states))
+        groups = [self.generate(select_entries(self.states, everything), count) for count in (1, 3)]
+        if changed(before, self.state()):
+            self.add("generate_actions changes parameters or buffers: it must only sample")
+        if groups[1] is None:
+            return None
+        return repeat_entries(self.states, Segments(len(self.states), 3)), join_groups(groups[1])
+
+    def log_probs(self, states: Any, actions: Any) -> Tensor | None:
+        """Log-probs [N] in float64; None where they are not as they must be, which is noted."""
+        known = value_of((states, actions))
+        log_probs = self.call("get_log_probabilities", states, actions)
+        if log_probs is FAILED:
+            return None
+        if value_of((states, actions)) != known:
+            self.add("get_log_probabilities changes the batches it is given: leave them as they are")
+        if not isinstance(log_probs, Tensor):
+            self.add(f"get_log_probabilities returned a {type(log_probs).__name__}, expected a tensor [{len(actions)}]")
+            return None
+        source = "policy.get_log_probabilities"
+        rows = Segments(len(actions), 1, log_probs.device)
+        if not self.holds(check_evaluation, Evaluation(log_probs), rows, source, lambda position: f"pair {position}"):
+            return None
+        self.tolerance = TOLERANCE if torch.finfo(log_probs.dtype).bits >= 32 else HALF_PRECISION_TOLERANCE
+        return log_probs.double()
+
+    def check_log_probs(self, states: Any, actions: Any) -> bool:
+        """Whether log-probs are as they must be; those above 0 are noted."""
+        with torch.no_grad():
+            log_probs = self.log_probs(states, actions)
+        if log_probs is None:
+            return False
+        if self.discrete and (log_probs > self.tolerance).any():
+            self.add(
+                f"get_log_probabilities returned {log_probs.max().item():.4g}, a probability above 1: expected at "
+                f"most 0, or check_policy_model(..., discrete=False) for densities"
+            )
+        return True
+
+    @torch.no_grad()
+    def check_purity(self, states: Any, actions: Any) -> None:
+        """Evaluation changes nothing, repeats itself, and treats each pair by itself."""
+        before = self.state()
+        together = self.log_probs(states, actions)
+        again = self.log_probs(states, actions)
+        if changed(before, self.state()):
+            self.add("get_log_probabilities changes parameters or buffers: evaluation must leave the policy as it is")
+        if together is None or again is None:
+            return
+        if not self.close(together, again):
+            self.add(
+                "get_log_probabilities gives other values when it is called again in eval mode: "
+                "evaluation must not be random or keep a state"
+            )
+            return
+        alone = [
+            self.log_probs(select_entries(states, index), select_entries(actions, index))
+            for index in torch.arange(len(actions)).split(1)
+        ]
+        known = [value for value in alone if value is not None]
+        if len(known) == len(alone) and not self.close(torch.cat(known), together):
+            self.add(
+                "get_log_probabilities gives a pair another value alone than among others: it must not depend on the "
+                "rest of the batch (padding, order, normalisation over the batch)"
+            )
+
+    def check_gradient(self, states: Any, actions: Any) -> None:
+        """The gradient reaches the parameters and is finite."""
+        if not self.trainable:
+            return
+        self.call("train")
+        with torch.enable_grad():
+            log_probs = self.log_probs(states, actions)
+        if log_probs is None:
+            return
+        if not log_probs.requires_grad:
+            self.add(
+                "get_log_probabilities has no gradient to any parameter: compute it from those in get_parameters, "
+                "without detach() or no_grad()"
+            )
+            return
+        weights = torch.linspace(1, 2, len(log_probs), dtype=log_probs.dtype, device=log_probs.device)
+        gradients = torch.autograd.grad((weights * log_probs).sum(), self.trainable, allow_unused=True)
+        if all(gradient is None for gradient in gradients):
+            self.add("the gradient of get_log_probabilities reaches none of the tensors in get_parameters")
+        elif any(gradient is not None and not gradient.isfinite().all() for gradient in gradients):
+            self.add("the gradient of get_log_probabilities is not finite")
+
+    @torch.no_grad()
+    def check_agreement(self, states: Any, actions: Any) -> None:
+        """encode_actions and evaluate_actions against get_log_probabilities, and rows against the whole."""
+        self.call("eval")
+        batch = self.call("encode_actions", states, actions)
+        if batch is FAILED or not self.holds(check_action_batch, batch, len(actions), "encode_actions"):
+            return
+        whole = self.evaluate(batch, batch.rows)
+        expected = self.log_probs(states, actions)
+        if whole is None or expected is None:
+            return
+        check_critic(self, batch, self.tolerance)
+        if not self.close(batch.samples.sum(whole), expected):
+            self.add(
+                "evaluate_actions gives samples other log-probs, summed over decisions, than get_log_probabilities"
+            )
+        backwards = torch.arange(len(batch.rows) - 1, -1, -1, device=batch.rows.device)
+        try:
+            selected = batch.select(backwards)
+        except Exception as error:
+            self.add(f"select raised {type(error).__name__}: {error}")
+            return
+        reordered = self.evaluate(selected, batch.rows.select(backwards))
+        if reordered is not None and not self.close(reordered, whole[batch.rows.positions(backwards)]):
+            self.add(
+                "evaluate_actions gives rows other values when select reorders them: it must not depend on the rest"
+            )
+
+    def evaluate(self, batch: ActionBatch, rows: Segments) -> Tensor | None:
+        """Log-probs of all decisions in float64; None where they are not as they must be, which is noted."""
+        evaluation = self.call("evaluate_actions", batch)
+        if evaluation is FAILED or not self.holds(
+            check_evaluation, evaluation, rows, "policy.evaluate_actions", lambda position: f"decision {position}"
+        ):
+            return None
+        log_probs: Tensor = evaluation.log_probs
+        return log_probs.double()
+
+    def check_sampling(self, state: Any, num_samples: int) -> None:
+        """Actions come as often as their log-probs say."""
+        groups = self.generate(state, num_samples)
+        if groups is None:
+            return
+        actions, states = join_groups(groups), repeat_entries(state, Segments(1, num_samples))
+        if self.discrete:
+            with torch.no_grad():
+                log_probs = self.log_probs(states, actions)
+            problem = None if log_probs is None else frequency_problem(actions, log_probs, self.tolerance)
+        else:
+            problem = self.score_problem(states, actions)
+        if problem is not None:
+            self.add(problem)
+
+    def score_problem(self, states: Any, actions: Any) -> str | None:
+        """What is wrong with the score function of samples, None if nothing is."""
+        if not self.trainable:
+            return None
+        scores = []
+        for indices in torch.arange(len(actions)).tensor_split(NUM_SCORES):
+            log_probs = self.log_probs(select_entries(states, indices), select_entries(actions, indices))
+            if log_probs is None or not log_probs.requires_grad:
+                return None
+            gradients = torch.autograd.grad(log_probs.mean(), self.trainable, allow_unused=True)
+            reached = [gradient.flatten().cpu() for gradient in gradients if gradient is not None]
+            if not reached:
+                return None
+            scores.append(torch.cat(reached))
+        return mean_score_problem(torch.stack(scores))
+
+    def close(self, left: Tensor, right: Tensor) -> bool:
+        """Equal up to rounding in the precision of the log-probs."""
+        return torch.allclose(left, right, rtol=self.tolerance, atol=self.tolerance)

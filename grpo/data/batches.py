@@ -1,0 +1,78 @@
+"""Batches of states or actions of any kind: a sequence with an entry a sample, or a tensor whose first axis counts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from itertools import repeat
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+from typing_extensions import Protocol, runtime_checkable
+
+from grpo.data.segments import Segments
+
+PLAIN = (str, int, float, bool, bytes, type(None))
+
+EntryT_co = TypeVar("EntryT_co", covariant=True)
+
+
+@runtime_checkable
+class Batch(Protocol[EntryT_co]):
+    """What the core asks of a batch: a length, and entries by index and in turn, as lists, tensors and arrays have.
+
+    The core repeats, joins and selects the entries and never looks inside them. A tensor stays a tensor; any
+    other batch reaches the models as a list.
+    """
+
+    def __len__(self) -> int: ...
+
+    def __iter__(self) -> Iterator[EntryT_co]: ...
+
+    def __getitem__(self, index: int, /) -> EntryT_co: ...
+
+
+def repeat_entries(batch: Any, groups: Segments) -> Any:
+    """Entry i once for every entry of segment i, so that states line up with the actions of their groups."""
+    if isinstance(batch, Tensor):
+        if groups.uniform_length is not None:
+            return batch.repeat_interleave(groups.uniform_length, dim=0)
+        return batch.repeat_interleave(groups.lengths.to(batch.device), dim=0)
+    if groups.uniform_length is not None:
+        counts: Iterable[int] = repeat(groups.uniform_length)
+    else:
+        counts = groups.lengths.tolist()
+    return [entry for entry, count in zip(batch, counts, strict=False) for _ in range(count)]
+
+
+def own_copy(batch: Any) -> Any:
+    """The same states to itself, so that a model that changes what it is given changes nothing of the caller's.
+
+    Tensors, arrays, lists, tuples and dictionaries are copied, with what they hold; other objects are taken as they
+    are.
+    """
+    if isinstance(batch, Tensor):
+        return batch.detach().clone()
+    if type(batch) in (list, tuple):
+        if all(type(entry) in PLAIN for entry in batch):
+            return list(batch)
+        return [own_copy(entry) for entry in batch] if type(batch) is list else tuple(map(own_copy, batch))
+    if type(batch) is dict:
+        return {name: own_copy(value) for name, value in batch.items()}
+    return batch.copy() if hasattr(batch, "tolist") and hasattr(batch, "copy") else batch
+
+
+def join_groups(groups: Any) -> Any:
+    """All entries of the groups, group after group: [S][G] -> [N]; a tensor [S, G, ...] -> [N, ...], a copy of it."""
+    if isinstance(groups, Tensor):
+        return groups.detach().clone().flatten(0, 1)
+    if all(isinstance(group, Tensor) for group in groups) and len({group.shape[1:] for group in groups}) == 1:
+        return torch.cat(list(groups))
+    return [action.detach() if isinstance(action, Tensor) else action for group in groups for action in group]
+
+
+def select_entries(batch: Any, indices: Tensor) -> Any:
+    """The entries at ``indices``, int64 of shape [K], in that order."""
+    if isinstance(batch, Tensor):
+        return batch[indices.to(batch.device)]
+    return [batch[index] for index in indices.tolist()]

@@ -1,0 +1,90 @@
+"""What an advantage estimator or an objective needs, declared in one place."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
+
+
+@dataclass(frozen=True, slots=True)
+class Needs:
+    """What an estimator or an objective, or a part of one, reads; it declares it as its attribute ``needs``.
+
+    What declares nothing, a plain function for instance, has the defaults: it is given whatever there is.
+
+    Attributes:
+        critic: whether it reads values of a critic. True: the policy must have one; None: they are computed where it
+            has one; False: they are not computed for it.
+        reference: the same of log-probs of a reference policy.
+        old_log_probs: whether it reads the log-probs of the policy that sampled even where a rollout is for a single
+            update, whose first evaluation would tell them.
+        value_targets: whether it needs to know what a critic should have expected, which the estimator then must tell.
+        whole_samples: whether every minibatch must hold whole samples.
+        step_kl: whether it wants to be told, as the metric ``policy_kl``, how far the step has moved the policy.
+        group_size: actions of a state that it compares, at least.
+
+    Example:
+        >>> both = Needs(critic=True) | Needs(critic=False, reference=False, group_size=2)
+        >>> both.critic, both.reference, both.group_size
+        (True, None, 2)
+    """
+
+    critic: bool | None = None
+    reference: bool | None = None
+    old_log_probs: bool = False
+    value_targets: bool = False
+    whole_samples: bool = False
+    step_kl: bool = False
+    group_size: int = 1
+
+    def __or__(self, other: Needs) -> Needs:
+        """What two parts need together."""
+        return Needs(
+            critic=_either(self.critic, other.critic),
+            reference=_either(self.reference, other.reference),
+            old_log_probs=self.old_log_probs or other.old_log_probs,
+            value_targets=self.value_targets or other.value_targets,
+            whole_samples=self.whole_samples or other.whole_samples,
+            step_kl=self.step_kl or other.step_kl,
+            group_size=max(self.group_size, other.group_size),
+        )
+
+    def __call__(self, function: FunctionT) -> FunctionT:
+        """Declare the needs of a function, as a decorator.
+
+        Example:
+            >>> @Needs(critic=True, reference=False)
+            ... def advantage_over_the_critic(experience):
+            ...     return experience.decision_rewards - experience.values.values
+            >>> needs_of(advantage_over_the_critic).critic
+            True
+        """
+        function.needs = self  # type: ignore[attr-defined]
+        return function
+
+
+NOTHING = Needs(critic=False, reference=False)
+
+
+def needs_of(part: object) -> Needs:
+    """What a part declares, the defaults where it declares nothing.
+
+    Raises:
+        TypeError: if its attribute ``needs`` is something else.
+    """
+    needs = getattr(part, "needs", None)
+    if needs is None:
+        return Needs()
+    if not isinstance(needs, Needs):
+        raise TypeError(f"{part!r} has needs={needs!r}, expected grpo.Needs(...), which says what it reads")
+    return needs
+
+
+def _either(one: bool | None, other: bool | None) -> bool | None:
+    """The stronger of two: what must be there before what may, and that before what is not looked at."""
+    if one or other:
+        return True
+    return False if one is False and other is False else None

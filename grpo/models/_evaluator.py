@@ -1,0 +1,140 @@
+"""A policy's evaluation of a batch, whole or by rows, checked on its way into the core."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from grpo.data._protocols import missing_methods, type_name
+from grpo.data.action_batches import ActionBatch
+from grpo.data.batches import select_entries
+from grpo.data.evaluation import Evaluation, ValueEstimates
+from grpo.data.segments import Segments
+from grpo.models._checks import (
+    check_action_batch,
+    check_decision_values,
+    check_evaluation,
+    check_gradient_connection,
+    check_values,
+)
+from grpo.models._pairwise import PairwisePolicy, as_sequential
+from grpo.models.policy import ActorCriticPolicy, EncodesGroups, PolicyModel, SequentialPolicy
+
+
+class Evaluator:
+    """A policy as the core sees it: it encodes samples once and evaluates rows of them.
+
+    Args:
+        policy: any policy; a minimal one is upgraded here, once.
+        role: what to call it in errors.
+        name_sample: what to call a sample in errors, by its index.
+    """
+
+    def __init__(
+        self,
+        policy: PolicyModel[Any, Any],
+        role: str = "policy",
+        name_sample: Callable[[int], str] = "sample {}".format,
+    ) -> None:
+        self.given = policy
+        self.policy = as_sequential(policy, role)
+        method = "get_log_probabilities" if isinstance(self.policy, PairwisePolicy) else "evaluate_actions"
+        self.source = f"{role}.{method}"
+        self.role = role
+        self._encodes_groups = not missing_methods(policy, EncodesGroups)
+        self.name_sample = name_sample
+
+    @property
+    def has_critic(self) -> bool:
+        """Whether the policy estimates values."""
+        return not missing_methods(self.given, SequentialPolicy) and not missing_methods(self.given, ActorCriticPolicy)
+
+    def require_critic(self, reader: object) -> None:
+        """Raise a TypeError where the policy has no critic; ``reader`` is what needs it."""
+        missing = missing_methods(self.given, SequentialPolicy) + missing_methods(self.given, ActorCriticPolicy)
+        if missing:
+            raise TypeError(
+                f"{type_name(reader)} needs a critic, but {self.role} {type_name(self.given)} has none: add "
+                f"{', '.join(missing)} and return values from evaluate_actions, as grpo.ActorCriticPolicy documents, "
+                f"or choose an algorithm without one, such as grpo.GRPOTrainer or grpo.ReinforceTrainer"
+            )
+
+    def encode(self, states: Any, actions: Any, groups: Segments) -> ActionBatch:
+        """N samples made ready for evaluation.
+
+        Args:
+            states: the state of each sample, N entries.
+            actions: the action of each sample, N entries.
+            groups: the N samples cut into groups that answer the same state.
+        """
+        policy: Any = self.policy
+        if self._encodes_groups:
+            batch = policy.encode_groups(select_entries(states, groups.starts), actions, groups)
+            return check_action_batch(batch, len(actions), f"{self.role}.encode_groups")
+        return check_action_batch(policy.encode_actions(states, actions), len(actions), f"{self.role}.encode_actions")
+
+    def estimate_values(self, batch: ActionBatch) -> ValueEstimates:
+        """What the critic expects at all decisions, to keep: nothing that the policy computes later changes it."""
+        critic: Any = self.policy
+        estimates = check_values(
+            critic.estimate_values(batch),
+            batch.samples,
+            f"{self.role}.estimate_values",
+            partial(self.locate, batch, None),
+        )
+        return ValueEstimates(estimates.values.clone(), estimates.next_values.clone())
+
+    def sampling_log_probs(self, batch: ActionBatch) -> Tensor | None:
+        """Log-probs that the decisions were drawn with, [D], to keep; None where the batch does not tell."""
+        told = getattr(batch, "sampling_log_probs", None)
+        if told is None:
+            return None
+        source, locate = f"{self.role}'s batch", partial(self.locate, batch, None)
+        return check_decision_values(source, "sampling_log_probs", told, batch.samples, locate).detach().clone()
+
+    def evaluate(
+        self, batch: ActionBatch, rows: Tensor | None = None, *, requires_gradient: bool = False
+    ) -> Evaluation:
+        """Evaluation of the given rows, in the order given; of all rows for None.
+
+        Args:
+            batch: the samples.
+            rows: int64 of shape [K].
+            requires_gradient: whether the log-probs must depend on parameters.
+        """
+        part, segments = (batch, batch.rows) if rows is None else (batch.select(rows), batch.rows.select(rows))
+        evaluation = self.policy.evaluate_actions(part)
+        evaluation = check_evaluation(evaluation, segments, self.source, partial(self.locate, batch, rows))
+        if requires_gradient:
+            check_gradient_connection(evaluation.log_probs, self.source)
+        return evaluation
+
+    @torch.no_grad()
+    def log_probs(self, batch: ActionBatch, rows_per_call: int | None) -> Tensor:
+        """Log-probs of all decisions, [D], nats, without gradient, to keep."""
+        num_rows = len(batch.rows)
+        if rows_per_call is None or rows_per_call >= num_rows:
+            return self.evaluate(batch).log_probs.clone()
+        rows = torch.arange(num_rows, device=batch.rows.device)
+        return torch.cat([self.evaluate(batch, part).log_probs.clone() for part in rows.split(rows_per_call)])
+
+    def check_same_cut(self, batch: ActionBatch, other: ActionBatch) -> None:
+        """This policy's batch must have its decisions where the batch of the policy that is trained has them."""
+        if not batch.samples.same_cut(other.samples):
+            raise ValueError(
+                f"{self.role} sees {batch.samples.total} decisions in {len(other.samples)} samples, the policy "
+                f"{other.samples.total}, or cut otherwise: both must encode actions in the same way"
+            )
+
+    def locate(self, batch: ActionBatch, rows: Tensor | None, position: int) -> str:
+        """Where the decision at ``position`` of the given rows comes from, to name in an error."""
+        if rows is not None:
+            position = int(batch.rows.positions(rows)[position])
+        sample = int(batch.samples.ids[position])
+        if batch.samples.total == len(batch.samples):
+            return self.name_sample(sample)
+        return f"{self.name_sample(sample)} (its decision {position - int(batch.samples.starts[sample])})"

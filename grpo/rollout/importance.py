@@ -1,0 +1,69 @@
+"""The policy's probabilities over those that the actions were drawn with."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from grpo.config.rollout import ImportanceCorrection
+from grpo.data.segments import Segments
+from grpo.divergences.estimators import kl_k3, log_probability_ratio
+
+
+def importance_weights(
+    log_probs: Tensor, sampling_log_probs: Tensor, samples: Segments, correction: ImportanceCorrection
+) -> Tensor:
+    """min(r, C), or r within [C_min, C] and 0 elsewhere, with r = π/π_sampler, without gradient.
+
+    Args:
+        log_probs: log π(a|s) under the policy at the start of the step, [D], nats.
+        sampling_log_probs: the same under the distribution that the actions were drawn from, [D].
+        samples: the D decisions cut into samples.
+        correction: C, C_min, and whether r is of a decision or of a whole sample.
+
+    Returns:
+        The weight of each decision, [D]; equal within a sample where r is of a sample. Log-ratios are clamped to ±20.
+
+    References:
+        Yao et al. 2025, "Your efficient RL framework secretly brings you off-policy RL training".
+
+    Example:
+        >>> log_probs, sampling_log_probs = torch.tensor([0.5, 0.5]).log(), torch.tensor([0.1, 1.0]).log()
+        >>> importance_weights(log_probs, sampling_log_probs, Segments(2, 1), ImportanceCorrection(max_ratio=2.0))
+        tensor([2.0000, 0.5000])
+    """
+    log_ratio = (log_probs - sampling_log_probs).detach()
+    if correction.per == "sample":
+        log_ratio = samples.expand(samples.sum(log_ratio))
+    ratio = log_probability_ratio(log_ratio, torch.zeros_like(log_ratio)).exp()
+    if correction.kind == "truncate":
+        return ratio.clamp(max=correction.max_ratio)
+    inside = (ratio >= correction.min_ratio) & (ratio <= correction.max_ratio)
+    return torch.where(inside, ratio, 0.0)
+
+
+def effective_sample_size(weights: Tensor) -> Tensor:
+    """(Σw)² / Σw², how many equally weighted entries are worth as much as these; D where all weigh the same.
+
+    Args:
+        weights: w, [D], at least 0.
+
+    References:
+        Kong 1992, "A note on importance sampling using standardized weights".
+
+    Example:
+        >>> effective_sample_size(torch.tensor([1.0, 1.0, 0.0]))
+        tensor(2.)
+    """
+    return weights.sum().square() / weights.square().sum()
+
+
+def sampling_metrics(log_probs: Tensor, sampling_log_probs: Tensor) -> dict[str, float]:
+    """How far the sampler is from the policy: ``sampling/kl``, ``sampling/max_ratio``,
+    ``.../effective_sample_size``.
+    """
+    log_ratio = log_probability_ratio(log_probs, sampling_log_probs)
+    ratio = log_ratio.exp()
+    kl = kl_k3(sampling_log_probs, log_probs).mean()
+    told = torch.stack((kl, ratio.max(), effective_sample_size(ratio.double()).to(kl.dtype))).tolist()
+    return dict(zip(("sampling/kl", "sampling/max_ratio", "sampling/effective_sample_size"), told, strict=True))

@@ -1,0 +1,87 @@
+"""The seam of everything that makes actions."""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+from typing_extensions import Protocol, runtime_checkable
+
+from grpo.data._protocols import missing_methods, require_methods
+from grpo.data.batches import Batch
+from grpo.models.policy import PolicyModel
+
+StatesT_contra = TypeVar("StatesT_contra", contravariant=True)
+ActionsT_co = TypeVar("ActionsT_co", covariant=True)
+
+
+@runtime_checkable
+class Sampler(Protocol[StatesT_contra, ActionsT_co]):
+    """Asks a policy, and whatever else it needs, for actions: environments, an inference engine, an agent.
+
+    Trainers take one as ``sampler``; without one it is the policy's own ``generate_actions``. Where it knows the
+    log-probs that it drew with, the policy's batches hand them on (:class:`grpo.HasSamplingLogProbs`).
+
+    Example:
+        >>> class OneByOne:  # holds the generation of one state in memory at a time
+        ...     def sample(self, policy, states, num_actions_per_state, **kwargs):
+        ...         return [policy.generate_actions([state], num_actions_per_state, **kwargs)[0] for state in states]
+        >>> isinstance(OneByOne(), Sampler)
+        True
+    """
+
+    def sample(
+        self, policy: Any, states: StatesT_contra, num_actions_per_state: int, **kwargs: Any
+    ) -> Batch[ActionsT_co]:
+        """A group of actions for every state.
+
+        Args:
+            policy: the policy that is trained, in evaluation mode.
+            states: S states.
+            num_actions_per_state: actions for each, G.
+            kwargs: whatever was given to ``trainer.step`` besides the states.
+
+        Returns:
+            S groups of G actions each, in the order of the states, as
+            :meth:`generate_actions <grpo.PolicyModel.generate_actions>` returns them.
+        """
+        ...
+
+
+@runtime_checkable
+class Restarts(Protocol):
+    """A sampler that goes on from call to call, as one with running environments does."""
+
+    def restart(self) -> None:
+        """Begin anew with the next call; called where a step failed, so that what was under way is not gone on with."""
+        ...
+
+
+@runtime_checkable
+class HasSampler(Protocol):
+    """A policy that was built for a sampler, which a trainer then uses if it is given no other."""
+
+    def get_sampler(self) -> Sampler[Any, Any] | None:
+        """The sampler; None for the policy's own ``generate_actions``."""
+        ...
+
+
+class PolicySampler:
+    """The policy as its own sampler, by its ``generate_actions``."""
+
+    def sample(self, policy: PolicyModel[Any, Any], states: Any, num_actions_per_state: int, **kwargs: Any) -> Any:
+        """What the policy generates."""
+        return policy.generate_actions(states, num_actions_per_state, **kwargs)
+
+
+def sampler_for(policy: Any, sampler: Any) -> Sampler[Any, Any]:
+    """The sampler that is given, or the one that the policy was built for, or the policy itself.
+
+    Raises:
+        TypeError: if what is given has no method ``sample``.
+    """
+    if sampler is None and not missing_methods(policy, HasSampler):
+        sampler = policy.get_sampler()
+    if sampler is None:
+        return PolicySampler()
+    require_methods(sampler, Sampler, "sampler")
+    return sampler  # type: ignore[no-any-return]

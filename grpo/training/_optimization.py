@@ -1,0 +1,229 @@
+"""The parameters that are trained, and the optimizer over them."""
+
+from __future__ import annotations
+
+import math
+import sys
+import warnings
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from grpo.config.schedules import LinearSchedule, at_step
+from grpo.config.update import UpdateConfig
+from grpo.data._checks import require_strided
+from grpo.data._protocols import type_name
+from grpo.data.errors import NonFiniteError
+
+
+class Optimization:
+    """A policy's trainable parameters and the optimizer over them.
+
+    Attributes:
+        optimizer: the optimizer; None where there is nothing to train.
+        parameters: the trainable parameters by name.
+        rates: the learning rate of each of the optimizer's groups, which a schedule scales.
+
+    Args:
+        policy: tells its parameters.
+        optimizer: over them; None for AdamW.
+        config: how parameters are changed.
+    """
+
+    def __init__(self, policy: Any, optimizer: torch.optim.Optimizer | None, config: UpdateConfig) -> None:
+        self._policy = policy
+        self._config = config
+        self.parameters = trainable(check_parameters(policy.get_parameters(), "policy"))
+        self.optimizer = optimizer_over(self.parameters, optimizer, config)
+        self.rates = [float(group["lr"]) for group in self.optimizer.param_groups] if self.optimizer else []
+
+    @property
+    def held(self) -> list[Tensor]:
+        """The tensors that the optimizer changes."""
+        return [tensor for group in self.optimizer.param_groups for tensor in group["params"]] if self.optimizer else []
+
+    @property
+    def learning_rate(self) -> float:
+        """That of the optimizer's first group; 0 where there is nothing to train."""
+        return float(self.optimizer.param_groups[0]["lr"]) if self.optimizer is not None else 0.0
+
+    def refresh(self) -> None:
+        """Look again at what the policy says are its parameters.
+
+        Raises:
+            ValueError: if there is a trainable one which the optimizer does not hold, and which was not there when the
+                trainer was made: it would never be trained.
+        """
+        current = trainable(check_parameters(self._policy.get_parameters(), "policy"))
+        if len(current) == len(self.parameters) and all(
+            self.parameters.get(name) is tensor for name, tensor in current.items()
+        ):
+            return
+        known = {id(tensor) for tensor in (*self.parameters.values(), *self.held)}
+        new = [name for name, tensor in current.items() if id(tensor) not in known]
+        if new:
+            raise ValueError(
+                f"policy.get_parameters now holds {', '.join(new[:3])}{', ...' if len(new) > 3 else ''}, replaced or "
+                f"unfrozen since this trainer was made, which its optimizer does not train: make the trainer anew, or "
+                f"call trainer.optimizer.add_param_group with them"
+            )
+        self.parameters = current
+
+    def follow_schedule(self, step: int) -> None:
+        """Set the rates of a step: the first group's to what the schedule says, the others' in proportion."""
+        if self.optimizer is None or not isinstance(self._config.learning_rate, LinearSchedule):
+            return
+        rate = at_step(self._config.learning_rate, step)
+        self.rates += [float(group["lr"]) for group in self.optimizer.param_groups[len(self.rates) :]]
+        for group, own in zip(self.optimizer.param_groups, self.rates, strict=True):
+            group_rate = rate * (own / self.rates[0] if self.rates[0] > 0 else 1.0)
+            if isinstance(group["lr"], Tensor):
+                group["lr"].fill_(group_rate)
+            else:
+                group["lr"] = group_rate
+
+    def drop_gradients(self) -> None:
+        """Forget the gradients of all parameters, held by the optimizer or not."""
+        for tensor in (*self.held, *self.parameters.values()):
+            tensor.grad = None
+
+    def make_step(self, source: str) -> float:
+        """Make the optimiser step, scaling the gradient down to ``max_grad_norm``; its norm before that.
+
+        Raises:
+            NonFiniteError: if the gradient is not finite; nothing has changed then.
+            ValueError: if there is no gradient; ``source`` names what should have made it.
+        """
+        assert self.optimizer is not None
+        gradients = [tensor.grad for tensor in self.held if tensor.grad is not None]
+        if not gradients:
+            raise ValueError(
+                f"no gradient reached a parameter that the optimizer holds: {source} must compute "
+                f"log-probs from the very tensors in get_parameters"
+            )
+        grad_norm = total_norm(gradients)
+        if not math.isfinite(grad_norm):
+            raise NonFiniteError("the gradient is not finite")
+        bound = self._config.max_grad_norm
+        if bound is not None and grad_norm > bound:
+            torch._foreach_mul_(gradients, bound / grad_norm)
+        self.optimizer.step()
+        return grad_norm
+
+
+def total_norm(gradients: list[Tensor]) -> float:
+    """Norm of all gradients together."""
+    norms = torch._foreach_norm(gradients)
+    if len({gradient.device for gradient in gradients}) > 1:
+        norms = tuple(norm.to(norms[0].device) for norm in norms)
+    norm: float = torch.linalg.vector_norm(torch.stack(norms)).item()
+    return norm
+
+
+def trainable(parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Those that require a gradient."""
+    return {name: tensor for name, tensor in parameters.items() if tensor.requires_grad}
+
+
+def optimizer_over(
+    parameters: Mapping[str, Tensor], optimizer: torch.optim.Optimizer | None, config: UpdateConfig
+) -> torch.optim.Optimizer | None:
+    """The given optimizer, checked, or AdamW over the parameters; None, with a warning, where there are none."""
+    if not parameters:
+        warnings.warn(
+            "the policy has no trainable parameters: step() only reports, and changes nothing",
+            stacklevel=level_of_caller(),
+        )
+        return None
+    if optimizer is not None:
+        check_optimizer(optimizer, parameters)
+        return optimizer
+    fused = all(parameter.device.type in ("cpu", "cuda") for parameter in parameters.values())
+    return torch.optim.AdamW(
+        list({id(parameter): parameter for parameter in parameters.values()}.values()),
+        lr=at_step(config.learning_rate, 0),
+        eps=config.adam_epsilon,
+        weight_decay=0.0,
+        fused=fused,
+    )
+
+
+def level_of_caller() -> int:
+    """How many frames up from the function that asks the first one outside this package is, as warnings count."""
+    frame, level = sys._getframe(1), 1
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == "grpo":
+        frame, level = frame.f_back, level + 1
+    return level
+
+
+def check_parameters(parameters: object, role: str) -> Mapping[str, Tensor]:
+    """``get_parameters`` must return a mapping from names to leaf tensors of real numbers."""
+    if not isinstance(parameters, Mapping) or not all(isinstance(tensor, Tensor) for tensor in parameters.values()):
+        raise TypeError(
+            f"{role}.get_parameters returned a {type_name(parameters)}, expected a mapping from names to tensors: "
+            f"return dict(self.named_parameters()), or {{}} without any"
+        )
+    for name, tensor in parameters.items():
+        if tensor.requires_grad and (tensor.is_complex() or not tensor.is_leaf or tensor.layout is not torch.strided):
+            _refuse(f"{role}.get_parameters returned {name!r},", tensor)
+    return parameters
+
+
+def _refuse(what: str, tensor: Tensor) -> None:
+    """Say what is wrong with a parameter that cannot be trained."""
+    if tensor.is_complex():
+        raise TypeError(
+            f"{what} of dtype {tensor.dtype}, expected real numbers: keep the real and the imaginary part as a "
+            f"parameter each, and make torch.complex(real, imaginary) of them where it is used"
+        )
+    if not tensor.is_leaf:
+        raise ValueError(
+            f"{what} which was computed from other tensors, expected a leaf: return the tensor that it was computed "
+            f"from, so that an optimizer can change it"
+        )
+    require_strided(what, tensor)
+
+
+def check_optimizer(optimizer: torch.optim.Optimizer, parameters: Mapping[str, Tensor]) -> None:
+    """An optimizer must hold at least one of the trainable parameters, and step without a closure."""
+    if not isinstance(optimizer, torch.optim.Optimizer) or isinstance(optimizer, torch.optim.LBFGS):
+        raise TypeError(
+            f"optimizer is {optimizer!r}, expected an instance of a torch.optim.Optimizer that needs no closure, "
+            f"such as torch.optim.AdamW(policy.get_parameters().values())"
+        )
+    held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+    if not any(id(parameter) in held for parameter in parameters.values()):
+        raise ValueError(
+            f"optimizer {type_name(optimizer)} holds none of the policy's {len(parameters)} trainable parameters: "
+            f"build it from policy.get_parameters().values(), the very tensors that the policy computes with"
+        )
+
+
+def check_reference(parameters: Mapping[str, Tensor], reference_parameters: Mapping[str, Tensor]) -> None:
+    """A reference policy must not change when the policy is trained."""
+    trained = {parameter.data_ptr(): name for name, parameter in parameters.items() if parameter.numel() > 0}
+    shared = [trained[tensor.data_ptr()] for tensor in reference_parameters.values() if tensor.data_ptr() in trained]
+    if shared:
+        raise ValueError(
+            f"reference_policy shares trainable parameters with the policy ({', '.join(shared[:3])}"
+            f"{', ...' if len(shared) > 3 else ''}) and would change with it: pass copy.deepcopy(policy)"
+        )
+
+
+def move_all(models: Iterable[Any], device: str) -> None:
+    """Move models to a device that there is.
+
+    Raises:
+        ValueError: if this PyTorch cannot use it.
+    """
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise ValueError(
+            f"config.device is {device!r}, which cannot be used here ({str(error).splitlines()[0]}): set it to 'cpu', "
+            f"or to None to leave the models where they are"
+        ) from error
+    for model in models:
+        model.to(device)

@@ -1,0 +1,137 @@
+"""What a failed step puts back."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from types import TracebackType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from grpo.data.state import load_states_of, states_of
+from grpo.models._random_states import RestoresRandomStates
+from grpo.training._optimization import Optimization
+
+SMALL = 2**26  # bytes; up to here copies are always made
+
+
+class UndoesFailedStep:
+    """A ``with`` block after whose failure everything is as it was before.
+
+    Random generators, the policy's buffers, learning rates, and the states of ``parts`` are noted at the start; what
+    the updates change when they begin, by :meth:`before_updates`. Of a sampler that goes on from call to call nothing
+    is
+    noted: it begins anew.
+
+    Args:
+        models: all that may draw random numbers; the first one is the policy.
+        optimization: the parameters and the optimizer.
+        parts: what is small and tells its state, such as an objective's coefficient.
+        undoes_updates: whether copies are made of what updates change.
+        collector: lets its sampler begin anew.
+    """
+
+    def __init__(
+        self,
+        models: list[object],
+        optimization: Optimization,
+        parts: Mapping[str, object],
+        *,
+        undoes_updates: bool,
+        collector: Any = None,
+    ) -> None:
+        self._random_states = RestoresRandomStates(models)
+        self._policy = models[0]
+        self._optimization = optimization
+        self._parts = parts
+        self._undoes_updates = undoes_updates
+        self._collector = collector
+        self._copies: list[tuple[Tensor, Tensor]] = []
+
+    def __enter__(self) -> UndoesFailedStep:
+        self._random_states.__enter__()
+        if self._collector is not None:
+            self._collector.begin()
+        self._states = states_of(self._parts)
+        self._buffers = [(buffer, buffer.detach().clone()) for buffer in buffers_of(self._policy)]
+        optimizer = self._optimization.optimizer
+        groups = optimizer.param_groups if optimizer is not None else []
+        self._settings = [
+            {name: _cloned(value) for name, value in group.items() if name != "params"} for group in groups
+        ]
+        self._optimizer_state: dict[Any, dict[str, Any]] | None = None
+        return self
+
+    def before_updates(self, *, may_fail_later: bool) -> bool:
+        """Note parameters and optimizer state, where they are small or the step may fail later; whether it did."""
+        optimizer = self._optimization.optimizer
+        if optimizer is None or not self._undoes_updates:
+            return False
+        state = {tensor: dict(entries) for tensor, entries in optimizer.state.items()}
+        changing = [
+            *self._optimization.held,
+            *(value for entries in state.values() for value in entries.values() if isinstance(value, Tensor)),
+        ]
+        if not may_fail_later and sum(tensor.nbytes for tensor in changing) > SMALL:
+            return False
+        self._optimizer_state = state
+        self._copies += [(tensor, tensor.detach().clone()) for tensor in changing]
+        return True
+
+    def also(self, tensors: list[Tensor]) -> None:
+        """Note tensors that are about to be changed."""
+        self._copies += [(tensor, tensor.detach().clone()) for tensor in tensors]
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if error is None:
+            return
+        self._random_states.restore()
+        optimizer = self._optimization.optimizer
+        if optimizer is not None:
+            self._optimization.drop_gradients()
+            for group, settings in zip(optimizer.param_groups, self._settings, strict=False):
+                group.update(settings)
+            if self._optimizer_state is not None:
+                optimizer.state.clear()
+                optimizer.state.update(self._optimizer_state)
+        with torch.no_grad():
+            for tensor, value in (*self._copies, *self._buffers):
+                tensor.copy_(value)
+        load_states_of(self._parts, self._states)
+        if self._collector is not None:
+            self._collector.abandon()
+
+
+def buffers_of(model: object) -> list[Tensor]:
+    """The buffers of a module, or of the modules that an object holds as attributes, such as running means."""
+    if isinstance(model, nn.Module):
+        return list(model.buffers())
+    held = (value for value in getattr(model, "__dict__", {}).values() if isinstance(value, nn.Module))
+    return list({id(buffer): buffer for module in held for buffer in module.buffers()}.values())
+
+
+def _cloned(value: Any) -> Any:
+    return value.detach().clone() if isinstance(value, Tensor) else value
+
+
+@contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Let Ctrl-C wait for the end of the block, which is not to be left half done."""
+    original = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or not callable(original):
+        yield
+        return
+    received: list[Any] = []
+    signal.signal(signal.SIGINT, lambda *arguments: received.append(arguments))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, original)
+    if received:
+        original(*received[-1])

@@ -1,0 +1,259 @@
+"""DPO: from pairs of a preferred and a less preferred action to a policy, without a reward model."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from grpo.config.dpo import DPOConfig
+from grpo.config.update import UpdateConfig
+from grpo.data.decisions import Terms
+from grpo.data.preferences import Preference, Preferences, check_preferences
+from grpo.data.segments import Segments
+from grpo.models._evaluator import Evaluator
+from grpo.models.policy import ActionsT, PolicyModel, StatesT
+from grpo.objectives._checks import check_terms
+from grpo.objectives.preference_objective import (
+    DPOObjective,
+    HingePreferenceLoss,
+    IdentityPreferenceLoss,
+    PreferenceObjective,
+    RobustPreferenceLoss,
+    SigmoidPreferenceLoss,
+)
+from grpo.training._metrics import StepMetrics
+from grpo.training._preference_batch import PairMicroBatch, PreferenceBatch
+from grpo.training._presets import check_config, refuse_replaced
+from grpo.training.policy_trainer import PolicyTrainer
+
+LOSSES = SigmoidPreferenceLoss | HingePreferenceLoss | IdentityPreferenceLoss | RobustPreferenceLoss
+OBJECTIVE_SETTINGS = DPOConfig.model_fields.keys() - UpdateConfig.model_fields.keys() - {"reference_free"}
+
+
+class DPOTrainer(PolicyTrainer[StatesT, ActionsT]):
+    """Direct preference optimisation: make the chosen actions likelier than the rejected ones, near a reference policy.
+
+    The reference policy is asked in evaluation mode, the policy in training mode: with dropout the margins are not 0
+    before the first update. A policy's statistics of what it has seen (:class:`grpo.FollowsData`) stay as they are.
+
+    Args:
+        config: how to run, and the numbers of the objective.
+        policy: the policy to train, a :class:`grpo.PolicyModel` or :class:`grpo.SequentialPolicy`.
+        reference_policy: the policy to compare with, usually ``copy.deepcopy(policy)``; only changed by
+            ``config.reference_sync``. None where ``config.reference_free`` is set, or all preferences come with
+            their reference log-probs (:func:`grpo.with_reference_log_probs`).
+        optimizer: over the policy's parameters; None for AdamW at ``config.learning_rate`` without weight decay.
+        objective: in place of the :class:`grpo.DPOObjective` that the config describes.
+
+    Raises:
+        TypeError: if the policy lacks a method; the message names each.
+        ValueError: if ``config`` sets numbers of an objective while ``objective`` is given; if there is a reference
+            policy where none is asked for; if it shares trainable parameters with the policy; if the optimizer
+            holds none of the policy's parameters.
+
+    References:
+        Rafailov et al. 2023, arXiv:2305.18290.
+
+    Example:
+        >>> import copy
+        >>> from grpo_adapters.bandit import SoftmaxPolicy
+        >>> policy = SoftmaxPolicy(num_arms=3)
+        >>> trainer = DPOTrainer(DPOConfig(learning_rate=0.1), policy, copy.deepcopy(policy))
+        >>> preferences = [Preference("the only state", chosen=1, rejected=arm) for arm in (0, 2)]
+        >>> for _ in range(50):
+        ...     metrics = trainer.step(preferences)
+        >>> policy.probabilities().argmax().item(), metrics["rewards/accuracies"]
+        (1, 1.0)
+    """
+
+    config: DPOConfig
+
+    def __init__(
+        self,
+        config: DPOConfig,
+        policy: PolicyModel[StatesT, ActionsT],
+        reference_policy: PolicyModel[StatesT, ActionsT] | None = None,
+        optimizer: torch.optim.Optimizer | None = None,
+        *,
+        objective: PreferenceObjective | None = None,
+    ) -> None:
+        check_config(config, DPOConfig)
+        if config.reference_free and reference_policy is not None:
+            raise ValueError("reference_free=True makes no use of the reference_policy that is given: drop one of them")
+        _check_objective(config, objective)
+        super().__init__(config, policy, reference_policy, optimizer)
+        self._reference = None
+        if reference_policy is not None:
+            self._reference = self._evaluator_of(reference_policy, "reference_policy")
+        if objective is None:
+            objective = DPOObjective(
+                loss=SigmoidPreferenceLoss(beta=config.beta, label_smoothing=config.label_smoothing),
+                sft_coefficient=config.sft_coefficient,
+            )
+        self.objective = objective
+
+    @property
+    def _parts(self) -> dict[str, object]:
+        return {"objective": self.objective}
+
+    def step(self, preferences: Preferences) -> dict[str, float]:
+        """Update the policy on pairs; the reference policy is asked once, however many updates there are.
+
+        Args:
+            preferences: P pairs.
+
+        Returns:
+            The metrics of the step, each defined in the glossary of the documentation.
+
+        Raises:
+            TypeError, ValueError: if a preference is not one, or lacks an action, or has the same twice; if a
+                policy returned what it must not. Parameters, optimizer and random generators are then as
+                they were before the step, unless ``config.undo_failed_updates`` is false.
+        """
+        metrics = StepMetrics()
+        with self._whole_step(metrics) as undo:
+            pairs, reference_log_probs = self._encoded(preferences)
+            metrics.note({"num_pairs": float(len(pairs)), "num_decisions": float(pairs.batch.samples.total)})
+            metrics.note({"learning_rate": self._optimization.learning_rate})
+            metrics.note_reports(self.policy)
+            makes_several = self.config.num_updates(len(pairs)) > 1
+            can_undo = undo.before_updates(may_fail_later=makes_several)
+            self._evaluator.policy.train()
+            for minibatch in pairs.minibatches(self.config, self.generator, self._weights_dtype):
+                with self._left_out_where_not_finite(metrics):
+                    self._optimization.drop_gradients()
+                    for part in minibatch:
+                        terms = self._terms(pairs, reference_log_probs, part)
+                        metrics.add_micro_batch(part, terms.metrics, self._backward(terms, part.weight))
+                    metrics.end_update(self._make_update(pairs.batch, minibatch, can_undo=can_undo))
+        return metrics.result()
+
+    @torch.no_grad()
+    def evaluate(self, preferences: Preferences) -> dict[str, float]:
+        """Loss and metrics on pairs that are not learnt from, averaged over them.
+
+        The policy is in evaluation mode afterwards.
+
+        Args:
+            preferences: P pairs.
+
+        Raises:
+            TypeError, ValueError: as ``step`` does, NaN and infinite values included, whatever ``config.non_finite``.
+        """
+        pairs, reference_log_probs = self._encoded(preferences)
+        self._evaluator.policy.eval()
+        metrics = StepMetrics()
+        for part in pairs.all(self._pairs_per_call, self._weights_dtype):
+            terms = self._terms(pairs, reference_log_probs, part, trains=False)
+            metrics.add_micro_batch(part, terms.metrics, torch.dot(part.weight.to(terms.loss.dtype), terms.loss))
+        metrics.end_update(None)
+        return metrics.averages()
+
+    def _evaluator_of(self, policy: PolicyModel[StatesT, ActionsT], role: str = "policy") -> Evaluator:
+        return Evaluator(policy, role, _name_sample)
+
+    @torch.no_grad()
+    def _encoded(self, preferences: Preferences) -> tuple[PreferenceBatch, Tensor]:
+        """The pairs, and the reference log-probs of their actions, [P, 2]."""
+        preferences = check_preferences(preferences)
+        pairs = PreferenceBatch.of(preferences, self._evaluator)
+        known = [preference.reference_log_probs for preference in preferences]
+        if self.config.reference_free:
+            if any(own is not None for own in known):
+                raise ValueError(
+                    "reference_free=True makes no use of the reference_log_probs that preferences come with: pass them "
+                    "without, or leave reference_free out"
+                )
+            return pairs, torch.zeros(len(pairs), 2, device=pairs.rows.device)
+        if all(own is not None for own in known):
+            if self.config.reference_sync is not None:
+                raise ValueError(
+                    "preferences come with reference_log_probs, which stay as they are while reference_sync moves the "
+                    "reference policy: pass them without, or leave reference_sync out"
+                )
+            return pairs, torch.tensor(known, dtype=self._weights_dtype, device=pairs.rows.device)
+        if self._reference is None:
+            index = known.index(None)
+            raise ValueError(
+                f"preference {index} has no reference_log_probs and there is no reference policy to ask: pass "
+                f"reference_policy=copy.deepcopy(policy), or preferences from grpo.with_reference_log_probs, or set "
+                f"reference_free=True"
+            )
+        return pairs, _log_probs_of(self._reference, preferences, pairs, self._pairs_per_call)
+
+    @property
+    def _pairs_per_call(self) -> int | None:
+        """Pairs that go through a policy at once where nothing is learnt: no more than where something is."""
+        return self.config.micro_batch_size or self.config.batch_size
+
+    def _terms(
+        self, pairs: PreferenceBatch, reference_log_probs: Tensor, part: PairMicroBatch, *, trains: bool = True
+    ) -> Terms:
+        trains = trains and self.optimizer is not None
+        log_probs = pairs.log_probs(self._evaluator, part, requires_gradient=trains)
+        return check_terms(
+            self.objective(pairs.pair_log_probs(part, log_probs, reference_log_probs)),
+            Segments(len(part.pairs), 1, log_probs.device),
+            lambda position: f"pair {part.pairs[position]}",
+            requires_gradient=trains,
+            unit="pair",
+        )
+
+
+def with_reference_log_probs(
+    preferences: Preferences, reference_policy: PolicyModel[Any, Any], *, micro_batch_size: int | None = None
+) -> list[Preference[Any, Any]]:
+    """The same preferences with what a reference policy thinks of their actions, so that it need not be kept.
+
+    Args:
+        preferences: P pairs.
+        reference_policy: the policy to compare with later; in evaluation mode afterwards.
+        micro_batch_size: pairs per evaluation; None for all at once.
+
+    Raises:
+        TypeError, ValueError: if a preference is not one, or the policy returned what it must not.
+
+    Example:
+        >>> from grpo_adapters.bandit import SoftmaxPolicy
+        >>> [preference] = with_reference_log_probs([Preference("the only state", 0, 1)], SoftmaxPolicy(num_arms=4))
+        >>> [round(log_prob, 4) for log_prob in preference.reference_log_probs]
+        [-1.3863, -1.3863]
+    """
+    if micro_batch_size is not None and not (isinstance(micro_batch_size, int) and micro_batch_size > 0):
+        raise ValueError(f"micro_batch_size is {micro_batch_size!r}, expected a number of pairs above 0, or None")
+    preferences = check_preferences(preferences)
+    reference = Evaluator(reference_policy, "reference_policy", _name_sample)
+    log_probs = _log_probs_of(reference, preferences, None, micro_batch_size).tolist()
+    return [
+        replace(preference, reference_log_probs=(chosen, rejected))
+        for preference, (chosen, rejected) in zip(preferences, log_probs, strict=True)
+    ]
+
+
+@torch.no_grad()
+def _log_probs_of(
+    evaluator: Evaluator, preferences: Preferences, pairs: PreferenceBatch | None, pairs_per_call: int | None
+) -> Tensor:
+    """Log-probs of the chosen and rejected actions, [P, 2]; ``pairs`` is how the policy that is trained sees them."""
+    evaluator.policy.eval()
+    own = PreferenceBatch.of(preferences, evaluator)
+    if pairs is not None:
+        evaluator.check_same_cut(own.batch, pairs.batch)
+    return torch.cat([own.log_probs(evaluator, part) for part in own.all(pairs_per_call)])
+
+
+def _name_sample(sample: int) -> str:
+    return f"the {('chosen', 'rejected')[sample % 2]} action of pair {sample // 2}"
+
+
+def _check_objective(config: DPOConfig, objective: object) -> None:
+    if objective is None:
+        return
+    if isinstance(objective, type) or not callable(objective):
+        raise TypeError(f"objective is {objective!r}, expected an instance or a function that can be called")
+    if isinstance(objective, LOSSES):
+        raise TypeError(f"objective is a loss: pass objective=DPOObjective(loss={objective!r})")
+    refuse_replaced(config, OBJECTIVE_SETTINGS, "objective")

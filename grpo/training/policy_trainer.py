@@ -1,0 +1,195 @@
+"""What every trainer has: a policy, the optimizer over its parameters, and steps that leave nothing half-done."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from typing import Any, Generic
+
+import torch
+from torch import Tensor
+
+from grpo.config.update import UpdateConfig
+from grpo.data.action_batches import ActionBatch
+from grpo.data.decisions import Terms
+from grpo.data.errors import NonFiniteError
+from grpo.data.state import copied, load_states_of, require_keys, states_of
+from grpo.models._evaluator import Evaluator
+from grpo.models.policy import ActionsT, PolicyModel, StatesT
+from grpo.training._diagnosis import describe_bad_gradient
+from grpo.training._metrics import StepMetrics
+from grpo.training._minibatches import WeightedRows
+from grpo.training._model_state import load_model_state, model_state
+from grpo.training._optimization import Optimization, check_parameters, check_reference, move_all
+from grpo.training._reference_sync import check_has_own_parameters, mix_parameters
+from grpo.training._rollback import UndoesFailedStep, uninterrupted
+
+
+class PolicyTrainer(Generic[StatesT, ActionsT]):
+    """A policy, the optimizer over its parameters, and the reference policy that may follow it.
+
+    It is what trainers share, whatever they learn from. A trainer of your own inherits from it and writes ``step``.
+
+    Args:
+        config: how parameters are changed.
+        policy: the policy to train, a :class:`grpo.PolicyModel` or :class:`grpo.SequentialPolicy`.
+        reference_policy: the policy to stay near to, or None.
+        optimizer: over the policy's parameters; None for AdamW at ``config.learning_rate`` without weight decay.
+
+    Attributes:
+        config: how parameters are changed.
+        policy: the policy.
+        reference_policy: the policy to stay near to, or None.
+        generator: shuffles the rows of a step.
+        num_steps: steps so far that ended without an error, those included of which every update was left out.
+
+    Raises:
+        TypeError: if a model lacks a method; the message names each.
+        ValueError: if the optimizer holds none of the policy's parameters, the reference policy shares trainable
+            ones with it, or has none to follow with.
+    """
+
+    config: UpdateConfig
+
+    def __init__(
+        self,
+        config: UpdateConfig,
+        policy: PolicyModel[StatesT, ActionsT],
+        reference_policy: PolicyModel[StatesT, ActionsT] | None = None,
+        optimizer: torch.optim.Optimizer | None = None,
+    ) -> None:
+        self._evaluator = self._evaluator_of(policy)
+        self._models: dict[str, Any] = {"policy": policy}
+        if reference_policy is not None:
+            self._evaluator_of(reference_policy, "reference_policy")
+            self._models["reference_policy"] = reference_policy
+        if config.device is not None:
+            move_all(self._models.values(), config.device)
+        self._optimization = Optimization(policy, optimizer, config)
+        reference_parameters = None
+        if reference_policy is not None:
+            reference_parameters = check_parameters(reference_policy.get_parameters(), "reference_policy")
+            check_reference(self._optimization.parameters, reference_parameters)
+        if config.reference_sync is not None:
+            check_has_own_parameters(reference_parameters, policy.get_parameters())
+
+        self.config = config
+        self.policy = policy
+        self.reference_policy = reference_policy
+        self.generator = torch.Generator().manual_seed(config.seed)
+        self.num_steps = 0
+        doubles = any(parameter.dtype == torch.float64 for parameter in self._optimization.parameters.values())
+        self._weights_dtype = torch.float64 if doubles else torch.float32
+
+    @property
+    def _parts(self) -> dict[str, object]:
+        """What may have a state besides the models, by name."""
+        return {}
+
+    @property
+    def optimizer(self) -> torch.optim.Optimizer | None:
+        """The optimizer; None where the policy has nothing to train."""
+        return self._optimization.optimizer
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that changes in the course of a training, copied.
+
+        It holds what the trainer was given: the policy, the reward model and the reference policy (by their own
+        ``state_dict`` where they have one, else by their parameters, and their ``generator``), the optimizer, the
+        sampler, the advantage estimator and the objective, as far as they are :class:`grpo.Stateful`. PyTorch's,
+        NumPy's and Python's global random generators are nobody's, and not in it.
+        """
+        return {
+            "num_steps": self.num_steps,
+            "generator": self.generator.get_state(),
+            "optimizer": None if self.optimizer is None else copied(self.optimizer.state_dict()),
+            "learning_rates": list(self._optimization.rates),
+            "models": {name: model_state(model) for name, model in self._models.items()},
+            "parts": states_of(self._parts),
+        }
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Go on from what ``state_dict`` of this trainer, or of one constructed in the same way, returned.
+
+        Raises:
+            ValueError: if it is the state of a trainer of another kind, or with other models.
+        """
+        require_keys(state_dict, {"num_steps", "generator", "optimizer", "learning_rates", "models", "parts"}, self)
+        require_keys(state_dict["models"], set(self._models), self)
+        for name, model in self._models.items():
+            load_model_state(model, state_dict["models"][name], name)
+        if self.optimizer is not None:
+            self.optimizer.load_state_dict(copied(state_dict["optimizer"]))
+        load_states_of(self._parts, state_dict["parts"])
+        self._optimization.rates = list(state_dict["learning_rates"])
+        self.generator.set_state(state_dict["generator"].cpu())
+        self.num_steps = int(state_dict["num_steps"])
+
+    def _evaluator_of(self, policy: PolicyModel[StatesT, ActionsT], role: str = "policy") -> Evaluator:
+        """The policy as the core sees it, with the name that samples have in errors."""
+        return Evaluator(policy, role)
+
+    @contextmanager
+    def _whole_step(self, metrics: StepMetrics, collector: Any = None) -> Iterator[UndoesFailedStep]:
+        """A step that either ends, and is counted, or leaves everything as it was."""
+        self._optimization.refresh()
+        models = [*self._models.values(), *self._parts.values(), self]
+        small = {name: part for name, part in self._parts.items() if name != "sampler"}
+        num_steps = self.num_steps
+        try:
+            with (
+                torch.enable_grad(),
+                UndoesFailedStep(
+                    models,
+                    self._optimization,
+                    small,
+                    undoes_updates=self.config.undo_failed_updates,
+                    collector=collector,
+                ) as undo,
+            ):
+                self._optimization.follow_schedule(num_steps)
+                with self._left_out_where_not_finite(metrics):
+                    yield undo
+                self.num_steps += 1
+                self._sync_reference(undo)
+        except BaseException:
+            self.num_steps = num_steps
+            raise
+
+    @contextmanager
+    def _left_out_where_not_finite(self, metrics: StepMetrics) -> Iterator[None]:
+        """What is not finite stops the step or, where the config says so, leaves out the block, which is counted."""
+        try:
+            yield
+        except NonFiniteError:
+            if self.config.non_finite == "raise":
+                raise
+            metrics.skip()
+
+    def _backward(self, terms: Terms, weight: Tensor) -> Tensor:
+        """Add the gradient of a micro-batch to that of the optimiser step; its part of the loss."""
+        loss = torch.dot(weight.to(terms.loss.dtype), terms.loss)
+        if self.optimizer is not None:
+            loss.backward()
+        return loss.detach()
+
+    def _make_update(self, batch: ActionBatch, minibatch: Sequence[WeightedRows], *, can_undo: bool) -> float | None:
+        """Make the optimiser step; the norm of the gradient before it was scaled down, None without parameters."""
+        if self.optimizer is None:
+            return None
+        try:
+            with nullcontext() if can_undo else uninterrupted():
+                return self._optimization.make_step(self._evaluator.source)
+        except NonFiniteError as error:
+            description = describe_bad_gradient(self._evaluator, self._optimization.parameters, batch, minibatch)
+            raise NonFiniteError(description) from error
+
+    def _sync_reference(self, undo: UndoesFailedStep) -> None:
+        """Let the reference policy follow where it is to."""
+        sync = self.config.reference_sync
+        if sync is not None and self.num_steps % sync.every == 0:
+            assert self.reference_policy is not None
+            reference = self.reference_policy.get_parameters()
+            if self.config.undo_failed_updates:
+                undo.also(list(reference.values()))
+            mix_parameters(reference, self.policy.get_parameters(), sync.mixing)

@@ -1,0 +1,289 @@
+"""The training loop: orchestration only. What is sampled, credited and minimised is decided elsewhere."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from functools import partial
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from grpo.advantages._checks import check_estimate
+from grpo.advantages.estimator import AdvantageEstimate, AdvantageEstimator, estimate_of
+from grpo.advantages.normalization import normalized_advantages
+from grpo.collection._reward_metrics import rollout_metrics
+from grpo.collection.experience_collector import ExperienceCollector
+from grpo.config.rollout import TrainerConfig
+from grpo.data._protocols import missing_methods, type_name
+from grpo.data.action_batches import ActionBatch
+from grpo.data.adapts import Adapts
+from grpo.data.decisions import Decisions, Terms
+from grpo.data.experience import Experience
+from grpo.data.needs import Needs
+from grpo.divergences.estimators import kl_k3
+from grpo.models._masks import require_truncated
+from grpo.models.policy import ActionsT, FollowsData, PolicyModel, StatesT
+from grpo.models.reward_model import RewardModel
+from grpo.objectives._checks import check_terms
+from grpo.objectives.grpo_objective import Objective
+from grpo.rollout.importance import importance_weights, sampling_metrics
+from grpo.rollout.sampler import Sampler
+from grpo.training._metrics import StepMetrics, value_metrics
+from grpo.training._minibatches import LossWeights, MicroBatch, iterate_minibatches
+from grpo.training._optimization import level_of_caller, move_all
+from grpo.training._requirements import check_requirements
+from grpo.training.policy_trainer import PolicyTrainer
+
+EARLY_STOP_TOLERANCE = 1.5
+
+
+class Trainer(PolicyTrainer[StatesT, ActionsT]):
+    """Trains a policy on what a reward model says of its actions, by an estimator and an objective of your choice.
+
+    Args:
+        config: how to run.
+        policy: the policy to train, a :class:`grpo.PolicyModel` or :class:`grpo.SequentialPolicy`.
+        reward_model: scores its actions.
+        reference_policy: the policy that an objective or estimator may keep it near to; only changed by
+            ``config.reference_sync``.
+        optimizer: over the policy's parameters; None for AdamW at ``config.learning_rate`` without weight decay.
+        sampler: makes the actions; None for the policy itself, or the sampler that it was built for.
+        advantage_estimator: from an experience to advantages.
+        objective: from evaluations and advantages to losses.
+
+    Raises:
+        TypeError: if a model lacks a method; the message names each.
+        ValueError: if the optimizer holds none of the policy's parameters, the reference policy shares trainable
+            ones with it, or has none to follow with, or groups are too small for the estimator.
+
+    Warns:
+        UserWarning: if there is a reference policy which neither estimator nor objective reads.
+    """
+
+    config: TrainerConfig
+
+    def __init__(
+        self,
+        config: TrainerConfig,
+        policy: PolicyModel[StatesT, ActionsT],
+        reward_model: RewardModel[StatesT, ActionsT],
+        reference_policy: PolicyModel[StatesT, ActionsT] | None = None,
+        optimizer: torch.optim.Optimizer | None = None,
+        *,
+        sampler: Sampler[StatesT, ActionsT] | None = None,
+        advantage_estimator: AdvantageEstimator,
+        objective: Objective,
+    ) -> None:
+        if not isinstance(config, TrainerConfig):
+            raise TypeError(f"config is {config!r}, expected a grpo.TrainerConfig or grpo.GRPOConfig")
+        needs = check_requirements(
+            config, policy, advantage_estimator, objective, has_reference=reference_policy is not None
+        )
+        self.collector: ExperienceCollector[StatesT, ActionsT] = ExperienceCollector(
+            policy,
+            reward_model,
+            reference_policy,
+            sampler=sampler,
+            group_size=config.group_size,
+            dynamic_sampling=config.dynamic_sampling,
+            rows_per_call=config.micro_batch_size,
+            needs=needs | Needs(critic=False, reference=False, old_log_probs=True),
+        )
+        super().__init__(config, policy, reference_policy, optimizer)
+        if config.device is not None:
+            move_all([reward_model], config.device)
+        if reference_policy is not None and needs.reference is False:
+            warnings.warn(
+                "reference_policy is not used: neither objective nor advantage_estimator reads it, set a "
+                "kl_coefficient above 0",
+                stacklevel=level_of_caller(),
+            )
+        self.reward_model = reward_model
+        self.advantage_estimator = advantage_estimator
+        self.objective = objective
+        self.sampler = self.collector.sampler
+        self._needs = needs
+        self._models["reward_model"] = reward_model
+
+    @property
+    def _parts(self) -> dict[str, object]:
+        return {
+            "sampler": self.sampler,
+            "advantage_estimator": self.advantage_estimator,
+            "objective": self.objective,
+        }
+
+    def step(self, states: StatesT, **generation_kwargs: Any) -> dict[str, float]:
+        """Sample actions for the states, score them, and update the policy.
+
+        Args:
+            states: S states, a list or a tensor.
+            generation_kwargs: handed on to the sampler, and by it to the policy's ``generate_actions``.
+
+        Returns:
+            The metrics of the step, each defined in the glossary of the documentation.
+
+        Raises:
+            TypeError, ValueError: if a model returned what it must not. Parameters, buffers, optimizer and random
+                generators are then as they were before the step, unless ``config.undo_failed_updates`` is false.
+        """
+        return self._step(states, generation_kwargs)
+
+    def update(self, experience: Experience) -> dict[str, float]:
+        """Update the policy on an experience; ``step`` is this on what the collector collects.
+
+        Args:
+            experience: samples of the policy as it is now.
+
+        Returns:
+            The metrics of the update.
+
+        Raises:
+            TypeError, ValueError: as ``step`` does.
+        """
+        return self._step(None, {}, experience)
+
+    def _step(
+        self, states: StatesT | None, generation_kwargs: Mapping[str, Any], experience: Experience | None = None
+    ) -> dict[str, float]:
+        """The whole step, from states to metrics; from the experience on where it is given."""
+        metrics, config = StepMetrics(), self.config
+        with self._whole_step(metrics, self.collector) as undo:
+            if experience is None:
+                samples = self.collector.sample(cast("StatesT", states), **generation_kwargs)
+                batch = self.collector.encode(samples)
+                experience = self.collector.evaluate(samples, batch, old_log_probs=self._reads_old_log_probs(batch))
+            self._note_rollout(experience, metrics)
+            estimate = check_estimate(estimate_of(self.advantage_estimator, experience), experience.samples)
+            metrics.note_reported(f"{type_name(self.advantage_estimator)}.estimate", estimate.metrics)
+            decisions = self._decisions(experience, estimate)
+            metrics.note(value_metrics(decisions))
+            weights = self._loss_weights(experience)
+            batch, whole_samples = experience.batch, self._needs.whole_samples
+            can_undo = undo.before_updates(may_fail_later=self._may_fail_after_an_update(batch))
+            self._evaluator.policy.train()
+            for minibatch in iterate_minibatches(batch, decisions, weights, config, whole_samples, self.generator):
+                if not minibatch:  # no decision of it has any weight
+                    metrics.skip()
+                    continue
+                with self._left_out_where_not_finite(metrics):
+                    self._optimization.drop_gradients()
+                    for micro_batch in minibatch:
+                        evaluation = self._evaluator.evaluate(batch, micro_batch.rows, requires_gradient=self._trains)
+                        terms = self._checked(self.objective(evaluation, micro_batch.decisions), batch, micro_batch)
+                        metrics.add_micro_batch(micro_batch, terms.metrics, self._backward(terms, micro_batch.weight))
+                    if self._has_moved_too_far(metrics):
+                        break
+                    metrics.end_update(self._make_update(batch, minibatch, can_undo=can_undo))
+            self._finish(experience, metrics)
+        return metrics.result()
+
+    def _reads_old_log_probs(self, batch: ActionBatch) -> bool:
+        """Whether anything reads the log-probs of the policy that sampled: it is no longer the one of later updates."""
+        return self._needs.old_log_probs or self._needs.step_kl or self.config.num_updates(len(batch.rows)) > 1
+
+    def _note_rollout(self, experience: Experience, metrics: StepMetrics) -> None:
+        """What was collected, and whether it tells what this trainer reads."""
+        if experience.old_log_probs is None and self._reads_old_log_probs(experience.batch):
+            raise ValueError(
+                f"experience has no old_log_probs, but this trainer, which makes "
+                f"{self.config.num_updates(len(experience.batch.rows))} updates of it, reads them: collect it with "
+                f"this trainer's collector"
+            )
+        metrics.note(rollout_metrics(experience))
+        metrics.note({"num_samples": float(len(experience.samples)), "num_decisions": float(experience.samples.total)})
+        if experience.sampling_log_probs is not None and experience.old_log_probs is not None:
+            metrics.note(sampling_metrics(experience.old_log_probs, experience.sampling_log_probs))
+        metrics.note({"learning_rate": self._optimization.learning_rate})
+        metrics.note_reports(self.policy, self.reward_model, self.sampler)
+
+    def _decisions(self, experience: Experience, estimate: AdvantageEstimate) -> Decisions:
+        """What the objective is told of all decisions."""
+        if self._needs.value_targets and estimate.returns is None:
+            raise TypeError(
+                f"{self.objective!r} trains a critic, but {self.advantage_estimator!r} does not tell it what to "
+                f"expect: give it a method estimate(experience) that returns grpo.AdvantageEstimate(advantages, "
+                f"returns), or use grpo.GeneralizedAdvantage"
+            )
+        advantages = estimate.advantages
+        if self.config.advantage_normalization == "per_step":
+            advantages = normalized_advantages(advantages)
+        critic = experience.values
+        return Decisions(
+            advantages.to(self._weights_dtype),
+            experience.old_log_probs,
+            experience.reference_log_probs,
+            experience.samples,
+            returns=None if critic is None else estimate.returns,
+            old_values=None if critic is None else critic.values,
+            importance_weights=self._importance_weights(experience),
+            step=self.num_steps,
+        )
+
+    def _importance_weights(self, experience: Experience) -> Tensor | None:
+        correction = self.config.importance_correction
+        if correction is None:
+            return None
+        if experience.sampling_log_probs is None or experience.old_log_probs is None:
+            raise ValueError(
+                f"importance_correction needs to know the log-probs that actions were drawn with, but "
+                f"{type_name(experience.batch)} does not tell: give the batches of encode_actions an attribute "
+                f"sampling_log_probs, as grpo.HasSamplingLogProbs documents, or set it to None"
+            )
+        weights = importance_weights(
+            experience.old_log_probs, experience.sampling_log_probs, experience.samples, correction
+        )
+        return weights.to(self._weights_dtype)
+
+    def _loss_weights(self, experience: Experience) -> LossWeights:
+        weights = LossWeights.of(self.config.loss_averaging, experience.samples, self._weights_dtype)
+        if self.config.mask_truncated:
+            return weights.where(experience.samples.expand(~require_truncated(experience)))
+        return weights
+
+    def _may_fail_after_an_update(self, batch: ActionBatch) -> bool:
+        """Whether something of the user's is called after the first update, so that it must be possible to undo
+        that.
+        """
+        follows = not missing_methods(self.policy, FollowsData) or any(
+            not missing_methods(part, Adapts) for part in (self.advantage_estimator, self.objective)
+        )
+        return follows or self._needs.step_kl or self.config.num_updates(len(batch.rows)) > 1
+
+    @property
+    def _trains(self) -> bool:
+        return self.optimizer is not None
+
+    def _checked(self, terms: object, batch: ActionBatch, micro_batch: MicroBatch) -> Terms:
+        return check_terms(
+            terms,
+            micro_batch.decisions.samples,
+            partial(self._evaluator.locate, batch, micro_batch.rows),
+            requires_gradient=self._trains,
+        )
+
+    def _has_moved_too_far(self, metrics: StepMetrics) -> bool:
+        """Whether the policy is so far from the one that sampled that the rest of the update is left out."""
+        if self.config.target_kl is None:
+            return False
+        return metrics.average_of_micro_batches("approx_kl") > EARLY_STOP_TOLERANCE * self.config.target_kl
+
+    def _finish(self, experience: Experience, metrics: StepMetrics) -> None:
+        """Let everything that follows a training follow this step."""
+        if self._needs.step_kl:
+            self._measure_kl(experience, metrics)
+        if not missing_methods(self.policy, FollowsData):
+            cast("FollowsData", self.policy).update_statistics(experience.batch)
+        for part in (self.advantage_estimator, self.objective):
+            if not missing_methods(part, Adapts):
+                cast("Adapts", part).adapt(experience, metrics.result())
+
+    def _measure_kl(self, experience: Experience, metrics: StepMetrics) -> None:
+        """How far the step has moved the policy, ``policy_kl``."""
+        assert experience.old_log_probs is not None
+        self._evaluator.policy.eval()
+        with self._left_out_where_not_finite(metrics):
+            log_probs = self._evaluator.log_probs(experience.batch, self.config.micro_batch_size)
+            metrics.note({"policy_kl": kl_k3(experience.old_log_probs, log_probs).mean().item()})
