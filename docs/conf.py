@@ -24,7 +24,7 @@ PUBLIC_MODULES = [
     "grpo_adapters.tracking",
 ]
 
-sys.path.append(str(HERE))  # for the extension snippets
+sys.path.append(str(HERE))  # for the extensions beside this file
 (HERE / "tutorials").mkdir(exist_ok=True)
 for notebook in NOTEBOOKS:
     shutil.copyfile(ROOT / "examples" / notebook, HERE / "tutorials" / notebook)
@@ -41,6 +41,7 @@ extensions = [
     "sphinx.ext.viewcode",
     "sphinx_copybutton",
     "sphinx-mathjax-offline",
+    "settings_reference",
     "snippets",
 ]
 exclude_patterns = ["_build"]
@@ -60,10 +61,11 @@ nb_render_markdown_format = "myst"
 
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
-autodoc_default_options = {"members": True, "special-members": "__call__"}
+autodoc_default_options = {"members": True, "special-members": "__call__", "exclude-members": "model_config"}
 autodoc_preserve_defaults = True
 napoleon_use_ivar = True
 python_use_unqualified_type_names = True
+python_maximum_signature_line_length = 120
 suppress_warnings = ["mystnb.unknown_mime_type"]
 
 

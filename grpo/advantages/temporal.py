@@ -126,13 +126,17 @@ Baseline = Callable[[Experience, Tensor], Tensor]
 
 @NOTHING
 def mean_baseline(experience: Experience, returns: Tensor) -> Tensor:
-    """The mean of all returns, at each decision, [D]."""
+    """The mean of all returns, at each decision, [D].
+
+    A decision's own return is one of them, so the expected gradient is shorter than without a baseline: by the factor
+    1 - 1/n where the returns are those of n independent samples of one decision each.
+    """
     return returns.mean().expand_as(returns)
 
 
 @Needs(critic=True, reference=False)
 def value_baseline(experience: Experience, returns: Tensor) -> Tensor:
-    """What the critic expects, [D]."""
+    """What the critic expects, [D]. It does not depend on the action, so it leaves the expected gradient as it is."""
     return values_of(experience).values
 
 
@@ -140,7 +144,8 @@ def value_baseline(experience: Experience, returns: Tensor) -> Tensor:
 def group_time_baseline(experience: Experience, returns: Tensor) -> Tensor:
     """The mean of the returns in the group at the same time step, over the samples that got so far, [D].
 
-    Samples of a group start from the same state, so it is an estimate of what that state and time were worth.
+    Samples of a group start from the same state, so it is an estimate of what that state and time were worth. A
+    decision's own return is one of the n in the mean, which shortens its expected gradient by the factor 1 - 1/n.
 
     Example:
         >>> from grpo import PairBatch
@@ -169,9 +174,10 @@ class MonteCarlo(FrozenModel):
         discount: γ in [0, 1].
         reward_to_go: whether a decision answers only for the rewards that come after it (:func:`rewards_to_go`), or
             for the whole episode (:func:`episode_returns`).
-        baseline: subtracted from the return, which changes no expected gradient and lowers its variance:
-            :func:`mean_baseline`, :func:`group_time_baseline`, :func:`value_baseline`, or your own function of an
-            experience and its returns [D]; None for none.
+        baseline: subtracted from the return to lower the variance of the gradient: :func:`mean_baseline`,
+            :func:`group_time_baseline`, :func:`value_baseline`, or your own function of an experience and its
+            returns [D]; None for none. One that does not depend on the decision's own action leaves the expected
+            gradient as it is. The two means contain the decision's own return, and shorten it a little.
     """
 
     discount: Fraction = 1.0

@@ -1,4 +1,4 @@
-"""Dynamic sampling: groups from which nothing is to be learnt are sampled again."""
+"""Dynamic sampling: other groups in place of those from which nothing is to be learnt."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from grpo.data._checks import check_states
 def sample_until_spread(
     first: ScoredSamples, sample: Callable[[Any], ScoredSamples], settings: DynamicSampling
 ) -> ScoredSamples:
-    """Sample those groups again whose rewards are all equal.
+    """Sample other groups in place of those whose rewards are all equal.
 
     Args:
         first: the samples of the first round.

@@ -21,7 +21,7 @@ class GRPOConfig(TrainerConfig):
         dual_clip: bound on the ratio where the advantage is negative, above 1 + clip_high; None for none.
         kl_coefficient: β, weight of the divergence from the reference policy in the loss. None means the paper's 0.04
             with a reference policy, and 0 without one or where the advantage estimator puts it into the rewards.
-        kl_estimator: which estimator of it, see :mod:`grpo.divergences.estimators`.
+        kl_estimator: which estimator of it, :func:`grpo.kl_k1`, :func:`grpo.kl_k2` or :func:`grpo.kl_k3`.
         kl_importance_correction: multiply the estimator by the probability ratio, which makes its gradient unbiased.
         entropy_coefficient: weight of the entropy bonus; above 0 the policy must tell its entropy.
 

@@ -14,15 +14,16 @@ LossAveraging = Literal["per_sample", "per_decision"] | Annotated[StrictInt, Fie
 
 
 class DynamicSampling(FrozenModel):
-    """Sample groups again whose rewards are all equal, since nothing is to be learnt from them.
+    """Sample other groups in place of those whose rewards are all equal, since nothing is to be learnt from them.
 
-    Groups that still are without spread after the last round are left out, unless no group at all has any: then the
-    groups of the first round are kept.
+    With ``draw_states`` they are for fresh states, as in DAPO; without, for the same states again. Groups that still
+    are without spread after the last round are left out, unless no group at all has any: then the groups of the first
+    round are kept.
 
     Attributes:
         max_rounds: rounds after the first, at the most.
         draw_states: called with the number of groups without spread, gives as many fresh states, or however many are
-            to be sampled in their place; None to sample again for the same states.
+            to be sampled in their place; None to sample the same states again.
 
     References:
         Yu et al. 2025 (DAPO), arXiv:2503.14476, section 3.2.
@@ -76,7 +77,7 @@ class TrainerConfig(UpdateConfig):
         mask_truncated: whether a sample that was cut short weighs nothing in the loss (DAPO's overlong filtering). Its
             reward still counts in the mean of its group. The policy's batches must tell
             (:class:`grpo.HasTruncations`).
-        dynamic_sampling: whether groups without spread are sampled again; None to keep them as they are.
+        dynamic_sampling: what is sampled in place of groups without spread; None to keep them as they are.
         importance_correction: whether the loss is corrected for a sampler that draws with log-probs other than the
             policy's; its batches must tell them (:class:`grpo.HasSamplingLogProbs`). None for no correction.
         target_kl: the remaining updates of a rollout are left out once ``approx_kl`` of one would be above 1.5 times

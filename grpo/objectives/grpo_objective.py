@@ -47,9 +47,9 @@ class GRPOObjective(FrozenModel):
     """surrogate + β KL(π‖π_ref) - c H, per decision.
 
     Attributes:
-        surrogate: one of :mod:`grpo.objectives.surrogates`, or your own.
+        surrogate: a :class:`grpo.Surrogate`, the library's or your own.
         kl_coefficient: β ≥ 0; above 0 a reference policy is needed.
-        kl_estimator: ``"k1"``, ``"k2"`` or ``"k3"``, see :mod:`grpo.divergences.estimators`.
+        kl_estimator: :func:`grpo.kl_k1`, :func:`grpo.kl_k2` or :func:`grpo.kl_k3`.
         kl_importance_correction: multiply the estimator by the probability ratio, with gradient through both.
         entropy_coefficient: c ≥ 0, or a schedule of it; above 0 the policy's evaluation must hold an entropy.
 

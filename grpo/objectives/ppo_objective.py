@@ -57,9 +57,9 @@ class PPOObjective(GRPOObjective):
     """surrogate + c_v (V - R)² + β KL(π‖π_ref) - c H, per decision.
 
     Attributes:
-        surrogate: one of :mod:`grpo.objectives.surrogates`, a :class:`grpo.KLPenaltySurrogate`, or your own.
+        surrogate: a :class:`grpo.Surrogate`, the library's or your own.
         kl_coefficient: β ≥ 0; above 0 a reference policy is needed.
-        kl_estimator: see :mod:`grpo.divergences.estimators`.
+        kl_estimator: :func:`grpo.kl_k1`, :func:`grpo.kl_k2` or :func:`grpo.kl_k3`.
         kl_importance_correction: multiply the estimator by the probability ratio.
         entropy_coefficient: c ≥ 0, or a schedule of it; above 0 the policy's evaluation must hold an entropy.
         value_coefficient: c_v ≥ 0.
