@@ -15,6 +15,7 @@ test: $(VENV)/dev  ## lint, types, tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo --no-cache
 	$(BIN)/pytest --numprocesses auto --maxprocesses 4
 
 docs: $(VENV)/dev  ## the site, into docs/_build/html

@@ -5,16 +5,15 @@ from __future__ import annotations
 from typing import Annotated
 
 import torch
-from pydantic import Field, PositiveInt
+from pydantic import BaseModel, Field, PositiveInt
 from torch import Tensor
 
 from grpo import NonFiniteError
-from grpo.config._frozen_model import FrozenModel
 
 TopP = Annotated[float, Field(gt=0, le=1)]
 
 
-class SamplingConfig(FrozenModel):
+class SamplingConfig(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
     """How completions are sampled. Filters apply in the order of the attributes, each to what the one before left.
 
     Attributes:
