@@ -106,7 +106,7 @@ class GroupRelative:
     """
 
     function: Callable[[GroupedRewards], Tensor] = group_normalized_advantages
-    needs: ClassVar[Needs] = Needs(critic=False, reference=False, group_size=2)
+    needs: ClassVar[Needs] = Needs(critic=False, reference=False, adapts=False, group_size=2)
 
     def __call__(self, experience: Experience) -> Tensor:
         """Advantages of the samples, [N]."""

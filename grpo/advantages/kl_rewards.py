@@ -88,7 +88,9 @@ class KLPenalizedRewards:
     @property
     def needs(self) -> Needs:
         """Those of the inner estimator, and the log-probs of both policies."""
-        return needs_of(self.estimator) | Needs(critic=False, reference=True, old_log_probs=True)
+        follows = isinstance(self.coefficient, KLCoefficient)
+        own = Needs(critic=False, reference=True, adapts=follows, old_log_probs=True)
+        return needs_of(self.estimator) | own
 
     def __call__(self, experience: Experience) -> Tensor:
         """The inner estimator's advantages for the penalised rewards."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import ClassVar
 
 import torch
@@ -92,7 +93,7 @@ class GeneralizedAdvantage(FrozenModel):
 
     discount: Fraction = 0.99
     gae_lambda: Fraction = 0.95
-    needs: ClassVar[Needs] = Needs(critic=True, reference=False)
+    needs: ClassVar[Needs] = Needs(critic=True, reference=False, adapts=False)
 
     def __call__(self, experience: Experience) -> Tensor:
         """Advantages of the decisions, [D]."""
@@ -187,7 +188,7 @@ class MonteCarlo(FrozenModel):
     @property
     def needs(self) -> Needs:
         """Those of the baseline."""
-        return NOTHING if self.baseline is None else needs_of(self.baseline)
+        return NOTHING if self.baseline is None else replace(needs_of(self.baseline), adapts=False)
 
     def __call__(self, experience: Experience) -> Tensor:
         """Advantages of the decisions, [D]."""

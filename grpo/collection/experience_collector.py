@@ -79,6 +79,7 @@ class ExperienceCollector(Generic[StatesT, ActionsT]):
         self.rows_per_call = rows_per_call
         self._has_sampled = False
 
+    @torch.no_grad()
     def collect(self, states: StatesT, **generation_kwargs: Any) -> Experience:
         """Sample ``group_size`` actions for each of the S states, score and evaluate them.
 
@@ -92,6 +93,7 @@ class ExperienceCollector(Generic[StatesT, ActionsT]):
         samples = self.sample(states, **generation_kwargs)
         return self.evaluate(samples, self.encode(samples), old_log_probs=self._notes_old_log_probs)
 
+    @torch.no_grad()
     def score(self, states: StatesT, groups: Sequence[ActionsT]) -> Experience:
         """Experience from actions that are already there, taken for samples of the policy as it is now.
 
@@ -109,7 +111,6 @@ class ExperienceCollector(Generic[StatesT, ActionsT]):
         samples = require_scored(self._score(own_copy(states), groups, sizes))
         return self.evaluate(samples, self.encode(samples), old_log_probs=self._notes_old_log_probs)
 
-    @torch.no_grad()
     def sample(self, states: StatesT, **generation_kwargs: Any) -> ScoredSamples:
         """Actions for the states with their rewards, sampled again where the settings ask for it."""
         samples = require_scored(self._sample(states, generation_kwargs))
@@ -121,12 +122,10 @@ class ExperienceCollector(Generic[StatesT, ActionsT]):
             self.dynamic_sampling,
         )
 
-    @torch.no_grad()
     def encode(self, samples: ScoredSamples) -> ActionBatch:
         """The samples made ready for evaluation by the policy; where they already are, as they are."""
         return samples.batch or self._policy.encode(samples.states, samples.actions, samples.groups)
 
-    @torch.no_grad()
     def evaluate(self, samples: ScoredSamples, batch: ActionBatch, *, old_log_probs: bool) -> Experience:
         """What the policies think of the samples.
 
@@ -175,7 +174,6 @@ class ExperienceCollector(Generic[StatesT, ActionsT]):
         """Who made the actions, to name in errors."""
         return "generate_actions" if isinstance(self.sampler, PolicySampler) else f"{type_name(self.sampler)}.sample"
 
-    @torch.no_grad()
     def _score(self, states: Any, groups: Any, sizes: Segments) -> ScoredSamples:
         sample_states, actions = repeat_entries(states, sizes), join_groups(groups)
         self.reward_model.eval()

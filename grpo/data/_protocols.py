@@ -2,11 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from functools import cache
+from typing import Any
+
+
+@cache
+def methods_of(protocol: type) -> tuple[str, ...]:
+    """The methods that a protocol itself asks for, by name."""
+    return tuple(name for name, member in vars(protocol).items() if callable(member) and not name.startswith("_"))
+
 
 def missing_methods(model: object, protocol: type) -> list[str]:
     """Methods of the protocol that the model does not have."""
-    names = (name for name, member in vars(protocol).items() if callable(member) and not name.startswith("_"))
-    return [name for name in names if not callable(getattr(model, name, None))]
+    return [name for name in methods_of(protocol) if not callable(getattr(model, name, None))]
+
+
+def those_with(protocol: type, things: Iterable[Any]) -> list[Any]:
+    """Those that have the protocol's methods, each once."""
+    return [thing for thing in {id(thing): thing for thing in things}.values() if not missing_methods(thing, protocol)]
 
 
 def require_methods(model: object, protocol: type, role: str) -> None:

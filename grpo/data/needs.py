@@ -23,6 +23,8 @@ class Needs:
             update, whose first evaluation would tell them.
         value_targets: whether it needs to know what a critic should have expected, which the estimator then must tell.
         whole_samples: whether every minibatch must hold whole samples.
+        adapts: whether its method ``adapt`` (:class:`grpo.Adapts`) is to be called at the end of each step; None:
+            where it has one.
         step_kl: whether it wants to be told, as the metric ``policy_kl``, how far the step has moved the policy.
         group_size: actions of a state that it compares, at least.
 
@@ -37,6 +39,7 @@ class Needs:
     old_log_probs: bool = False
     value_targets: bool = False
     whole_samples: bool = False
+    adapts: bool | None = None
     step_kl: bool = False
     group_size: int = 1
 
@@ -48,6 +51,7 @@ class Needs:
             old_log_probs=self.old_log_probs or other.old_log_probs,
             value_targets=self.value_targets or other.value_targets,
             whole_samples=self.whole_samples or other.whole_samples,
+            adapts=_either(self.adapts, other.adapts),
             step_kl=self.step_kl or other.step_kl,
             group_size=max(self.group_size, other.group_size),
         )
@@ -66,7 +70,7 @@ class Needs:
         return function
 
 
-NOTHING = Needs(critic=False, reference=False)
+NOTHING = Needs(critic=False, reference=False, adapts=False)
 
 
 def needs_of(part: object) -> Needs:

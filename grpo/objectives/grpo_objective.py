@@ -76,7 +76,7 @@ class GRPOObjective(FrozenModel):
     @property
     def needs(self) -> Needs:
         """A reference policy where a divergence from it is part of the loss, and what the surrogate asks for."""
-        return needs_of(self.surrogate) | Needs(critic=False, reference=self.kl_coefficient > 0)
+        return needs_of(self.surrogate) | Needs(critic=False, reference=self.kl_coefficient > 0, adapts=False)
 
     def adapt(self, experience: Experience, metrics: Mapping[str, float]) -> None:
         """Tell the surrogate how a step of the trainer ended, where it wants to know."""

@@ -71,7 +71,8 @@ class KLPenaltySurrogate:
     @property
     def needs(self) -> Needs:
         """The divergence of the step, where the coefficient follows it."""
-        return Needs(critic=False, reference=False, step_kl=isinstance(self.coefficient, AdaptiveKLCoefficient))
+        follows = isinstance(self.coefficient, AdaptiveKLCoefficient)
+        return Needs(critic=False, reference=False, adapts=follows, step_kl=follows)
 
     def __call__(self, log_probs: Tensor, decisions: Decisions) -> Terms:
         """The loss of each decision, with ``approx_kl`` and ``kl_penalty_coefficient``."""

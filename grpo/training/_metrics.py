@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from grpo.data._protocols import missing_methods, type_name
+from grpo.data._protocols import type_name
 from grpo.data.decisions import Decisions
 from grpo.data.segments import Segments
 from grpo.models.policy import ReportsMetrics
@@ -44,16 +44,16 @@ class StepMetrics:
         self._step_sizes: list[int] = []
         self._grad_norms: list[float] = []
         self._skipped = 0
+        self._averages: dict[str, float] | None = None
 
     def note(self, metrics: Mapping[str, float]) -> None:
         """Take the trainer's own metrics in."""
         self._noted.update(metrics)
 
-    def note_reports(self, *models: Any) -> None:
-        """Take in what the models report of themselves, each asked once."""
-        for model in {id(model): model for model in models}.values():
-            if not missing_methods(model, ReportsMetrics):
-                self.note_reported(f"{type_name(model)}.get_metrics", model.get_metrics())
+    def note_reports(self, models: Iterable[ReportsMetrics]) -> None:
+        """Take in what models report of themselves."""
+        for model in models:
+            self.note_reported(f"{type_name(model)}.get_metrics", model.get_metrics())
 
     def note_reported(self, source: str, reported: Any) -> None:
         """Take in what the user's code reports: floats by name, none of the trainer's names nor one that is taken."""
@@ -80,9 +80,8 @@ class StepMetrics:
                 f"ones each time"
             )
         weight = micro_batch.weight
-        table = (
-            torch.stack([values[name].detach().to(weight.dtype) for name in self._names]) if values else weight[None]
-        )
+        columns = [values[name].to(weight.dtype) for name in self._names]
+        table = torch.stack([torch.ones_like(weight), *columns]).detach()
         self._pending.append((weight, table, loss))
 
     def average_of_micro_batches(self, name: str) -> float:
@@ -90,12 +89,13 @@ class StepMetrics:
         if self._names is None or name not in self._names:
             raise ValueError(f"target_kl needs a metric {name!r}, but the objective has {sorted(self._names or ())}")
         weight = torch.cat([weight for weight, _, _ in self._pending])
-        values = torch.cat([table[self._names.index(name)] for _, table, _ in self._pending])
+        values = torch.cat([table[1 + self._names.index(name)] for _, table, _ in self._pending])
         average: float = (torch.dot(weight, values) / weight.sum()).item()
         return average
 
     def end_update(self, grad_norm: float | None) -> None:
         """The optimiser step was made, or would have been if there were parameters."""
+        self._averages = None
         self._step_sizes.append(sum(len(weight) for weight, _, _ in self._pending))
         self._made += self._pending
         self._pending = []
@@ -109,7 +109,9 @@ class StepMetrics:
 
     def result(self) -> dict[str, float]:
         """All of them as floats, with ``grad_norm`` and how many updates were made and left out."""
-        metrics = self._noted | self.averages()
+        if self._averages is None:
+            self._averages = self.averages()
+        metrics = self._noted | self._averages
         if self._grad_norms:
             metrics["grad_norm"] = sum(self._grad_norms) / len(self._grad_norms)
         return metrics | {"num_updates": float(len(self._step_sizes)), "skipped_updates": float(self._skipped)}
@@ -119,17 +121,15 @@ class StepMetrics:
         num_steps = len(self._step_sizes)
         if num_steps == 0:
             return {}
-        names = self._names or ()
         loss = torch.stack([loss for _, _, loss in self._made]).sum() / num_steps
         weight = _joined([weight for weight, _, _ in self._made], 0)
-        # Not a sum of weights, so that the mean of equal values is that value.
-        total = torch.dot(weight, torch.ones_like(weight))
         if num_steps > 1:  # each optimiser step counts the same, whatever its weights add up to
             steps = Segments.of_lengths(self._step_sizes, weight.device)
-            weight, total = weight / steps.expand(steps.sum(weight)), total.new_tensor(num_steps)
+            weight = weight / steps.expand(steps.sum(weight))
         table = _joined([table for _, table, _ in self._made], 1)
-        sums = torch.stack([loss, total, *(torch.dot(weight, column) for column in table[: len(names)])]).tolist()
-        return {"loss": sums[0]} | {name: own / sums[1] for name, own in zip(names, sums[2:], strict=True)}
+        # The first row is of ones: divided by its sum, the mean of equal values is that value.
+        loss, total, *sums = torch.cat((loss.to(weight.dtype).view(1), (table * weight).sum(1))).tolist()
+        return {"loss": loss} | {name: own / total for name, own in zip(self._names or (), sums, strict=True)}
 
 
 def _joined(parts: list[Tensor], dim: int) -> Tensor:

@@ -35,7 +35,8 @@ class Optimization:
     def __init__(self, policy: Any, optimizer: torch.optim.Optimizer | None, config: UpdateConfig) -> None:
         self._policy = policy
         self._config = config
-        self.parameters = trainable(check_parameters(policy.get_parameters(), "policy"))
+        self._everything = dict(check_parameters(policy.get_parameters(), "policy"))
+        self.parameters = trainable(self._everything)
         self.optimizer = optimizer_over(self.parameters, optimizer, config)
         self.rates = [float(group["lr"]) for group in self.optimizer.param_groups] if self.optimizer else []
 
@@ -56,11 +57,10 @@ class Optimization:
             ValueError: if there is a trainable one which the optimizer does not hold, and which was not there when the
                 trainer was made: it would never be trained.
         """
-        current = trainable(check_parameters(self._policy.get_parameters(), "policy"))
-        if len(current) == len(self.parameters) and all(
-            self.parameters.get(name) is tensor for name, tensor in current.items()
-        ):
+        everything = self._policy.get_parameters()
+        if self._are_as_before(everything):
             return
+        current = trainable(check_parameters(everything, "policy"))
         known = {id(tensor) for tensor in (*self.parameters.values(), *self.held)}
         new = [name for name, tensor in current.items() if id(tensor) not in known]
         if new:
@@ -69,7 +69,17 @@ class Optimization:
                 f"unfrozen since this trainer was made, which its optimizer does not train: make the trainer anew, or "
                 f"call trainer.optimizer.add_param_group with them"
             )
-        self.parameters = current
+        self._everything, self.parameters = dict(everything), current
+
+    def _are_as_before(self, everything: Any) -> bool:
+        """Whether these are the very tensors that were checked already, and as many of them are trained."""
+        if not isinstance(everything, Mapping) or len(everything) != len(self._everything):
+            return False
+        known = self._everything
+        return all(
+            tensor is known.get(name) and known[name].requires_grad == (name in self.parameters)
+            for name, tensor in everything.items()
+        )
 
     def follow_schedule(self, step: int) -> None:
         """Set the rates of a step: the first group's to what the schedule says, the others' in proportion."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import TracebackType
 from typing import Any
@@ -30,7 +30,7 @@ class UndoesFailedStep:
     Args:
         models: all that may draw random numbers; the first one is the policy.
         optimization: the parameters and the optimizer.
-        parts: what is small and tells its state, such as an objective's coefficient.
+        parts: what changes at the end of a step, such as an objective's coefficient.
         undoes_updates: whether copies are made of what updates change.
         collector: lets its sampler begin anew.
     """
@@ -39,7 +39,7 @@ class UndoesFailedStep:
         self,
         models: list[object],
         optimization: Optimization,
-        parts: Mapping[str, object],
+        parts: Sequence[object],
         *,
         undoes_updates: bool,
         collector: Any = None,
@@ -47,7 +47,7 @@ class UndoesFailedStep:
         self._random_states = RestoresRandomStates(models)
         self._policy = models[0]
         self._optimization = optimization
-        self._parts = parts
+        self._parts = {str(place): part for place, part in enumerate(parts)}
         self._undoes_updates = undoes_updates
         self._collector = collector
         self._copies: list[tuple[Tensor, Tensor]] = []

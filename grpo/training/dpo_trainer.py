@@ -118,7 +118,7 @@ class DPOTrainer(PolicyTrainer[StatesT, ActionsT]):
             pairs, reference_log_probs = self._encoded(preferences)
             metrics.note({"num_pairs": float(len(pairs)), "num_decisions": float(pairs.batch.samples.total)})
             metrics.note({"learning_rate": self._optimization.learning_rate})
-            metrics.note_reports(self.policy)
+            metrics.note_reports(self._reporting)
             makes_several = self.config.num_updates(len(pairs)) > 1
             can_undo = undo.before_updates(may_fail_later=makes_several)
             self._evaluator.policy.train()

@@ -10,12 +10,13 @@ import torch
 from torch import Tensor
 
 from grpo.config.update import UpdateConfig
+from grpo.data._protocols import those_with
 from grpo.data.action_batches import ActionBatch
 from grpo.data.decisions import Terms
 from grpo.data.errors import NonFiniteError
 from grpo.data.state import copied, load_states_of, require_keys, states_of
 from grpo.models._evaluator import Evaluator
-from grpo.models.policy import ActionsT, PolicyModel, StatesT
+from grpo.models.policy import ActionsT, PolicyModel, ReportsMetrics, StatesT
 from grpo.training._diagnosis import describe_bad_gradient
 from grpo.training._metrics import StepMetrics
 from grpo.training._minibatches import WeightedRows
@@ -78,6 +79,8 @@ class PolicyTrainer(Generic[StatesT, ActionsT]):
         self.reference_policy = reference_policy
         self.generator = torch.Generator().manual_seed(config.seed)
         self.num_steps = 0
+        self._reporting = those_with(ReportsMetrics, [policy])
+        self._adapting: list[Any] = []
         doubles = any(parameter.dtype == torch.float64 for parameter in self._optimization.parameters.values())
         self._weights_dtype = torch.float64 if doubles else torch.float32
 
@@ -134,7 +137,6 @@ class PolicyTrainer(Generic[StatesT, ActionsT]):
         """A step that either ends, and is counted, or leaves everything as it was."""
         self._optimization.refresh()
         models = [*self._models.values(), *self._parts.values(), self]
-        small = {name: part for name, part in self._parts.items() if name != "sampler"}
         num_steps = self.num_steps
         try:
             with (
@@ -142,7 +144,7 @@ class PolicyTrainer(Generic[StatesT, ActionsT]):
                 UndoesFailedStep(
                     models,
                     self._optimization,
-                    small,
+                    self._adapting,
                     undoes_updates=self.config.undo_failed_updates,
                     collector=collector,
                 ) as undo,

@@ -16,15 +16,15 @@ from grpo.advantages.normalization import normalized_advantages
 from grpo.collection._reward_metrics import rollout_metrics
 from grpo.collection.experience_collector import ExperienceCollector
 from grpo.config.rollout import TrainerConfig
-from grpo.data._protocols import missing_methods, type_name
+from grpo.data._protocols import missing_methods, those_with, type_name
 from grpo.data.action_batches import ActionBatch
 from grpo.data.adapts import Adapts
 from grpo.data.decisions import Decisions, Terms
 from grpo.data.experience import Experience
-from grpo.data.needs import Needs
+from grpo.data.needs import Needs, needs_of
 from grpo.divergences.estimators import kl_k3
 from grpo.models._masks import require_truncated
-from grpo.models.policy import ActionsT, FollowsData, PolicyModel, StatesT
+from grpo.models.policy import ActionsT, FollowsData, PolicyModel, ReportsMetrics, StatesT
 from grpo.models.reward_model import RewardModel
 from grpo.objectives._checks import check_terms
 from grpo.objectives.grpo_objective import Objective
@@ -106,6 +106,10 @@ class Trainer(PolicyTrainer[StatesT, ActionsT]):
         self.sampler = self.collector.sampler
         self._needs = needs
         self._models["reward_model"] = reward_model
+        self._reporting = those_with(ReportsMetrics, [policy, reward_model, self.sampler])
+        self._follows_data = not missing_methods(policy, FollowsData)
+        parts = [part for part in (advantage_estimator, objective) if needs_of(part).adapts is not False]
+        self._adapting = those_with(Adapts, parts)
 
     @property
     def _parts(self) -> dict[str, object]:
@@ -152,9 +156,11 @@ class Trainer(PolicyTrainer[StatesT, ActionsT]):
         metrics, config = StepMetrics(), self.config
         with self._whole_step(metrics, self.collector) as undo:
             if experience is None:
-                samples = self.collector.sample(cast("StatesT", states), **generation_kwargs)
-                batch = self.collector.encode(samples)
-                experience = self.collector.evaluate(samples, batch, old_log_probs=self._reads_old_log_probs(batch))
+                with torch.no_grad():
+                    samples = self.collector.sample(cast("StatesT", states), **generation_kwargs)
+                    batch = self.collector.encode(samples)
+                    reads_old = self._reads_old_log_probs(batch)
+                    experience = self.collector.evaluate(samples, batch, old_log_probs=reads_old)
             self._note_rollout(experience, metrics)
             estimate = check_estimate(estimate_of(self.advantage_estimator, experience), experience.samples)
             metrics.note_reported(f"{type_name(self.advantage_estimator)}.estimate", estimate.metrics)
@@ -197,7 +203,7 @@ class Trainer(PolicyTrainer[StatesT, ActionsT]):
         if experience.sampling_log_probs is not None and experience.old_log_probs is not None:
             metrics.note(sampling_metrics(experience.old_log_probs, experience.sampling_log_probs))
         metrics.note({"learning_rate": self._optimization.learning_rate})
-        metrics.note_reports(self.policy, self.reward_model, self.sampler)
+        metrics.note_reports(self._reporting)
 
     def _decisions(self, experience: Experience, estimate: AdvantageEstimate) -> Decisions:
         """What the objective is told of all decisions."""
@@ -247,10 +253,8 @@ class Trainer(PolicyTrainer[StatesT, ActionsT]):
         """Whether something of the user's is called after the first update, so that it must be possible to undo
         that.
         """
-        follows = not missing_methods(self.policy, FollowsData) or any(
-            not missing_methods(part, Adapts) for part in (self.advantage_estimator, self.objective)
-        )
-        return follows or self._needs.step_kl or self.config.num_updates(len(batch.rows)) > 1
+        calls_back = self._follows_data or self._needs.step_kl or bool(self._adapting)
+        return calls_back or self.config.num_updates(len(batch.rows)) > 1
 
     @property
     def _trains(self) -> bool:
@@ -274,11 +278,10 @@ class Trainer(PolicyTrainer[StatesT, ActionsT]):
         """Let everything that follows a training follow this step."""
         if self._needs.step_kl:
             self._measure_kl(experience, metrics)
-        if not missing_methods(self.policy, FollowsData):
+        if self._follows_data:
             cast("FollowsData", self.policy).update_statistics(experience.batch)
-        for part in (self.advantage_estimator, self.objective):
-            if not missing_methods(part, Adapts):
-                cast("Adapts", part).adapt(experience, metrics.result())
+        for part in self._adapting:
+            part.adapt(experience, metrics.result())
 
     def _measure_kl(self, experience: Experience, metrics: StepMetrics) -> None:
         """How far the step has moved the policy, ``policy_kl``."""
