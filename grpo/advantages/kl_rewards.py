@@ -89,8 +89,8 @@ class KLPenalizedRewards:
     def needs(self) -> Needs:
         """Those of the inner estimator, and the log-probs of both policies."""
         follows = isinstance(self.coefficient, KLCoefficient)
-        own = Needs(critic=False, reference=True, adapts=follows, old_log_probs=True)
-        return needs_of(self.estimator) | own
+        log_probs = Needs(critic=False, reference=True, adapts=follows, old_log_probs=True)
+        return needs_of(self.estimator) | log_probs
 
     def __call__(self, experience: Experience) -> Tensor:
         """The inner estimator's advantages for the penalised rewards."""

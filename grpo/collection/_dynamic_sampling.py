@@ -44,8 +44,8 @@ def sample_until_spread(
         "num_groups_resampled": float(num_resampled),
         "num_groups_zero_std": float((~rounds[-1].has_spread).sum()),
     }
-    unscored = [own.metrics["num_unscored"] for own in rounds if "num_unscored" in own.metrics]
+    unscored = [part.metrics["num_unscored"] for part in rounds if "num_unscored" in part.metrics]
     if unscored:
         metrics["num_unscored"] = sum(unscored)
-    kept = ScoredSamples.joined([own.select_groups(own.has_spread) for own in rounds])
+    kept = ScoredSamples.joined([part.select_groups(part.has_spread) for part in rounds])
     return replace(kept if len(kept.groups) > 0 else first, metrics=metrics)

@@ -28,7 +28,7 @@ class ScoredSamples:
         actions: the action of each sample, N entries.
         groups: the N samples cut into groups that answer the same state.
         rewards: [N] or [D], as the reward model gave them.
-        cut: the rewards cut into samples; None where they are still to be checked.
+        segments: the rewards cut into samples; None where they are still to be checked.
         batch: the same samples encoded for the policy; None where they are still to be encoded.
         metrics: what is to be reported of them.
     """
@@ -37,7 +37,7 @@ class ScoredSamples:
     actions: Any
     groups: Segments
     rewards: Any
-    cut: Segments | None = None
+    segments: Segments | None = None
     batch: ActionBatch | None = None
     metrics: dict[str, float] = field(default_factory=dict)
 
@@ -64,16 +64,16 @@ class ScoredSamples:
             metrics={"num_unscored": float(len(scored) - len(kept))},
         )
 
-    def checked(self, cut: Segments, batch: ActionBatch | None = None) -> ScoredSamples:
-        """The same with rewards of which it is known that ``cut`` cuts them into samples."""
-        rewards = check_rewards(self.rewards, cut)
-        return replace(self, groups=self.groups.to(cut.device), rewards=rewards, cut=cut, batch=batch)
+    def checked(self, segments: Segments, batch: ActionBatch | None = None) -> ScoredSamples:
+        """The same with rewards of which it is known that ``segments`` cuts them into samples."""
+        rewards = check_rewards(self.rewards, segments)
+        return replace(self, groups=self.groups.to(segments.device), rewards=rewards, segments=segments, batch=batch)
 
     @cached_property
     def sample_rewards(self) -> GroupedRewards:
         """Reward of each sample, the sum over its decisions where rewards came per decision."""
-        assert self.cut is not None
-        return GroupedRewards(self.cut.sum(self.rewards), self.groups)
+        assert self.segments is not None
+        return GroupedRewards(self.segments.sum(self.rewards), self.groups)
 
     @cached_property
     def has_spread(self) -> Tensor:
@@ -89,15 +89,15 @@ class ScoredSamples:
         """Only the groups where ``chosen``, bool of shape [S], is true; all of them come with what is encoded."""
         if chosen.all():
             return self
-        assert self.cut is not None
+        assert self.segments is not None
         groups = chosen.nonzero().squeeze(1)
         samples = self.groups.positions(groups)
         return ScoredSamples(
             select_entries(self.states, samples),
             select_entries(self.actions, samples),
             self.groups.select(groups),
-            self.rewards[self.cut.positions(samples)],
-            self.cut.select(samples),
+            self.rewards[self.segments.positions(samples)],
+            self.segments.select(samples),
         )
 
     @classmethod
@@ -106,16 +106,16 @@ class ScoredSamples:
         parts = [part for part in parts if len(part.groups) > 0] or parts[:1]
         if len(parts) == 1:
             return parts[0]
-        cuts = [part.cut for part in parts if part.cut is not None]
+        segments = [part.segments for part in parts if part.segments is not None]
         per_sample = len({len(part.rewards) == len(part.actions) for part in parts}) > 1
         if per_sample:
-            cuts = [Segments(len(part.actions), 1, part.rewards.device) for part in parts]
+            segments = [Segments(len(part.actions), 1, part.rewards.device) for part in parts]
         return cls(
             join_groups([part.states for part in parts]),
             join_groups([part.actions for part in parts]),
             Segments.of_lengths(torch.cat([part.groups.lengths for part in parts])),
             torch.cat([part.sample_rewards.values if per_sample else part.rewards for part in parts]),
-            Segments.of_lengths(torch.cat([cut.lengths for cut in cuts])),
+            Segments.of_lengths(torch.cat([part.lengths for part in segments])),
         )
 
 

@@ -118,7 +118,7 @@ class ExperienceCollector(Generic[StatesT, ActionsT]):
             return samples
         return sample_until_spread(
             self._checked(samples),
-            lambda own: self._checked(self._sample(own, generation_kwargs)),
+            lambda again: self._checked(self._sample(again, generation_kwargs)),
             self.dynamic_sampling,
         )
 
@@ -135,7 +135,7 @@ class ExperienceCollector(Generic[StatesT, ActionsT]):
             old_log_probs: whether to note the policy's own log-probs. They are noted in any case where the batch tells
                 those that it was sampled with.
         """
-        is_checked = samples.cut is not None and samples.rewards.device == batch.samples.device
+        is_checked = samples.segments is not None and samples.rewards.device == batch.samples.device
         sampling_log_probs = self._policy.sampling_log_probs(batch)
         notes_old = old_log_probs or sampling_log_probs is not None
         return Experience(
@@ -165,7 +165,7 @@ class ExperienceCollector(Generic[StatesT, ActionsT]):
         states = own_copy(states)
         self._policy.policy.eval()
         self._has_sampled = True
-        groups = self.sampler.sample(self._policy.given, states, self.group_size, **generation_kwargs)
+        groups = self.sampler.sample(self._policy.model, states, self.group_size, **generation_kwargs)
         check_groups(f"{self._source} returned", groups, len(states), self.group_size)
         return self._score(states, groups, Segments(len(states), self.group_size))
 
@@ -193,5 +193,5 @@ class ExperienceCollector(Generic[StatesT, ActionsT]):
             return None
         self._reference.policy.eval()
         reference_batch = self._reference.encode(samples.states, samples.actions, samples.groups)
-        self._reference.check_same_cut(reference_batch, batch)
+        self._reference.check_same_segments(reference_batch, batch)
         return self._reference.log_probs(reference_batch, self.rows_per_call)

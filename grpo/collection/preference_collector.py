@@ -57,12 +57,20 @@ def pair_best_with_worst(experience: Experience) -> CollectedPreferences:
     has_spread = (rewards.std > 0).tolist()
     preferences: list[Preference[Any, Any]] = []
     first = 0
-    for own, differs in zip(rewards.values.split(rewards.groups.lengths.tolist()), has_spread, strict=True):
+    for group_rewards, differs in zip(rewards.values.split(rewards.groups.lengths.tolist()), has_spread, strict=True):
         if differs:
-            *lower, best = (_own(actions[first + place]) for place in own.argsort(stable=True).tolist())
-            rejected = [action for action in lower[: int((own < own.max()).sum())] if not are_equal(action, best)]
-            preferences += [Preference(_own(states[first]), chosen=best, rejected=action) for action in rejected[:1]]
-        first += len(own)
+            *lower, best = (
+                _without_its_batch(actions[first + place]) for place in group_rewards.argsort(stable=True).tolist()
+            )
+            rejected = [
+                action
+                for action in lower[: int((group_rewards < group_rewards.max()).sum())]
+                if not are_equal(action, best)
+            ]
+            preferences += [
+                Preference(_without_its_batch(states[first]), chosen=best, rejected=action) for action in rejected[:1]
+            ]
+        first += len(group_rewards)
     return CollectedPreferences(
         preferences,
         rollout_metrics(experience)
@@ -76,7 +84,7 @@ def pair_best_with_worst(experience: Experience) -> CollectedPreferences:
     )
 
 
-def _own(entry: Any) -> Any:
+def _without_its_batch(entry: Any) -> Any:
     """An entry that does not keep the whole batch in memory that it was part of."""
     return entry.clone() if isinstance(entry, Tensor) else entry
 

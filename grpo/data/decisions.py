@@ -49,7 +49,7 @@ class Decisions:
         sizes = [part.total for part in parts]
         nothing = [None] * len(parts)
         columns = [nothing if column is None else column.split(sizes) for column in self._columns]
-        return [self._with(list(own), part) for part, *own in zip(parts, *columns, strict=True)]
+        return [self._with(list(values), part) for part, *values in zip(parts, *columns, strict=True)]
 
     @property
     def _columns(self) -> tuple[Tensor | None, ...]:

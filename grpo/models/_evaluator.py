@@ -40,7 +40,7 @@ class Evaluator:
         role: str = "policy",
         name_sample: Callable[[int], str] = "sample {}".format,
     ) -> None:
-        self.given = policy
+        self.model = policy
         self.policy = as_sequential(policy, role)
         method = "get_log_probabilities" if isinstance(self.policy, PairwisePolicy) else "evaluate_actions"
         self.source = f"{role}.{method}"
@@ -51,14 +51,14 @@ class Evaluator:
     @property
     def has_critic(self) -> bool:
         """Whether the policy estimates values."""
-        return not missing_methods(self.given, SequentialPolicy) and not missing_methods(self.given, ActorCriticPolicy)
+        return not missing_methods(self.model, SequentialPolicy) and not missing_methods(self.model, ActorCriticPolicy)
 
     def require_critic(self, reader: object) -> None:
         """Raise a TypeError where the policy has no critic; ``reader`` is what needs it."""
-        missing = missing_methods(self.given, SequentialPolicy) + missing_methods(self.given, ActorCriticPolicy)
+        missing = missing_methods(self.model, SequentialPolicy) + missing_methods(self.model, ActorCriticPolicy)
         if missing:
             raise TypeError(
-                f"{type_name(reader)} needs a critic, but {self.role} {type_name(self.given)} has none: add "
+                f"{type_name(reader)} needs a critic, but {self.role} {type_name(self.model)} has none: add "
                 f"{', '.join(missing)} and return values from evaluate_actions, as grpo.ActorCriticPolicy documents, "
                 f"or choose an algorithm without one, such as grpo.GRPOTrainer or grpo.ReinforceTrainer"
             )
@@ -90,11 +90,11 @@ class Evaluator:
 
     def sampling_log_probs(self, batch: ActionBatch) -> Tensor | None:
         """Log-probs that the decisions were drawn with, [D], to keep; None where the batch does not tell."""
-        told = getattr(batch, "sampling_log_probs", None)
-        if told is None:
+        log_probs = getattr(batch, "sampling_log_probs", None)
+        if log_probs is None:
             return None
         source, locate = f"{self.role}'s batch", partial(self.locate, batch, None)
-        return check_decision_values(source, "sampling_log_probs", told, batch.samples, locate).detach().clone()
+        return check_decision_values(source, "sampling_log_probs", log_probs, batch.samples, locate).detach().clone()
 
     def evaluate(
         self, batch: ActionBatch, rows: Tensor | None = None, *, requires_gradient: bool = False
@@ -122,7 +122,7 @@ class Evaluator:
         rows = torch.arange(num_rows, device=batch.rows.device)
         return torch.cat([self.evaluate(batch, part).log_probs.clone() for part in rows.split(rows_per_call)])
 
-    def check_same_cut(self, batch: ActionBatch, other: ActionBatch) -> None:
+    def check_same_segments(self, batch: ActionBatch, other: ActionBatch) -> None:
         """This policy's batch must have its decisions where the batch of the policy that is trained has them."""
         if not batch.samples.same_cut(other.samples):
             raise ValueError(

@@ -31,8 +31,10 @@ class RestoresRandomStates:
         self._numpy_state = self._numpy.random.get_state() if self._numpy is not None else None
         self._cpu = torch.get_rng_state()
         self._cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None
-        own = (getattr(model, "generator", None) for model in self._models)
-        self._own = [(generator, generator.get_state()) for generator in own if isinstance(generator, torch.Generator)]
+        generators = (getattr(model, "generator", None) for model in self._models)
+        self._generators = [
+            (generator, generator.get_state()) for generator in generators if isinstance(generator, torch.Generator)
+        ]
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
@@ -49,7 +51,7 @@ class RestoresRandomStates:
             torch.set_rng_state(self._cpu)
             if self._cuda is not None:
                 torch.cuda.set_rng_state_all(self._cuda)
-        for generator, state in self._own:
+        for generator, state in self._generators:
             generator.set_state(state)
 
 

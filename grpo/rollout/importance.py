@@ -65,5 +65,5 @@ def sampling_metrics(log_probs: Tensor, sampling_log_probs: Tensor) -> dict[str,
     log_ratio = log_probability_ratio(log_probs, sampling_log_probs)
     ratio = log_ratio.exp()
     kl = kl_k3(sampling_log_probs, log_probs).mean()
-    told = torch.stack((kl, ratio.max(), effective_sample_size(ratio.double()).to(kl.dtype))).tolist()
-    return dict(zip(("sampling/kl", "sampling/max_ratio", "sampling/effective_sample_size"), told, strict=True))
+    values = torch.stack((kl, ratio.max(), effective_sample_size(ratio.double()).to(kl.dtype))).tolist()
+    return dict(zip(("sampling/kl", "sampling/max_ratio", "sampling/effective_sample_size"), values, strict=True))

@@ -129,7 +129,7 @@ class StepMetrics:
         table = _joined([table for _, table, _ in self._made], 1)
         # The first row is of ones: divided by its sum, the mean of equal values is that value.
         loss, total, *sums = torch.cat((loss.to(weight.dtype).view(1), (table * weight).sum(1))).tolist()
-        return {"loss": loss} | {name: own / total for name, own in zip(self._names or (), sums, strict=True)}
+        return {"loss": loss} | {name: value / total for name, value in zip(self._names or (), sums, strict=True)}
 
 
 def _joined(parts: list[Tensor], dim: int) -> Tensor:

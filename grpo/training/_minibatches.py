@@ -57,12 +57,12 @@ def iterate_minibatches(
     An optimiser step in which no decision has any weight comes as an empty list.
     """
     units = rows_per_sample(batch) if whole_samples else Segments(len(batch.rows), 1, batch.rows.device)
-    cut = batch.samples if whole_samples else batch.rows
+    unit_decisions = batch.samples if whole_samples else batch.rows
     is_one_step = config.batch_size is None or config.batch_size >= units.total
     is_one_part = is_one_step and (config.micro_batch_size is None or config.micro_batch_size >= units.total)
     if is_one_part:
-        step = Segments(1, cut.total, cut.device)
-        all_decisions = replace(_with_final_advantages(decisions, step, config), samples=cut)
+        step = Segments(1, unit_decisions.total, unit_decisions.device)
+        all_decisions = replace(_with_final_advantages(decisions, step, config), samples=unit_decisions)
         whole = [MicroBatch(None, weights.within(step), all_decisions)] if all(weights.are_any(step)) else []
         yield from repeat(whole, config.num_epochs_per_update)
         return
@@ -72,7 +72,7 @@ def iterate_minibatches(
         else:
             order = torch.randperm(len(units), generator=generator).to(units.device)
         parts = [_pack(units, chosen, config.micro_batch_size) for chosen in _pack(units, order, config.batch_size)]
-        yield from _micro_batches(decisions, weights, config, units, cut, order, parts)
+        yield from _micro_batches(decisions, weights, config, units, unit_decisions, order, parts)
 
 
 def rows_per_sample(batch: ActionBatch) -> Segments:
@@ -110,15 +110,15 @@ def _micro_batches(
     weights: LossWeights,
     config: TrainerConfig,
     units: Segments,
-    cut: Segments,
+    unit_decisions: Segments,
     order: Tensor,
     parts: list[list[Tensor]],
 ) -> Iterator[list[MicroBatch]]:
     """An epoch's optimiser steps, each a list of ``parts``, in which the decisions are gathered and split at once."""
-    samples = [[cut.select(part) for part in step] for step in parts]
+    samples = [[unit_decisions.select(part) for part in step] for step in parts]
     flat = [part for step in samples for part in step]
-    steps = Segments.of_lengths([sum(part.total for part in step) for step in samples], cut.device)
-    positions = cut.positions(order)
+    steps = Segments.of_lengths([sum(part.total for part in step) for step in samples], unit_decisions.device)
+    positions = unit_decisions.positions(order)
     visited = _with_final_advantages(decisions.select(positions), steps, config).split(flat)
     weights = weights.select(positions)
     weight = weights.within(steps).split([part.total for part in flat])

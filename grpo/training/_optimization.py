@@ -87,8 +87,8 @@ class Optimization:
             return
         rate = at_step(self._config.learning_rate, step)
         self.rates += [float(group["lr"]) for group in self.optimizer.param_groups[len(self.rates) :]]
-        for group, own in zip(self.optimizer.param_groups, self.rates, strict=True):
-            group_rate = rate * (own / self.rates[0] if self.rates[0] > 0 else 1.0)
+        for group, first_rate in zip(self.optimizer.param_groups, self.rates, strict=True):
+            group_rate = rate * (first_rate / self.rates[0] if self.rates[0] > 0 else 1.0)
             if isinstance(group["lr"], Tensor):
                 group["lr"].fill_(group_rate)
             else:

@@ -57,9 +57,9 @@ def check_objective(config: TrainerConfig, objective: object, settings: Set[str]
 
 def refuse_replaced(config: UpdateConfig, settings: Set[str], replaced_by: str) -> None:
     """What is passed in place of a part must not make settings of the config meaningless."""
-    given = sorted(settings & config.model_fields_set)
-    if given:
+    replaced = sorted(settings & config.model_fields_set)
+    if replaced:
         raise ValueError(
-            f"config sets {', '.join(given)}, which the {replaced_by} passed beside it replaces: set them on the "
+            f"config sets {', '.join(replaced)}, which the {replaced_by} passed beside it replaces: set them on the "
             f"{replaced_by}"
         )

@@ -46,7 +46,9 @@ def check_has_own_parameters(
             "reference_sync changes the reference policy, but its parameters were made in torch.inference_mode and "
             "cannot be changed: make it outside, by copy.deepcopy(policy)"
         )
-    ours, theirs = ({name: tensor.shape for name, tensor in own.items()} for own in (parameters, reference_parameters))
+    ours, theirs = (
+        {name: tensor.shape for name, tensor in named.items()} for named in (parameters, reference_parameters)
+    )
     differing = sorted(name for name in ours.keys() | theirs.keys() if ours.get(name) != theirs.get(name))
     if differing:
         raise ValueError(

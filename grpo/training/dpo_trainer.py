@@ -162,13 +162,13 @@ class DPOTrainer(PolicyTrainer[StatesT, ActionsT]):
         pairs = PreferenceBatch.of(preferences, self._evaluator)
         known = [preference.reference_log_probs for preference in preferences]
         if self.config.reference_free:
-            if any(own is not None for own in known):
+            if any(pair is not None for pair in known):
                 raise ValueError(
                     "reference_free=True makes no use of the reference_log_probs that preferences come with: pass them "
                     "without, or leave reference_free out"
                 )
             return pairs, torch.zeros(len(pairs), 2, device=pairs.rows.device)
-        if all(own is not None for own in known):
+        if all(pair is not None for pair in known):
             if self.config.reference_sync is not None:
                 raise ValueError(
                     "preferences come with reference_log_probs, which stay as they are while reference_sync moves the "
@@ -239,10 +239,10 @@ def _log_probs_of(
 ) -> Tensor:
     """Log-probs of the chosen and rejected actions, [P, 2]; ``pairs`` is how the policy that is trained sees them."""
     evaluator.policy.eval()
-    own = PreferenceBatch.of(preferences, evaluator)
+    encoded = PreferenceBatch.of(preferences, evaluator)
     if pairs is not None:
-        evaluator.check_same_cut(own.batch, pairs.batch)
-    return torch.cat([own.log_probs(evaluator, part) for part in own.all(pairs_per_call)])
+        evaluator.check_same_segments(encoded.batch, pairs.batch)
+    return torch.cat([encoded.log_probs(evaluator, part) for part in encoded.all(pairs_per_call)])
 
 
 def _name_sample(sample: int) -> str:
