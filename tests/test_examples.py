@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
+import inspect
+import io
 import re
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import redirect_stdout
 from pathlib import Path
+from typing import Any
 
+import dynamic_bandit
+import matplotlib.pyplot as plt
 import nbformat
 import pytest
+import tyro
 from nbclient import NotebookClient
+
+import bandit_algorithms
+import dpo_synthetic
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 NOTEBOOKS = sorted(EXAMPLES.glob("*.ipynb"))
@@ -30,7 +42,7 @@ def test_custom_policy_is_short_and_learns_nearly_the_best_schedules() -> None:
 
 
 def test_bandit_algorithms_all_end_near_the_best_arm() -> None:
-    output = run("bandit_algorithms.py", "--seeds", "5")
+    output = run("bandit_algorithms.py", "--seeds", "3")
     assert all(name in output for name in ("REINFORCE", "PPO", "GRPO", "DPO"))
     rows = [line.strip("│ ").split("│") for line in output.splitlines() if line.startswith("│")]
     first, last = ([float(cell) for cell in row[1:]] for row in (rows[0], rows[-1]))
@@ -39,29 +51,61 @@ def test_bandit_algorithms_all_end_near_the_best_arm() -> None:
     assert all(reward > 0.9 * best for reward in rewards)
 
 
-@pytest.mark.parametrize("dynamics", ["drift", "switches", "seasons"])
-def test_dynamic_bandit_makes_a_table_and_a_figure(dynamics: str, tmp_path: Path) -> None:
+def dynamic_bandit_in_processes(options: list[str], folder: Path) -> str:
+    return run("dynamic_bandit.py", *options, folder=folder)
+
+
+def dynamic_bandit_in_a_thread(options: list[str], folder: Path) -> str:
+    """What it prints, without the seconds that its processes take to import PyTorch."""
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(io.StringIO()) as printed:
+        patch.chdir(folder)
+        patch.setattr(dynamic_bandit, "ProcessPoolExecutor", lambda **settings: ThreadPoolExecutor(1))
+        plt.switch_backend("Agg")
+        dynamic_bandit.main(tyro.cli(dynamic_bandit.Options, args=options))
+        plt.close("all")
+    return printed.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("dynamics", "run_with"),
+    [
+        ("drift", dynamic_bandit_in_processes),
+        ("switches", dynamic_bandit_in_a_thread),
+        ("seasons", dynamic_bandit_in_a_thread),
+    ],
+)
+def test_dynamic_bandit_makes_a_table_and_a_figure(
+    dynamics: str, run_with: Callable[[list[str], Path], str], tmp_path: Path
+) -> None:
     options = ["--dynamics", dynamics, "--num-pulls", "400", "--seeds", "2", "--num-arms", "4"]
-    output = run("dynamic_bandit.py", *options, folder=tmp_path)
+    output = run_with(options, tmp_path)
     for name in ("GRPO", "UCB1", "Thompson sampling", "discounted UCB", "sliding-window UCB", "ε-greedy"):
         assert name in output
     assert (tmp_path / "outputs" / f"dynamic_bandit_{dynamics}.png").stat().st_size > 10_000
 
 
-@pytest.mark.parametrize("script", ["bandit_algorithms.py", "dpo_synthetic.py", "dynamic_bandit.py"])
-def test_help_explains_every_option(script: str) -> None:
-    told = " ".join(re.sub(r"[│╭╮╰╯─]", " ", run(script, "--help")).split())
-    source = (EXAMPLES / script).read_text()
-    explained = re.findall(r'^    (\w+): .+\n    """(.+)"""$', source, re.MULTILINE)
+@pytest.mark.parametrize("example", [bandit_algorithms, dpo_synthetic, dynamic_bandit])
+def test_help_explains_every_option(example: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        tyro.cli(example.Options, description=example.__doc__, args=["--help"])
+    told = " ".join(re.sub(r"[│╭╮╰╯─]", " ", capsys.readouterr().out).split())
+    explained = re.findall(r'^    (\w+): .+\n    """(.+)"""$', inspect.getsource(example), re.MULTILINE)
     assert len(explained) == len(re.findall(r"--(?!help)[a-z]", told))
     for name, explanation in explained:
         assert f"--{name.replace('_', '-')}" in told
         assert explanation in told
 
 
-def executed(name: str, folder: Path) -> tuple[str, int]:
-    """What a notebook prints, and how many figures it draws."""
+def executed(name: str, folder: Path, smaller: dict[str, str]) -> tuple[str, int]:
+    """What a notebook prints, and how many figures it draws, some of its sizes made smaller.
+
+    The site is built from the notebooks as they are.
+    """
     notebook = nbformat.read(EXAMPLES / name, as_version=4)  # type: ignore[no-untyped-call]
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    for size, other in smaller.items():
+        [cell] = [cell for cell in code if size in cell.source]
+        cell.source = cell.source.replace(size, other)
     start = time.monotonic()
     NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(folder)}}).execute()
     print(f"{name} took {time.monotonic() - start:.0f} s")
@@ -78,17 +122,23 @@ def test_notebooks_are_stored_without_outputs(path: Path) -> None:
 
 
 def test_the_notebook_of_the_bandit(tmp_path: Path) -> None:
-    text, num_figures = executed("grpo_dynamic_bandit_demo.ipynb", tmp_path)
+    """With fewer runs the intervals are wider: that they do not overlap is harder to reach."""
+    smaller = {
+        "NUM_RUNS = 20_000, 10, 8, 20": "NUM_RUNS = 20_000, 10, 8, 6",
+        "switching = torch.stack": "NUM_PULLS = 4_000\nswitching = torch.stack",
+        "for seed in range(6)": "for seed in range(3)",
+    }
+    text, num_figures = executed("grpo_dynamic_bandit_demo.ipynb", tmp_path, smaller)
     assert num_figures >= 4
     regrets = first_comparison(text)
     assert regrets["GRPO"][1] < min(regrets["UCB1"][0], regrets["ε-greedy (ε = 0.1)"][0])
 
 
 def test_the_notebook_of_the_language_model(tmp_path: Path) -> None:
-    text, num_figures = executed("grpo_language_model.ipynb", tmp_path)
+    text, num_figures = executed("grpo_language_model.ipynb", tmp_path, {"NUM_STEPS = 100": "NUM_STEPS = 40"})
     assert num_figures == 1
     accuracies = [float(percentage) for percentage in re.findall(r"held out ([\d.]+)%", text)]
-    assert len(accuracies) == 5
+    assert len(accuracies) == 2
     assert accuracies[-1] > 75
 
 

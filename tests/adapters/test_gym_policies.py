@@ -47,7 +47,7 @@ def spread(policy: GymPolicy, seed: int = 0) -> GymPolicy:
 @pytest.mark.parametrize("normalize", [False, True])
 @pytest.mark.parametrize("masked", [False, True])
 def test_conformance(kind: type[GymPolicy], normalize: bool, masked: bool) -> None:
-    sampler = EpisodeSampler(lambda: MatchingEnv(masked=masked), num_envs=8)
+    sampler = EpisodeSampler(lambda: MatchingEnv(masked=masked), num_envs=100)
     policy = spread(kind(sampler, normalize_observations=normalize))
     if policy.normalization is not None:
         policy.normalization.update(torch.randn(50, 3, generator=torch.Generator().manual_seed(0)) + 1)

@@ -6,6 +6,7 @@ import json
 import re
 import warnings
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -188,6 +189,14 @@ def test_the_limit_is_the_least_of_the_models_and_the_tokenizers(
 
 
 REWARDS: dict[str, Callable[..., SequenceClassificationReward]] = {"pairs": pairs_reward, "chat": chat_reward}
+
+
+@cache
+def built_reward(kind: str) -> SequenceClassificationReward:
+    """One for all examples of Hypothesis."""
+    return REWARDS[kind]()
+
+
 texts = st.lists(st.sampled_from(WORDS[7:]), min_size=1, max_size=12).map(" ".join)
 
 
@@ -198,10 +207,12 @@ def test_neither_the_batch_nor_the_order_changes_a_reward(
 ) -> None:
     states: list[Any] = [[{"role": "user", "content": prompt}] for prompt, _ in samples]
     actions = [Completion((1,), text) for _, text in samples]
-    alone = REWARDS[kind](batch_size=1).compute_rewards(states, actions)
-    together = REWARDS[kind](batch_size=batch_size)
-    torch.testing.assert_close(together.compute_rewards(states, actions), alone, rtol=1e-5, atol=1e-6)
-    backwards = together.compute_rewards(states[::-1], actions[::-1]).flip(0)
+    reward = built_reward(kind)
+    reward.batch_size = 1
+    alone = reward.compute_rewards(states, actions)
+    reward.batch_size = batch_size
+    torch.testing.assert_close(reward.compute_rewards(states, actions), alone, rtol=1e-5, atol=1e-6)
+    backwards = reward.compute_rewards(states[::-1], actions[::-1]).flip(0)
     torch.testing.assert_close(backwards, alone, rtol=1e-5, atol=1e-6)
 
 

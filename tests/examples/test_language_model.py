@@ -11,10 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from transformers import AutoModelForCausalLM, GPT2Config, GPT2ForSequenceClassification, GPT2LMHeadModel
 
-from arithmetic import NUM_HELD_OUT, accuracy, exact_answer, make_model, make_problems, make_tokenizer, supervised_start
+from arithmetic import NUM_HELD_OUT, accuracy, exact_answer, make_problems
 from grpo_adapters.huggingface import CausalLMPolicy, FunctionReward, SamplingConfig, character_tokenizer
 from language_model import ARITHMETIC, WITH_MODEL, Options, Task, Training, main, options_from
 from language_model_algorithms import ALGORITHMS
@@ -31,16 +30,20 @@ def run(*options: str, folder: Path) -> str:
 
 
 @pytest.fixture(scope="module")
-def start(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
+    """What a run without any option, but for how long it takes, prints and the folder that it leaves."""
+    folder = tmp_path_factory.mktemp("run")
+    options = ("--steps", "2", "--prompts-per-step", "8", "--samples", "4", "--trackers", "jsonl", "--table-every", "1")
+    return run(*options, folder=folder), folder / "outputs" / "language_model"
+
+
+@pytest.fixture(scope="module")
+def start(finished: tuple[str, Path]) -> Path:
     """A model after its supervised start."""
-    torch.manual_seed(0)
-    folder = tmp_path_factory.mktemp("start")
-    tokenizer = make_tokenizer()
-    model = make_model(tokenizer)
-    assert supervised_start(model, tokenizer, make_problems(0)[0]) < 1000
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
+    printed, folder = finished
+    [num_steps] = re.findall(r"supervised start: (\d+) steps", printed)
+    assert int(num_steps) < 1000
+    return folder / "start"
 
 
 def test_held_out_problems_are_not_trained_on() -> None:
@@ -79,13 +82,11 @@ def test_every_algorithm_trains(start: Path, algorithm: Any, lora: bool) -> None
     assert share < 0.05 if lora else share == 1
 
 
-def test_a_run_without_any_option(tmp_path: Path) -> None:
-    """But for how long it takes; it leaves a model, a figure and what a tracker writes."""
-    options = ("--steps", "2", "--prompts-per-step", "8", "--samples", "4", "--trackers", "jsonl", "--table-every", "1")
-    printed = run(*options, folder=tmp_path)
+def test_a_run_without_any_option(finished: tuple[str, Path]) -> None:
+    """It leaves a model, a figure and what a tracker writes."""
+    printed, folder = finished
     assert re.search(r"exact answers on 500 held-out problems: [\d.]+% after the supervised start, [\d.]+%", printed)
     assert re.search(r"\[\+[01]\.00\] \d", printed)
-    folder = tmp_path / "outputs" / "language_model"
     assert (folder / "learning_curve.png").stat().st_size > 10_000
     assert CausalLMPolicy(folder).complete([{"prompt": "12+34="}], max_new_tokens=4)[0].text
     logged = [json.loads(line) for line in next(folder.glob("*.jsonl")).read_text().splitlines()]
@@ -107,10 +108,15 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_a_run_with_a_model_and_a_reward_model(models: Path, tmp_path: Path) -> None:
+@pytest.mark.filterwarnings("ignore:fan_in_fan_out is set to False:UserWarning")  # by peft, which sets it right
+def test_a_run_with_a_model_and_a_reward_model(
+    models: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "prompts.txt").write_text("what is it?\n\nwho was it?\n")
     options = ("--model", str(models / "policy"), "--reward-model", str(models / "reward"), "--prompts", "prompts.txt")
-    printed = run(*options, "--steps", "2", "--new-tokens", "6", "--lora", "--output", "out", folder=tmp_path)
+    main(options_from([*options, "--steps", "2", "--new-tokens", "6", "--lora", "--output", "out"]))
+    printed = capsys.readouterr().out
     assert re.search(r"mean reward: -?[\d.]+ in the first step", printed)
     assert "trains" in printed
     assert (tmp_path / "out" / "adapter_model.safetensors").is_file()
@@ -153,7 +159,9 @@ def test_a_model_has_defaults_of_its_own() -> None:
     assert options_from(["--lora"]).learning_rate == 10 * ARITHMETIC.learning_rate
 
 
-def test_help_explains_every_option(tmp_path: Path) -> None:
-    told = " ".join(re.sub(r"[│╭╮╰╯─]", " ", run("--help", folder=tmp_path)).split())
+def test_help_explains_every_option(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        options_from(["--help"])
+    told = " ".join(re.sub(r"[│╭╮╰╯─]", " ", capsys.readouterr().out).split())
     for name in Options.__dataclass_fields__:
         assert f"--{name.replace('_', '-')}" in told

@@ -76,10 +76,10 @@ def test_evaluate_prints_the_agent_beside_minimax(tmp_path: Path) -> None:
 
 
 def test_a_short_training_makes_weights_that_load_and_a_figure(tmp_path: Path) -> None:
-    output = run("train", "--steps", "8000", "--seed", "1", folder=tmp_path)
+    output = run("train", "--steps", "3000", "--seed", "1", folder=tmp_path)
     assert "The agent can be beaten." in output
     weights = tmp_path / "outputs" / "tictactoe.safetensors"
-    assert command_in(weights).endswith("tictactoe.py train --steps 8000 --seed 1")
+    assert command_in(weights).endswith("tictactoe.py train --steps 3000 --seed 1")
     assert (tmp_path / "outputs" / "tictactoe.png").stat().st_size > 10_000
     assert run("evaluate", "--weights", str(weights), folder=tmp_path).splitlines()[:-2] == [
         line for line in output.splitlines() if re.match(r" +Every|[┏┡└│┃]", line)
