@@ -1,4 +1,7 @@
-"""Settings of all tests: one thread and one seed; Hypothesis without deadlines, and repeatable in CI."""
+"""Settings of all tests: one thread and one seed; Hypothesis without deadlines, and repeatable in CI.
+
+``pytest --hypothesis-profile=nightly`` draws many more examples, other ones each time.
+"""
 
 import os
 
@@ -9,6 +12,7 @@ from hypothesis import settings
 torch.set_num_threads(1)
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # in the processes that tests start
 settings.register_profile("default", deadline=None, max_examples=60, derandomize="CI" in os.environ)
+settings.register_profile("nightly", deadline=None, max_examples=1000, derandomize=False)
 settings.load_profile("default")
 
 

@@ -14,7 +14,7 @@ from grpo.config.rollout import DynamicSampling
 from grpo.data._checks import check_groups, check_states
 from grpo.data._protocols import missing_methods, require_methods, type_name
 from grpo.data.action_batches import ActionBatch
-from grpo.data.batches import join_groups, own_copy, repeat_entries
+from grpo.data.batches import handed_out, join_groups, own_copy, repeat_entries
 from grpo.data.experience import Experience
 from grpo.data.needs import Needs
 from grpo.data.segments import Segments
@@ -108,7 +108,7 @@ class ExperienceCollector(Generic[StatesT, ActionsT]):
         check_groups("score was given", groups, len(states), None)
         self._policy.policy.eval()
         sizes = Segments.of_lengths([len(group) for group in groups])
-        samples = require_scored(self._score(own_copy(states), groups, sizes))
+        samples = require_scored(self._score(own_copy(states), groups, sizes, "score was given"))
         return self.evaluate(samples, self.encode(samples), old_log_probs=self._notes_old_log_probs)
 
     def sample(self, states: StatesT, **generation_kwargs: Any) -> ScoredSamples:
@@ -165,19 +165,26 @@ class ExperienceCollector(Generic[StatesT, ActionsT]):
         states = own_copy(states)
         self._policy.policy.eval()
         self._has_sampled = True
-        groups = self.sampler.sample(self._policy.model, states, self.group_size, **generation_kwargs)
-        check_groups(f"{self._source} returned", groups, len(states), self.group_size)
-        return self._score(states, groups, Segments(len(states), self.group_size))
+        num_states = len(states)
+        groups = self.sampler.sample(self._policy.model, handed_out(states), self.group_size, **generation_kwargs)
+        source = f"{self._source} returned"
+        check_groups(source, groups, num_states, self.group_size)
+        return self._score(states, groups, Segments(num_states, self.group_size), source)
 
     @property
     def _source(self) -> str:
         """Who made the actions, to name in errors."""
         return "generate_actions" if isinstance(self.sampler, PolicySampler) else f"{type_name(self.sampler)}.sample"
 
-    def _score(self, states: Any, groups: Any, sizes: Segments) -> ScoredSamples:
+    def _score(self, states: Any, groups: Any, sizes: Segments, source: str) -> ScoredSamples:
         sample_states, actions = repeat_entries(states, sizes), join_groups(groups)
+        if len(actions) != sizes.total:
+            raise ValueError(
+                f"{source} groups of {sizes.total} actions by their lengths, but {len(actions)} come out of them in "
+                f"turn: return lists"
+            )
         self.reward_model.eval()
-        rewards = self.reward_model.compute_rewards(sample_states, actions)
+        rewards = self.reward_model.compute_rewards(handed_out(sample_states), handed_out(actions))
         return ScoredSamples.of(sample_states, actions, sizes, rewards)
 
     def _checked(self, samples: ScoredSamples) -> ScoredSamples:

@@ -56,7 +56,7 @@ def require_batch(value: Any, what: str, expected: str, where: str = "", *, read
         raise TypeError(f"{what} a 0-dimensional {type_name(value)}{where}, expected {expected}. Put it in a list")
     if isinstance(value, str | bytes | Mapping) or not hasattr(value, "__len__") or not hasattr(value, "__getitem__"):
         raise TypeError(f"{what} a {type_name(value)}{where}, expected {expected}")
-    if reads_by_index and not isinstance(value, Tensor) and len(value) > 0 and not _agrees_with_itself(value):
+    if reads_by_index and not isinstance(value, Tensor) and not _agrees_with_itself(value):
         records = (
             ", for instance by .to_dict('records')" if hasattr(value, "columns") else ", by list(...) or .tolist()"
         )
@@ -68,8 +68,10 @@ def require_batch(value: Any, what: str, expected: str, where: str = "", *, read
 
 def _agrees_with_itself(batch: Any) -> bool:
     """Whether the first entry is of the same kind by iteration and by index: tables iterate over their columns."""
-    first = next(iter(batch), None)
     try:
+        if len(batch) == 0:
+            return True
+        first = next(iter(batch), None)
         return type(batch[0]) is type(first) or bool(batch[0] == first)
     except (KeyError, IndexError, TypeError, ValueError):
         return False

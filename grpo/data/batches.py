@@ -62,6 +62,14 @@ def own_copy(batch: Any) -> Any:
     return batch.copy() if hasattr(batch, "tolist") and hasattr(batch, "copy") else batch
 
 
+def handed_out(batch: Any) -> Any:
+    """The same entries in another list, so that a model that changes the list it is given changes nothing here.
+
+    The entries themselves, and tensors, are not copied.
+    """
+    return list(batch) if type(batch) is list else batch
+
+
 def join_groups(groups: Any) -> Any:
     """All entries of the groups, group after group: [S][G] -> [N]; a tensor [S, G, ...] -> [N, ...], a copy of it."""
     if isinstance(groups, Tensor):

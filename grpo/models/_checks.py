@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import cast
 
 import torch
@@ -18,13 +18,41 @@ from grpo.data.segments import Segments
 from grpo.models._masks import check_truncated
 
 
+def check_parameters(parameters: object, role: str) -> Mapping[str, Tensor]:
+    """``get_parameters`` must return a mapping from names to leaf tensors of real numbers."""
+    if not isinstance(parameters, Mapping) or not all(isinstance(tensor, Tensor) for tensor in parameters.values()):
+        raise TypeError(
+            f"{role}.get_parameters returned a {type_name(parameters)}, expected a mapping from names to tensors: "
+            f"return dict(self.named_parameters()), or {{}} without any"
+        )
+    for name, tensor in parameters.items():
+        if tensor.requires_grad and (tensor.is_complex() or not tensor.is_leaf or tensor.layout is not torch.strided):
+            _refuse_parameter(f"{role}.get_parameters returned {name!r},", tensor)
+    return parameters
+
+
+def _refuse_parameter(what: str, tensor: Tensor) -> None:
+    """Say what is wrong with a parameter that cannot be trained."""
+    if tensor.is_complex():
+        raise TypeError(
+            f"{what} of dtype {tensor.dtype}, expected real numbers: keep the real and the imaginary part as a "
+            f"parameter each, and make torch.complex(real, imaginary) of them where it is used"
+        )
+    if not tensor.is_leaf:
+        raise ValueError(
+            f"{what} which was computed from other tensors, expected a leaf: return the tensor that it was computed "
+            f"from, so that an optimizer can change it"
+        )
+    require_strided(what, tensor)
+
+
 def check_action_batch(batch: object, num_samples: int, source: str) -> ActionBatch:
     """``encode_actions`` must give a batch of as many samples as it was given, cut into rows that cross none."""
-    samples, rows = getattr(batch, "samples", None), getattr(batch, "rows", None)
-    if not isinstance(samples, Segments) or not isinstance(rows, Segments) or not hasattr(batch, "select"):
+    samples, rows, select = (getattr(batch, name, None) for name in ("samples", "rows", "select"))
+    if not isinstance(samples, Segments) or not isinstance(rows, Segments) or not callable(select):
         raise TypeError(
-            f"{source} returned a {type_name(batch)}, expected a grpo.ActionBatch, with Segments as samples and rows: "
-            f"grpo.TensorBatch is a ready one"
+            f"{source} returned a {type_name(batch)}, expected a grpo.ActionBatch, with Segments as samples and rows "
+            f"and a method select: grpo.TensorBatch is a ready one"
         )
     if samples.count != num_samples or rows.total != samples.total:
         raise ValueError(
@@ -73,7 +101,7 @@ def check_values_of_samples(source: str, values: object, samples: Segments) -> T
         raise ValueError(f"{source} returned shape {list(values.shape)}, expected {expected}{_squeeze_hint(values)}")
     _check_floating(source, values)
     _check_device(source, values, samples.device)
-    values = full_precision(values.detach())
+    values = full_precision(values.detach()).clone()  # whoever made them may go on computing in the same memory
     if not _is_finite(values):
         index = int(torch.nonzero(~values.isfinite())[0])
         unit = "sample" if values.shape[0] == samples.count else "decision"
@@ -179,6 +207,8 @@ def _check_floating(what: str, values: Tensor) -> None:
 
 
 def _check_device(what: str, values: Tensor, device: torch.device) -> None:
+    if values.is_meta and device.type == "meta":  # where the device is that of the values themselves
+        raise ValueError(f"{what} on device meta, where there are no values, expected cpu, say: compute it there")
     if values.device != device:
         raise ValueError(f"{what} on device {values.device}, expected {device}: call .to({str(device)!r}) on it")
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from grpo.data._protocols import missing_methods, type_name
 from grpo.data.action_batches import ActionBatch
-from grpo.data.batches import select_entries
+from grpo.data.batches import handed_out, select_entries
 from grpo.data.evaluation import Evaluation, ValueEstimates
 from grpo.data.segments import Segments
 from grpo.models._checks import (
@@ -72,10 +72,11 @@ class Evaluator:
             groups: the N samples cut into groups that answer the same state.
         """
         policy: Any = self.policy
+        states, actions = handed_out(states), handed_out(actions)
         if self._encodes_groups:
             batch = policy.encode_groups(select_entries(states, groups.starts), actions, groups)
-            return check_action_batch(batch, len(actions), f"{self.role}.encode_groups")
-        return check_action_batch(policy.encode_actions(states, actions), len(actions), f"{self.role}.encode_actions")
+            return check_action_batch(batch, groups.total, f"{self.role}.encode_groups")
+        return check_action_batch(policy.encode_actions(states, actions), groups.total, f"{self.role}.encode_actions")
 
     def estimate_values(self, batch: ActionBatch) -> ValueEstimates:
         """What the critic expects at all decisions, to keep: nothing that the policy computes later changes it."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from typing_extensions import TypeIs
 
 from grpo.data._protocols import type_name
 from grpo.data.experience import Experience
@@ -13,17 +14,26 @@ from grpo.data.segments import Segments
 def is_mask(values: object, segments: Segments) -> bool:
     """Whether these are K booleans on the segments' device."""
     return (
-        isinstance(values, Tensor)
+        is_dense(values)
         and values.dtype == torch.bool
         and values.shape == (segments.count,)
         and values.device == segments.device
     )
 
 
+def is_dense(values: object) -> TypeIs[Tensor]:
+    """Whether it is a tensor that has an entry at every place."""
+    if not isinstance(values, Tensor):
+        return False
+    return not values.is_nested and values.layout is torch.strided and not values.is_meta
+
+
 def describe(values: object) -> str:
     """What a value is, to name in an error."""
     if not isinstance(values, Tensor):
         return f"of type {type_name(values)}"
+    if values.is_nested or values.layout is not torch.strided:
+        return f"a {'nested' if values.is_nested else 'sparse'} tensor"
     return f"of dtype {values.dtype} and shape {list(values.shape)} on {values.device}"
 
 

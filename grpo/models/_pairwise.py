@@ -9,8 +9,10 @@ from typing_extensions import TypeIs
 
 from grpo.data._protocols import missing_methods, require_methods
 from grpo.data.action_batches import PairBatch
+from grpo.data.batches import handed_out
 from grpo.data.evaluation import Evaluation
 from grpo.data.segments import Segments
+from grpo.models._checks import check_parameters
 from grpo.models.policy import ActionsT, PolicyModel, SequentialPolicy, StatesT
 
 
@@ -20,8 +22,9 @@ class PairwisePolicy(Generic[StatesT, ActionsT]):
     The core upgrades a minimal policy once, at construction, and from then on handles one kind only.
     """
 
-    def __init__(self, policy: PolicyModel[StatesT, ActionsT]) -> None:
+    def __init__(self, policy: PolicyModel[StatesT, ActionsT], role: str = "policy") -> None:
         self.policy = policy
+        self.role = role
         self.generate_actions = policy.generate_actions
         self.get_log_probabilities = policy.get_log_probabilities
         self.get_parameters = policy.get_parameters
@@ -31,11 +34,11 @@ class PairwisePolicy(Generic[StatesT, ActionsT]):
 
     def encode_actions(self, states: StatesT, actions: ActionsT) -> PairBatch:
         """The pairs as they are."""
-        return PairBatch(states, actions, Segments(len(actions), 1, device_of(self.policy)))
+        return PairBatch(states, actions, Segments(len(actions), 1, device_of(self.policy, self.role)))
 
     def evaluate_actions(self, batch: PairBatch) -> Evaluation:
         """The minimal policy's log-probs, entropy unknown."""
-        return Evaluation(self.policy.get_log_probabilities(batch.states, batch.actions))
+        return Evaluation(self.policy.get_log_probabilities(handed_out(batch.states), handed_out(batch.actions)))
 
 
 def is_sequential(policy: object) -> TypeIs[SequentialPolicy[Any, Any, Any]]:
@@ -50,11 +53,10 @@ def as_sequential(policy: PolicyModel[Any, Any], role: str = "policy") -> Sequen
         TypeError: if it is not a policy; the message names every method that is missing.
     """
     require_methods(policy, PolicyModel, role)
-    return policy if is_sequential(policy) else PairwisePolicy(policy)
+    return policy if is_sequential(policy) else PairwisePolicy(policy, role)
 
 
-def device_of(policy: PolicyModel[Any, Any]) -> torch.device:
-    """Device of the policy's first parameter; the CPU where it has none."""
-    for parameter in policy.get_parameters().values():
-        return parameter.device
-    return torch.device("cpu")
+def device_of(policy: PolicyModel[Any, Any], role: str = "policy") -> torch.device:
+    """Device of the policy's first parameter that has data; the CPU where none has."""
+    parameters = check_parameters(policy.get_parameters(), role).values()
+    return next((tensor.device for tensor in parameters if not tensor.is_meta), torch.device("cpu"))

@@ -10,6 +10,7 @@ from grpo.data._protocols import type_name
 from grpo.data.decisions import Terms
 from grpo.data.segments import Segments
 from grpo.models._checks import check_decision_values
+from grpo.models._masks import describe, is_dense
 
 RESERVED_METRICS = {
     "reward",
@@ -48,13 +49,18 @@ def check_terms(
     for name, values in terms.metrics.items():
         if name in RESERVED_METRICS:
             raise ValueError(f"objective returned a metric {name!r}, a name of the trainer's own: choose another")
-        if not isinstance(values, Tensor) or values.shape != (rows.total,) or values.device != loss.device:
-            shape = list(values.shape) if isinstance(values, Tensor) else type_name(values)
+        if not is_dense(values) or values.shape != (rows.total,) or values.device != loss.device or values.is_complex():
             raise ValueError(
-                f"objective returned {shape} as metric {name!r}, expected a tensor [{rows.total}], one entry a "
-                f"{unit}: the trainer averages it"
+                f"objective returned {_described(values)} as metric {name!r}, expected a tensor [{rows.total}] of real "
+                f"numbers on {loss.device}, one entry a {unit}: the trainer averages it"
             )
     return terms if loss is terms.loss else Terms(loss, terms.metrics)
+
+
+def _described(values: object) -> str:
+    if not isinstance(values, Tensor):
+        return type_name(values)
+    return describe(values) if values.is_complex() or not is_dense(values) else f"{list(values.shape)}"
 
 
 def check_surrogate(terms: object) -> Terms:

@@ -57,7 +57,9 @@ class StepMetrics:
 
     def note_reported(self, source: str, reported: Any) -> None:
         """Take in what the user's code reports: floats by name, none of the trainer's names nor one that is taken."""
-        if not isinstance(reported, Mapping) or not all(isinstance(value, float) for value in reported.values()):
+        if not isinstance(reported, Mapping) or not all(
+            isinstance(name, str) and isinstance(value, float) for name, value in reported.items()
+        ):
             raise TypeError(f"{source} returned {reported!r}, expected a mapping from names to floats")
         clashes = sorted(reported.keys() & (RESERVED_METRICS | self._noted.keys()))
         if clashes:

@@ -13,9 +13,9 @@ from torch import Tensor
 
 from grpo.config.schedules import LinearSchedule, at_step
 from grpo.config.update import UpdateConfig
-from grpo.data._checks import require_strided
 from grpo.data._protocols import type_name
 from grpo.data.errors import NonFiniteError
+from grpo.models._checks import check_parameters
 
 
 class Optimization:
@@ -166,34 +166,6 @@ def level_of_caller() -> int:
     while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == "grpo":
         frame, level = frame.f_back, level + 1
     return level
-
-
-def check_parameters(parameters: object, role: str) -> Mapping[str, Tensor]:
-    """``get_parameters`` must return a mapping from names to leaf tensors of real numbers."""
-    if not isinstance(parameters, Mapping) or not all(isinstance(tensor, Tensor) for tensor in parameters.values()):
-        raise TypeError(
-            f"{role}.get_parameters returned a {type_name(parameters)}, expected a mapping from names to tensors: "
-            f"return dict(self.named_parameters()), or {{}} without any"
-        )
-    for name, tensor in parameters.items():
-        if tensor.requires_grad and (tensor.is_complex() or not tensor.is_leaf or tensor.layout is not torch.strided):
-            _refuse(f"{role}.get_parameters returned {name!r},", tensor)
-    return parameters
-
-
-def _refuse(what: str, tensor: Tensor) -> None:
-    """Say what is wrong with a parameter that cannot be trained."""
-    if tensor.is_complex():
-        raise TypeError(
-            f"{what} of dtype {tensor.dtype}, expected real numbers: keep the real and the imaginary part as a "
-            f"parameter each, and make torch.complex(real, imaginary) of them where it is used"
-        )
-    if not tensor.is_leaf:
-        raise ValueError(
-            f"{what} which was computed from other tensors, expected a leaf: return the tensor that it was computed "
-            f"from, so that an optimizer can change it"
-        )
-    require_strided(what, tensor)
 
 
 def check_optimizer(optimizer: torch.optim.Optimizer, parameters: Mapping[str, Tensor]) -> None:

@@ -15,13 +15,14 @@ from grpo.data.action_batches import ActionBatch
 from grpo.data.decisions import Terms
 from grpo.data.errors import NonFiniteError
 from grpo.data.state import copied, load_states_of, require_keys, states_of
+from grpo.models._checks import check_parameters
 from grpo.models._evaluator import Evaluator
 from grpo.models.policy import ActionsT, PolicyModel, ReportsMetrics, StatesT
 from grpo.training._diagnosis import describe_bad_gradient
 from grpo.training._metrics import StepMetrics
 from grpo.training._minibatches import WeightedRows
 from grpo.training._model_state import load_model_state, model_state
-from grpo.training._optimization import Optimization, check_parameters, check_reference, move_all
+from grpo.training._optimization import Optimization, check_reference, move_all
 from grpo.training._reference_sync import check_has_own_parameters, mix_parameters
 from grpo.training._rollback import UndoesFailedStep, uninterrupted
 
@@ -191,7 +192,9 @@ class PolicyTrainer(Generic[StatesT, ActionsT]):
         sync = self.config.reference_sync
         if sync is not None and self.num_steps % sync.every == 0:
             assert self.reference_policy is not None
-            reference = self.reference_policy.get_parameters()
+            reference = check_parameters(self.reference_policy.get_parameters(), "reference_policy")
+            parameters = check_parameters(self.policy.get_parameters(), "policy")
+            check_has_own_parameters(reference, parameters)
             if self.config.undo_failed_updates:
                 undo.also(list(reference.values()))
-            mix_parameters(reference, self.policy.get_parameters(), sync.mixing)
+            mix_parameters(reference, parameters, sync.mixing)
