@@ -124,7 +124,9 @@ class ExperienceCollector(Generic[StatesT, ActionsT]):
     @torch.no_grad()
     def encode(self, samples: ScoredSamples) -> ActionBatch:
         """The samples made ready for evaluation by the policy; where they already are, as they are."""
-        return samples.batch or self._policy.encode(samples.states, samples.actions, samples.groups)
+        if samples.batch is not None:
+            return samples.batch
+        return self._policy.encode(samples.states, samples.actions, samples.groups)
 
     @torch.no_grad()
     def evaluate(self, samples: ScoredSamples, batch: ActionBatch, *, old_log_probs: bool) -> Experience:
@@ -166,7 +168,7 @@ class ExperienceCollector(Generic[StatesT, ActionsT]):
         states = own_copy(states)
         self._policy.policy.eval()
         self._has_sampled = True
-        groups = self.sampler.sample(self._policy.given, states, self.group_size, **generation_kwargs)
+        groups = self.sampler.sample(self._policy.given, own_copy(states), self.group_size, **generation_kwargs)
         check_groups(f"{self._source} returned", groups, len(states), self.group_size)
         return self._score(states, groups, Segments(len(states), self.group_size))
 
@@ -179,7 +181,7 @@ class ExperienceCollector(Generic[StatesT, ActionsT]):
     def _score(self, states: Any, groups: Any, sizes: Segments) -> ScoredSamples:
         sample_states, actions = repeat_entries(states, sizes), join_groups(groups)
         self.reward_model.eval()
-        rewards = self.reward_model.compute_rewards(sample_states, actions)
+        rewards = self.reward_model.compute_rewards(own_copy(sample_states), own_copy(actions))
         return ScoredSamples.of(sample_states, actions, sizes, rewards)
 
     def _checked(self, samples: ScoredSamples) -> ScoredSamples:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from grpo.data._protocols import missing_methods, type_name
 from grpo.data.action_batches import ActionBatch
-from grpo.data.batches import select_entries
+from grpo.data.batches import own_copy, select_entries
 from grpo.data.evaluation import Evaluation, ValueEstimates
 from grpo.data.segments import Segments
 from grpo.models._checks import (
@@ -64,7 +64,7 @@ class Evaluator:
             )
 
     def encode(self, states: Any, actions: Any, groups: Segments) -> ActionBatch:
-        """N samples made ready for evaluation.
+        """N samples made ready for evaluation; the policy is given copies, which it may change.
 
         Args:
             states: the state of each sample, N entries.
@@ -72,10 +72,13 @@ class Evaluator:
             groups: the N samples cut into groups that answer the same state.
         """
         policy: Any = self.policy
+        num_samples, actions = len(actions), own_copy(actions)
         if self._encodes_groups:
-            batch = policy.encode_groups(select_entries(states, groups.starts), actions, groups)
-            return check_action_batch(batch, len(actions), f"{self.role}.encode_groups")
-        return check_action_batch(policy.encode_actions(states, actions), len(actions), f"{self.role}.encode_actions")
+            states = own_copy(select_entries(states, groups.starts))
+            batch = policy.encode_groups(states, actions, groups)
+            return check_action_batch(batch, num_samples, f"{self.role}.encode_groups")
+        batch = policy.encode_actions(own_copy(states), actions)
+        return check_action_batch(batch, num_samples, f"{self.role}.encode_actions")
 
     def estimate_values(self, batch: ActionBatch) -> ValueEstimates:
         """What the critic expects at all decisions, to keep: nothing that the policy computes later changes it."""

@@ -242,7 +242,7 @@ def _log_probs_of(
     own = PreferenceBatch.of(preferences, evaluator)
     if pairs is not None:
         evaluator.check_same_cut(own.batch, pairs.batch)
-    return torch.cat([own.log_probs(evaluator, part) for part in own.all(pairs_per_call)])
+    return torch.cat([own.log_probs(evaluator, part).clone() for part in own.all(pairs_per_call)])
 
 
 def _name_sample(sample: int) -> str:
