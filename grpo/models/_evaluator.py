@@ -46,6 +46,11 @@ class Evaluator:
         self.source = f"{role}.{method}"
         self.role = role
         self._encodes_groups = not missing_methods(policy, EncodesGroups)
+        if self._encodes_groups and (missing := missing_methods(policy, SequentialPolicy)):
+            raise TypeError(
+                f"{role} {type_name(policy)} has encode_groups, but lacks {', '.join(missing)}: add "
+                f"{'them' if len(missing) > 1 else 'it'}, as grpo.SequentialPolicy documents"
+            )
         self.name_sample = name_sample
 
     @property
