@@ -67,7 +67,12 @@ def require_batch(value: Any, what: str, expected: str, where: str = "", *, read
 
 
 def _agrees_with_itself(batch: Any) -> bool:
-    """Whether the first entry is of the same kind by iteration and by index: tables iterate over their columns."""
+    """Whether the first entry is of the same kind by iteration and by index: tables iterate over their columns.
+
+    Columns of tables read by label: theirs must count them.
+    """
+    if hasattr(batch, "iloc") and list(batch.index) != list(range(len(batch))):
+        return False
     first = next(iter(batch), None)
     try:
         return type(batch[0]) is type(first) or bool(batch[0] == first)
