@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from grpo.data._checks import require_strided
 from grpo.data.action_batches import ActionBatch
 from grpo.data.batches import join_groups, select_entries
 from grpo.data.experience import GroupedRewards
@@ -138,6 +139,8 @@ def check_partial_rewards(rewards: PartialRewards, num_samples: int) -> Tensor:
             f"compute_rewards returned PartialRewards with scored {describe(scored)}, expected a bool tensor of shape "
             f"[{num_samples}]: whether each sample was scored"
         )
-    if isinstance(values, Tensor) and values.shape == scored.shape and values.device == scored.device:
-        values = values.masked_fill(~scored, 0)
+    if isinstance(values, Tensor):
+        require_strided("compute_rewards returned", values)
+        if values.shape == scored.shape and values.device == scored.device:
+            values = values.masked_fill(~scored, 0)
     return check_rewards(values, samples)

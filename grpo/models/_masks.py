@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from grpo.data._checks import irregularity
 from grpo.data._protocols import type_name
 from grpo.data.experience import Experience
 from grpo.data.segments import Segments
@@ -14,6 +15,7 @@ def is_mask(values: object, segments: Segments) -> bool:
     """Whether these are K booleans on the segments' device."""
     return (
         isinstance(values, Tensor)
+        and irregularity(values) is None
         and values.dtype == torch.bool
         and values.shape == (segments.count,)
         and values.device == segments.device
@@ -24,6 +26,9 @@ def describe(values: object) -> str:
     """What a value is, to name in an error."""
     if not isinstance(values, Tensor):
         return f"of type {type_name(values)}"
+    kind = irregularity(values)
+    if kind is not None:
+        return f"of a {kind} tensor"
     return f"of dtype {values.dtype} and shape {list(values.shape)} on {values.device}"
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 
 from torch import Tensor
 
+from grpo.data._checks import require_strided
 from grpo.data._protocols import type_name
 from grpo.data.decisions import Terms
 from grpo.data.segments import Segments
@@ -48,6 +49,8 @@ def check_terms(
     for name, values in terms.metrics.items():
         if name in RESERVED_METRICS:
             raise ValueError(f"objective returned a metric {name!r}, a name of the trainer's own: choose another")
+        if isinstance(values, Tensor):
+            require_strided(f"objective returned metric {name!r}:", values)
         if not isinstance(values, Tensor) or values.shape != (rows.total,) or values.device != loss.device:
             shape = list(values.shape) if isinstance(values, Tensor) else type_name(values)
             raise ValueError(
