@@ -162,7 +162,7 @@ class Trainer(PolicyTrainer[StatesT, ActionsT]):
             metrics.note(value_metrics(decisions))
             weights = self._loss_weights(experience)
             batch, whole_samples = experience.batch, self._needs.whole_samples
-            can_undo = undo.before_updates(may_fail_later=self._may_fail_after_an_update(batch))
+            undo.before_updates(may_fail_later=self._may_fail_after_an_update(len(batch.rows)))
             self._evaluator.policy.train()
             for minibatch in iterate_minibatches(batch, decisions, weights, config, whole_samples, self.generator):
                 if not minibatch:  # no decision of it has any weight
@@ -176,7 +176,7 @@ class Trainer(PolicyTrainer[StatesT, ActionsT]):
                         metrics.add_micro_batch(micro_batch, terms.metrics, self._backward(terms, micro_batch.weight))
                     if self._has_moved_too_far(metrics):
                         break
-                    metrics.end_update(self._make_update(batch, minibatch, can_undo=can_undo))
+                    metrics.end_update(self._make_update(batch, minibatch, undo))
             self._finish(experience, metrics)
         return metrics.result()
 
@@ -243,14 +243,11 @@ class Trainer(PolicyTrainer[StatesT, ActionsT]):
             return weights.where(experience.samples.expand(~require_truncated(experience)))
         return weights
 
-    def _may_fail_after_an_update(self, batch: ActionBatch) -> bool:
-        """Whether something of the user's is called after the first update, so that it must be possible to undo
-        that.
-        """
+    def _may_fail_after_an_update(self, num_rows: int) -> bool:
         follows = not missing_methods(self.policy, FollowsData) or any(
             not missing_methods(part, Adapts) for part in (self.advantage_estimator, self.objective)
         )
-        return follows or self._needs.step_kl or self.config.num_updates(len(batch.rows)) > 1
+        return follows or self._needs.step_kl or super()._may_fail_after_an_update(num_rows)
 
     @property
     def _trains(self) -> bool:
