@@ -11,8 +11,7 @@ from torch import Tensor
 
 from grpo.advantages._checks import check_takes_experience
 from grpo.advantages.estimator import AdvantageEstimate, AdvantageEstimator, estimate_of
-from grpo.data._protocols import missing_methods
-from grpo.data.adapts import Adapts
+from grpo.data.adapts import adapt, adapts
 from grpo.data.experience import Experience
 from grpo.data.needs import Needs, needs_of
 from grpo.data.state import load_states_of, states_of
@@ -103,10 +102,14 @@ class KLPenalizedRewards:
         metrics = {"reward_kl": (old - reference).mean().item(), "reward_kl_coefficient": beta}
         return replace(estimate, metrics={**estimate.metrics, **metrics})
 
+    @property
+    def adapts(self) -> bool:
+        """Whether the coefficient or the inner estimator changes from step to step."""
+        return isinstance(self.coefficient, KLCoefficient) or adapts(self.estimator)
+
     def adapt(self, experience: Experience, metrics: Mapping[str, float]) -> None:
         """Tell the coefficient the divergence of the step, mean log π_old - log π_ref, where it wants to know."""
-        if not missing_methods(self.estimator, Adapts):
-            self.estimator.adapt(experience, metrics)  # type: ignore[attr-defined]
+        adapt(self.estimator, experience, metrics)
         if isinstance(self.coefficient, KLCoefficient):
             self.coefficient.update(metrics["reward_kl"], len(experience.samples))
 

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import cast
 
 from typing_extensions import Protocol, runtime_checkable
 
+from grpo.data._protocols import missing_methods
 from grpo.data.experience import Experience
 
 
 @runtime_checkable
 class Adapts(Protocol):
-    """An estimator or an objective that changes from step to step: a coefficient that follows a divergence, say."""
+    """An estimator or an objective that changes from step to step: a coefficient that follows a divergence, say.
+
+    What merely hands on to parts of its own may have an attribute ``adapts``: whether one of them changes.
+    """
 
     def adapt(self, experience: Experience, metrics: Mapping[str, float]) -> None:
         """Take a step into account. Called once, at the end of a step that succeeded.
@@ -21,3 +26,14 @@ class Adapts(Protocol):
             metrics: of the step.
         """
         ...
+
+
+def adapts(part: object) -> bool:
+    """Whether a part changes from step to step."""
+    return not missing_methods(part, Adapts) and bool(getattr(part, "adapts", True))
+
+
+def adapt(part: object, experience: Experience, metrics: Mapping[str, float]) -> None:
+    """Let a part take a step into account, where it changes from step to step."""
+    if adapts(part):
+        cast("Adapts", part).adapt(experience, metrics)

@@ -82,6 +82,11 @@ class KLPenaltySurrogate:
         metrics = {"kl_penalty_coefficient": torch.full_like(decisions.advantages, beta)}
         return Terms(loss, old_policy_metrics(log_probs, decisions) | metrics)
 
+    @property
+    def adapts(self) -> bool:
+        """Whether the coefficient follows a divergence."""
+        return isinstance(self.coefficient, AdaptiveKLCoefficient)
+
     def adapt(self, experience: Experience, metrics: Mapping[str, float]) -> None:
         """Tell the coefficient the divergence that a step of the trainer ended with."""
         if isinstance(self.coefficient, AdaptiveKLCoefficient) and "policy_kl" in metrics:

@@ -18,7 +18,7 @@ from grpo.collection.experience_collector import ExperienceCollector
 from grpo.config.rollout import TrainerConfig
 from grpo.data._protocols import missing_methods, type_name
 from grpo.data.action_batches import ActionBatch
-from grpo.data.adapts import Adapts
+from grpo.data.adapts import adapt, adapts
 from grpo.data.decisions import Decisions, Terms
 from grpo.data.experience import Experience
 from grpo.data.needs import Needs
@@ -245,7 +245,7 @@ class Trainer(PolicyTrainer[StatesT, ActionsT]):
 
     def _may_fail_after_an_update(self, num_rows: int) -> bool:
         follows = not missing_methods(self.policy, FollowsData) or any(
-            not missing_methods(part, Adapts) for part in (self.advantage_estimator, self.objective)
+            map(adapts, (self.advantage_estimator, self.objective))
         )
         return follows or self._needs.step_kl or super()._may_fail_after_an_update(num_rows)
 
@@ -273,9 +273,8 @@ class Trainer(PolicyTrainer[StatesT, ActionsT]):
             self._measure_kl(experience, metrics)
         if not missing_methods(self.policy, FollowsData):
             cast("FollowsData", self.policy).update_statistics(experience.batch)
-        for part in (self.advantage_estimator, self.objective):
-            if not missing_methods(part, Adapts):
-                cast("Adapts", part).adapt(experience, metrics.result())
+        for part in filter(adapts, (self.advantage_estimator, self.objective)):
+            adapt(part, experience, metrics.result())
 
     def _measure_kl(self, experience: Experience, metrics: StepMetrics) -> None:
         """How far the step has moved the policy, ``policy_kl``."""
