@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import pandas as pd
+import pandas as pd  # type: ignore[import-untyped]
 import pytest
 import torch
 from models import FunctionRewards, Quiet, SequencePolicy, SequentialTablePolicy, StepRewards, TablePolicy, WalkerPolicy
@@ -261,13 +261,14 @@ class EmptyObjective(Empty):
 
 def test_parts_of_length_zero_are_used() -> None:
     walker, rewards = WalkerPolicy(), StepRewards()
-    for trainer_class, config, objective in (
+    trainers: list[tuple[Any, Any, Any]] = [
         (GRPOTrainer, GRPOConfig(), GRPOObjective()),
         (PPOTrainer, PPOConfig(group_size=2), GRPOObjective()),
         (ReinforceTrainer, ReinforceConfig(group_size=2), GRPOObjective()),
-    ):
+    ]
+    for trainer_class, config, objective in trainers:
         given = (EmptyEstimator(), EmptyObjective(objective))
-        trainer: Any = trainer_class(config, walker, rewards, advantage_estimator=given[0], objective=given[1])
+        trainer = trainer_class(config, walker, rewards, advantage_estimator=given[0], objective=given[1])
         assert (trainer.advantage_estimator, trainer.objective) == given
     own = EmptyObjective(DPOObjective())
     assert DPOTrainer(DPOConfig(reference_free=True), TablePolicy(), objective=own).objective is own
@@ -468,7 +469,7 @@ def test_a_batch_whose_length_is_not_the_number_of_its_entries_is_refused() -> N
 
 def test_a_schedule_leaves_the_groups_of_an_optimizer_their_proportion() -> None:
     policy = WalkerPolicy()
-    groups = [{"params": [policy.logits]}, {"params": [policy.values], "lr": 0.05}]
+    groups: list[dict[str, Any]] = [{"params": [policy.logits]}, {"params": [policy.values], "lr": 0.05}]
     optimizer = torch.optim.SGD(groups, lr=0.5)
     config = GRPOConfig(group_size=2, learning_rate=LinearSchedule(start=0.2, end=0.0, num_steps=4))
     trainer = GRPOTrainer(config, policy, StepRewards(), optimizer=optimizer)
@@ -549,7 +550,7 @@ class Scribbler(TablePolicy):
 
 class ScribblingRewards(Quiet):
     def compute_rewards(self, states: Any, actions: Any) -> Tensor:
-        rewards = actions.double()
+        rewards: Tensor = actions.double()
         Scribbler()._read(states)
         actions.zero_()
         return rewards
@@ -611,7 +612,8 @@ def test_tuples_stay_tuples() -> None:
             assert set(actions) == {(0, 1)}
             return TensorBatch(torch.tensor([state[0] for state in states]), torch.tensor([0] * len(actions)))
 
-    GRPOTrainer(GRPOConfig(group_size=2), Tuples(), FunctionRewards(reward)).step([(0, 1), (1, (0,))])
+    states: Any = [(0, 1), (1, (0,))]
+    GRPOTrainer(GRPOConfig(group_size=2), Tuples(), FunctionRewards(reward)).step(states)
     assert seen == [((0, 1), (0, 1))] * 2 + [((1, (0,)), (0, 1))] * 2
 
 
