@@ -11,8 +11,7 @@ from torch import Tensor
 
 from grpo.advantages._checks import check_takes_experience
 from grpo.advantages.estimator import AdvantageEstimate, AdvantageEstimator, estimate_of
-from grpo.data._protocols import missing_methods
-from grpo.data.adapts import Adapts
+from grpo.data.adapts import adapt
 from grpo.data.experience import Experience
 from grpo.data.needs import Needs, needs_of
 from grpo.data.state import load_states_of, states_of
@@ -107,8 +106,7 @@ class KLPenalizedRewards:
 
     def adapt(self, experience: Experience, metrics: Mapping[str, float]) -> None:
         """Tell the coefficient the divergence of the step, mean log π_old - log π_ref, where it wants to know."""
-        if not missing_methods(self.estimator, Adapts):
-            self.estimator.adapt(experience, metrics)  # type: ignore[attr-defined]
+        adapt(self.estimator, experience, metrics)
         if isinstance(self.coefficient, KLCoefficient):
             self.coefficient.update(metrics["reward_kl"], len(experience.samples))
 

@@ -10,12 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from grpo.data._checks import require_strided
 from grpo.data.action_batches import ActionBatch
 from grpo.data.batches import join_groups, select_entries
 from grpo.data.experience import GroupedRewards
 from grpo.data.segments import Segments
 from grpo.models._checks import check_rewards
-from grpo.models._masks import describe, is_dense, is_mask
+from grpo.models._masks import describe, is_mask
 from grpo.models.reward_model import PartialRewards
 
 
@@ -138,6 +139,8 @@ def check_partial_rewards(rewards: PartialRewards, num_samples: int) -> Tensor:
             f"compute_rewards returned PartialRewards with scored {describe(scored)}, expected a bool tensor of shape "
             f"[{num_samples}]: whether each sample was scored"
         )
-    if is_dense(values) and values.shape == scored.shape and values.device == scored.device:
-        values = values.masked_fill(~scored, 0)
+    if isinstance(values, Tensor):
+        require_strided("compute_rewards returned", values)
+        if values.shape == scored.shape and values.device == scored.device:
+            values = values.masked_fill(~scored, 0)
     return check_rewards(values, samples)

@@ -14,7 +14,7 @@ from grpo.config.rollout import DynamicSampling
 from grpo.data._checks import check_groups, check_states
 from grpo.data._protocols import missing_methods, require_methods, type_name
 from grpo.data.action_batches import ActionBatch
-from grpo.data.batches import handed_out, join_groups, own_copy, repeat_entries
+from grpo.data.batches import join_groups, own_copy, repeat_entries
 from grpo.data.experience import Experience
 from grpo.data.needs import Needs
 from grpo.data.segments import Segments
@@ -124,7 +124,9 @@ class ExperienceCollector(Generic[StatesT, ActionsT]):
 
     def encode(self, samples: ScoredSamples) -> ActionBatch:
         """The samples made ready for evaluation by the policy; where they already are, as they are."""
-        return samples.batch or self._policy.encode(samples.states, samples.actions, samples.groups)
+        if samples.batch is not None:
+            return samples.batch
+        return self._policy.encode(samples.states, samples.actions, samples.groups)
 
     def evaluate(self, samples: ScoredSamples, batch: ActionBatch, *, old_log_probs: bool) -> Experience:
         """What the policies think of the samples.
@@ -166,7 +168,7 @@ class ExperienceCollector(Generic[StatesT, ActionsT]):
         self._policy.policy.eval()
         self._has_sampled = True
         num_states = len(states)
-        groups = self.sampler.sample(self._policy.model, handed_out(states), self.group_size, **generation_kwargs)
+        groups = self.sampler.sample(self._policy.model, own_copy(states), self.group_size, **generation_kwargs)
         source = f"{self._source} returned"
         check_groups(source, groups, num_states, self.group_size)
         return self._score(states, groups, Segments(num_states, self.group_size), source)
@@ -184,7 +186,7 @@ class ExperienceCollector(Generic[StatesT, ActionsT]):
                 f"turn: return lists"
             )
         self.reward_model.eval()
-        rewards = self.reward_model.compute_rewards(handed_out(sample_states), handed_out(actions))
+        rewards = self.reward_model.compute_rewards(own_copy(sample_states), own_copy(actions))
         return ScoredSamples.of(sample_states, actions, sizes, rewards)
 
     def _checked(self, samples: ScoredSamples) -> ScoredSamples:

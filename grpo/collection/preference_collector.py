@@ -139,7 +139,12 @@ class PreferenceCollector(Generic[StatesT, ActionsT]):
             TypeError, ValueError: if a model returned what it must not; random generators are then as they were.
         """
         with RestoresRandomStates(self._models):
-            return pair_best_with_worst(self._collector.collect(states, **generation_kwargs))
+            self._collector.begin()
+            try:
+                return pair_best_with_worst(self._collector.collect(states, **generation_kwargs))
+            except BaseException:
+                self._collector.abandon()
+                raise
 
     def score(self, states: StatesT, groups: Sequence[ActionsT]) -> CollectedPreferences:
         """The same for actions that are already there.

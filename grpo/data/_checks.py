@@ -23,12 +23,12 @@ def check_groups(what: str, groups: Any, num_states: int, num_actions_per_state:
     """There must be one group for each state, of the number of actions asked for, or of one at least for None."""
     size = "one or more" if num_actions_per_state is None else str(num_actions_per_state)
     if isinstance(groups, Tensor) and num_actions_per_state is not None:
+        require_strided(what, groups)
         if groups.shape[:2] != (num_states, num_actions_per_state):
             raise ValueError(
                 f"{what} a tensor of shape {list(groups.shape)}, expected [{num_states}, {size}, ...]: "
                 f"num_actions_per_state actions for each state"
             )
-        require_strided(what, groups)
         return
     require_batch(groups, what, "one sequence of actions for each state")
     if len(groups) != num_states:
@@ -67,7 +67,12 @@ def require_batch(value: Any, what: str, expected: str, where: str = "", *, read
 
 
 def _agrees_with_itself(batch: Any) -> bool:
-    """Whether the first entry is of the same kind by iteration and by index: tables iterate over their columns."""
+    """Whether the first entry is of the same kind by iteration and by index: tables iterate over their columns.
+
+    Columns of tables read by label: theirs must count them.
+    """
+    if hasattr(batch, "iloc") and list(batch.index) != list(range(len(batch))):
+        return False
     try:
         if len(batch) == 0:
             return True
@@ -77,9 +82,16 @@ def _agrees_with_itself(batch: Any) -> bool:
         return False
 
 
+def irregularity(values: Tensor) -> str | None:
+    """Why a tensor cannot be indexed and cut as a dense one can: it is "nested" or "sparse"; None for a dense one."""
+    if values.is_nested:
+        return "nested"
+    return None if values.layout is torch.strided else "sparse"
+
+
 def require_strided(what: str, values: Tensor) -> None:
     """Raise a TypeError where a tensor is sparse or nested: the core indexes and cuts dense ones."""
-    if values.is_nested or values.layout is not torch.strided:
-        kind = "nested" if values.is_nested else "sparse"
-        fix = "pass a list of its parts, values.unbind()" if values.is_nested else "call .to_dense() on it"
+    kind = irregularity(values)
+    if kind is not None:
+        fix = "take the parts, values.unbind(), in a list" if values.is_nested else "call .to_dense() on it"
         raise TypeError(f"{what} a {kind} tensor, expected a dense one: {fix}")

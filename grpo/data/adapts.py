@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import cast
 
 from typing_extensions import Protocol, runtime_checkable
 
+from grpo.data._protocols import missing_methods
 from grpo.data.experience import Experience
+from grpo.data.needs import needs_of
 
 
 @runtime_checkable
@@ -21,3 +24,14 @@ class Adapts(Protocol):
             metrics: of the step.
         """
         ...
+
+
+def adapts(part: object) -> bool:
+    """Whether a part changes from step to step: it has a method for it, and does not declare that it does not."""
+    return not missing_methods(part, Adapts) and needs_of(part).adapts is not False
+
+
+def adapt(part: object, experience: Experience, metrics: Mapping[str, float]) -> None:
+    """Let a part take a step into account, where it changes from step to step."""
+    if adapts(part):
+        cast("Adapts", part).adapt(experience, metrics)

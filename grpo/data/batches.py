@@ -42,11 +42,17 @@ def repeat_entries(batch: Any, groups: Segments) -> Any:
         counts: Iterable[int] = repeat(groups.uniform_length)
     else:
         counts = groups.lengths.tolist()
-    return [entry for entry, count in zip(batch, counts, strict=False) for _ in range(count)]
+    entries = list(batch)
+    if len(entries) != groups.count:
+        raise ValueError(
+            f"states is a {type(batch).__name__} of length {groups.count}, but an iteration gives {len(entries)} "
+            f"entries, expected as many: make a list of them"
+        )
+    return [entry for entry, count in zip(entries, counts, strict=False) for _ in range(count)]
 
 
 def own_copy(batch: Any) -> Any:
-    """The same states to itself, so that a model that changes what it is given changes nothing of the caller's.
+    """The same states or actions to itself, for a model that may change what it is given.
 
     Tensors, arrays, lists, tuples and dictionaries are copied, with what they hold; other objects are taken as they
     are.
@@ -54,29 +60,28 @@ def own_copy(batch: Any) -> Any:
     if isinstance(batch, Tensor):
         return batch.detach().clone()
     if type(batch) in (list, tuple):
-        if all(type(entry) in PLAIN for entry in batch):
-            return list(batch)
-        return [own_copy(entry) for entry in batch] if type(batch) is list else tuple(map(own_copy, batch))
+        is_plain = all(type(entry) in PLAIN for entry in batch)
+        if type(batch) is tuple:
+            return batch if is_plain else tuple(map(own_copy, batch))
+        return list(batch) if is_plain else _copies(batch)
     if type(batch) is dict:
         return {name: own_copy(value) for name, value in batch.items()}
     return batch.copy() if hasattr(batch, "tolist") and hasattr(batch, "copy") else batch
 
 
-def handed_out(batch: Any) -> Any:
-    """The same entries in another list, so that a model that changes the list it is given changes nothing here.
-
-    The entries themselves, and tensors, are not copied.
-    """
-    return list(batch) if type(batch) is list else batch
+def _copies(entries: list[Any]) -> list[Any]:
+    """A copy of each entry; one that is there several times, as the state of a group is, stays one."""
+    copies = {key: own_copy(entry) for key, entry in {id(entry): entry for entry in entries}.items()}
+    return [copies[id(entry)] for entry in entries]
 
 
 def join_groups(groups: Any) -> Any:
-    """All entries of the groups, group after group: [S][G] -> [N]; a tensor [S, G, ...] -> [N, ...], a copy of it."""
+    """Copies of all entries of the groups, group after group: [S][G] -> [N]; a tensor [S, G, ...] -> [N, ...]."""
     if isinstance(groups, Tensor):
         return groups.detach().clone().flatten(0, 1)
     if all(isinstance(group, Tensor) for group in groups) and len({group.shape[1:] for group in groups}) == 1:
         return torch.cat(list(groups))
-    return [action.detach() if isinstance(action, Tensor) else action for group in groups for action in group]
+    return [own_copy(action) for group in groups for action in group]
 
 
 def select_entries(batch: Any, indices: Tensor) -> Any:

@@ -11,7 +11,7 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import Tensor
 
-from grpo.data._checks import check_states
+from grpo.data._checks import check_states, require_strided
 from grpo.data._equality import are_equal
 from grpo.data._protocols import type_name
 
@@ -104,11 +104,13 @@ def check_preferences(preferences: Any) -> Preferences:
             action = getattr(preference, field)
             if action is None:
                 raise TypeError(f"preference {index} has no {field} action (None), expected a {EXPECTED}")
+            _require_strided(index, field, action)
             if _is_empty(action):
                 raise ValueError(
                     f"preference {index} has an empty {field} action, {action!r}, expected at least one decision: "
                     f"leave the pair out"
                 )
+        _require_strided(index, "state", preference.state)
         if are_equal(preference.chosen, preference.rejected):
             raise ValueError(
                 f"preference {index} has the same action as chosen and as rejected, {_shortened(preference.chosen)}: "
@@ -124,6 +126,11 @@ def check_preferences(preferences: Any) -> Preferences:
 
 
 EXPECTED = "grpo.Preference(state, chosen, rejected)"
+
+
+def _require_strided(index: int, field: str, value: object) -> None:
+    if isinstance(value, Tensor):
+        require_strided(f"preference {index} has as {field}", value)
 
 
 def _described(preference: object) -> str:

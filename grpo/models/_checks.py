@@ -82,8 +82,8 @@ def _cuts_within(parts: Segments, samples: Segments) -> bool:
 
 
 def check_rewards(rewards: object, samples: Segments) -> Tensor:
-    """Rewards as a detached tensor, [N] or [D], float32 or better."""
-    return check_values_of_samples("compute_rewards", rewards, samples)
+    """Rewards as a tensor to keep, [N] or [D], float32 or better."""
+    return check_values_of_samples("compute_rewards", rewards, samples).clone()
 
 
 def check_values_of_samples(source: str, values: object, samples: Segments) -> Tensor:

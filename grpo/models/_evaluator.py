@@ -11,7 +11,7 @@ from torch import Tensor
 
 from grpo.data._protocols import missing_methods, type_name
 from grpo.data.action_batches import ActionBatch
-from grpo.data.batches import handed_out, select_entries
+from grpo.data.batches import own_copy, select_entries
 from grpo.data.evaluation import Evaluation, ValueEstimates
 from grpo.data.segments import Segments
 from grpo.models._checks import (
@@ -46,6 +46,11 @@ class Evaluator:
         self.source = f"{role}.{method}"
         self.role = role
         self._encodes_groups = not missing_methods(policy, EncodesGroups)
+        if self._encodes_groups and (missing := missing_methods(policy, SequentialPolicy)):
+            raise TypeError(
+                f"{role} {type_name(policy)} has encode_groups, but lacks {', '.join(missing)}: add "
+                f"{'them' if len(missing) > 1 else 'it'}, as grpo.SequentialPolicy documents"
+            )
         self.name_sample = name_sample
 
     @property
@@ -64,7 +69,7 @@ class Evaluator:
             )
 
     def encode(self, states: Any, actions: Any, groups: Segments) -> ActionBatch:
-        """N samples made ready for evaluation.
+        """N samples made ready for evaluation; the policy is given copies, which it may change.
 
         Args:
             states: the state of each sample, N entries.
@@ -72,11 +77,12 @@ class Evaluator:
             groups: the N samples cut into groups that answer the same state.
         """
         policy: Any = self.policy
-        states, actions = handed_out(states), handed_out(actions)
+        actions = own_copy(actions)
         if self._encodes_groups:
-            batch = policy.encode_groups(select_entries(states, groups.starts), actions, groups)
+            batch = policy.encode_groups(own_copy(select_entries(states, groups.starts)), actions, groups)
             return check_action_batch(batch, groups.total, f"{self.role}.encode_groups")
-        return check_action_batch(policy.encode_actions(states, actions), groups.total, f"{self.role}.encode_actions")
+        batch = policy.encode_actions(own_copy(states), actions)
+        return check_action_batch(batch, groups.total, f"{self.role}.encode_actions")
 
     def estimate_values(self, batch: ActionBatch) -> ValueEstimates:
         """What the critic expects at all decisions, to keep: nothing that the policy computes later changes it."""

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from typing_extensions import TypeIs
 
+from grpo.data._checks import irregularity
 from grpo.data._protocols import type_name
 from grpo.data.experience import Experience
 from grpo.data.segments import Segments
@@ -32,8 +33,9 @@ def describe(values: object) -> str:
     """What a value is, to name in an error."""
     if not isinstance(values, Tensor):
         return f"of type {type_name(values)}"
-    if values.is_nested or values.layout is not torch.strided:
-        return f"a {'nested' if values.is_nested else 'sparse'} tensor"
+    kind = irregularity(values)
+    if kind is not None:
+        return f"of a {kind} tensor"
     return f"of dtype {values.dtype} and shape {list(values.shape)} on {values.device}"
 
 

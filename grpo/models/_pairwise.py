@@ -9,7 +9,7 @@ from typing_extensions import TypeIs
 
 from grpo.data._protocols import missing_methods, require_methods
 from grpo.data.action_batches import PairBatch
-from grpo.data.batches import handed_out
+from grpo.data.batches import own_copy
 from grpo.data.evaluation import Evaluation
 from grpo.data.segments import Segments
 from grpo.models._checks import check_parameters
@@ -38,7 +38,7 @@ class PairwisePolicy(Generic[StatesT, ActionsT]):
 
     def evaluate_actions(self, batch: PairBatch) -> Evaluation:
         """The minimal policy's log-probs, entropy unknown."""
-        return Evaluation(self.policy.get_log_probabilities(handed_out(batch.states), handed_out(batch.actions)))
+        return Evaluation(self.policy.get_log_probabilities(own_copy(batch.states), own_copy(batch.actions)))
 
 
 def is_sequential(policy: object) -> TypeIs[SequentialPolicy[Any, Any, Any]]:

@@ -13,8 +13,7 @@ from typing_extensions import Protocol
 from grpo.config._frozen_model import FrozenModel
 from grpo.config.grpo import KLEstimator
 from grpo.config.schedules import ScheduledNonNegative, at_step
-from grpo.data._protocols import missing_methods
-from grpo.data.adapts import Adapts
+from grpo.data.adapts import adapt
 from grpo.data.decisions import Decisions, Terms
 from grpo.data.evaluation import Evaluation
 from grpo.data.experience import Experience
@@ -80,8 +79,7 @@ class GRPOObjective(FrozenModel):
 
     def adapt(self, experience: Experience, metrics: Mapping[str, float]) -> None:
         """Tell the surrogate how a step of the trainer ended, where it wants to know."""
-        if not missing_methods(self.surrogate, Adapts):
-            self.surrogate.adapt(experience, metrics)  # type: ignore[attr-defined]
+        adapt(self.surrogate, experience, metrics)
 
     def state_dict(self) -> dict[str, Any]:
         """What changes in the course of a training: the surrogate's state, where it has one."""

@@ -64,10 +64,10 @@ class Optimization:
         known = {id(tensor) for tensor in (*self.parameters.values(), *self.held)}
         new = [name for name, tensor in current.items() if id(tensor) not in known]
         if new:
+            otherwise = ", or call trainer.optimizer.add_param_group with them" if self.optimizer is not None else ""
             raise ValueError(
                 f"policy.get_parameters now holds {', '.join(new[:3])}{', ...' if len(new) > 3 else ''}, replaced or "
-                f"unfrozen since this trainer was made, which its optimizer does not train: make the trainer anew, or "
-                f"call trainer.optimizer.add_param_group with them"
+                f"unfrozen since this trainer was made, which would never be trained: make the trainer anew{otherwise}"
             )
         self._everything, self.parameters = dict(everything), current
 

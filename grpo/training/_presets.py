@@ -38,7 +38,9 @@ def check_estimator(config: TrainerConfig, estimator: object, settings: Set[str]
 
 def check_tells_discount(config: PPOConfig | ReinforceConfig, estimator: object) -> None:
     """A Monte-Carlo estimator that leaves γ at its default of 1 beside a config with another one may not mean it."""
-    inner = estimator.estimator if isinstance(estimator, KLPenalizedRewards) else estimator
+    inner = estimator
+    while isinstance(inner, KLPenalizedRewards):
+        inner = inner.estimator
     if isinstance(inner, MonteCarlo) and "discount" not in inner.model_fields_set and config.discount != inner.discount:
         raise ValueError(
             f"advantage_estimator leaves its discount at {inner.discount:g}, and {type_name(config)} has "

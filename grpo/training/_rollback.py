@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from types import TracebackType
 from typing import Any
 
@@ -24,8 +24,7 @@ class UndoesFailedStep:
 
     Random generators, the policy's buffers, learning rates, and the states of ``parts`` are noted at the start; what
     the updates change when they begin, by :meth:`before_updates`. Of a sampler that goes on from call to call nothing
-    is
-    noted: it begins anew.
+    is noted: it begins anew.
 
     Args:
         models: all that may draw random numbers; the first one is the policy.
@@ -51,13 +50,15 @@ class UndoesFailedStep:
         self._undoes_updates = undoes_updates
         self._collector = collector
         self._copies: list[tuple[Tensor, Tensor]] = []
+        self._notes_updates = False
+        self._held_interrupts = ExitStack()
 
     def __enter__(self) -> UndoesFailedStep:
         self._random_states.__enter__()
         if self._collector is not None:
             self._collector.begin()
         self._states = states_of(self._parts)
-        self._buffers = [(buffer, buffer.detach().clone()) for buffer in buffers_of(self._policy)]
+        self._buffers = [(*held, held[-1].detach().clone()) for held in buffers_of(self._policy)]
         optimizer = self._optimization.optimizer
         groups = optimizer.param_groups if optimizer is not None else []
         self._settings = [
@@ -66,21 +67,33 @@ class UndoesFailedStep:
         self._optimizer_state: dict[Any, dict[str, Any]] | None = None
         return self
 
-    def before_updates(self, *, may_fail_later: bool) -> bool:
-        """Note parameters and optimizer state, where they are small or the step may fail later; whether it did."""
+    def before_updates(self, *, may_fail_later: bool) -> None:
+        """Note parameters and optimizer state, where they are small or the step may fail after the first update."""
         optimizer = self._optimization.optimizer
         if optimizer is None or not self._undoes_updates:
-            return False
+            return
         state = {tensor: dict(entries) for tensor, entries in optimizer.state.items()}
         changing = [
             *self._optimization.held,
             *(value for entries in state.values() for value in entries.values() if isinstance(value, Tensor)),
         ]
-        if not may_fail_later and sum(tensor.nbytes for tensor in changing) > SMALL:
-            return False
         self._optimizer_state = state
+        if not may_fail_later and sum(tensor.nbytes for tensor in changing) > SMALL:
+            return
         self._copies += [(tensor, tensor.detach().clone()) for tensor in changing]
-        return True
+        self._notes_updates = True
+
+    def update(self) -> AbstractContextManager[None]:
+        """A block that changes parameters, which Ctrl-C does not leave half done.
+
+        Where that cannot be undone it waits, for the end of the block or, if nothing may fail after it, of the step.
+        """
+        if self._notes_updates:
+            return nullcontext()
+        if not self._undoes_updates:
+            return uninterrupted()
+        self._held_interrupts.enter_context(uninterrupted())
+        return nullcontext()
 
     def also(self, tensors: list[Tensor]) -> None:
         """Note tensors that are about to be changed."""
@@ -89,8 +102,11 @@ class UndoesFailedStep:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if error is None:
-            return
+        with self._held_interrupts:
+            if error is not None:
+                self._restore()
+
+    def _restore(self) -> None:
         self._random_states.restore()
         optimizer = self._optimization.optimizer
         if optimizer is not None:
@@ -101,19 +117,33 @@ class UndoesFailedStep:
                 optimizer.state.clear()
                 optimizer.state.update(self._optimizer_state)
         with torch.no_grad():
-            for tensor, value in (*self._copies, *self._buffers):
+            for module, name, buffer, value in self._buffers:
+                setattr(module, name, buffer.copy_(value))
+            for tensor, value in self._copies:
                 tensor.copy_(value)
         load_states_of(self._parts, self._states)
         if self._collector is not None:
             self._collector.abandon()
 
 
-def buffers_of(model: object) -> list[Tensor]:
-    """The buffers of a module, or of the modules that an object holds as attributes, such as running means."""
+def buffers_of(model: object) -> list[tuple[nn.Module, str, Tensor]]:
+    """The buffers of a module, or of the modules that an object holds, such as running means; each where it is kept."""
+    modules = {id(part): part for module in _modules_in(model) for part in module.modules()}
+    return [
+        (module, name, buffer)
+        for module in modules.values()
+        for name, buffer in module.named_buffers(recurse=False, remove_duplicate=False)
+    ]
+
+
+def _modules_in(model: object) -> list[nn.Module]:
+    """The model itself, or the modules among its attributes and in lists and dictionaries there."""
     if isinstance(model, nn.Module):
-        return list(model.buffers())
-    held = (value for value in getattr(model, "__dict__", {}).values() if isinstance(value, nn.Module))
-    return list({id(buffer): buffer for module in held for buffer in module.buffers()}.values())
+        return [model]
+    held: list[Any] = []
+    for value in getattr(model, "__dict__", {}).values():
+        held += value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else [value]
+    return [value for value in held if isinstance(value, nn.Module)]
 
 
 def _cloned(value: Any) -> Any:

@@ -119,8 +119,7 @@ class DPOTrainer(PolicyTrainer[StatesT, ActionsT]):
             metrics.note({"num_pairs": float(len(pairs)), "num_decisions": float(pairs.batch.samples.total)})
             metrics.note({"learning_rate": self._optimization.learning_rate})
             metrics.note_reports(self._reporting)
-            makes_several = self.config.num_updates(len(pairs)) > 1
-            can_undo = undo.before_updates(may_fail_later=makes_several)
+            undo.before_updates(may_fail_later=self._may_fail_after_an_update(len(pairs)))
             self._evaluator.policy.train()
             for minibatch in pairs.minibatches(self.config, self.generator, self._weights_dtype):
                 with self._left_out_where_not_finite(metrics):
@@ -128,7 +127,7 @@ class DPOTrainer(PolicyTrainer[StatesT, ActionsT]):
                     for part in minibatch:
                         terms = self._terms(pairs, reference_log_probs, part)
                         metrics.add_micro_batch(part, terms.metrics, self._backward(terms, part.weight))
-                    metrics.end_update(self._make_update(pairs.batch, minibatch, can_undo=can_undo))
+                    metrics.end_update(self._make_update(pairs.batch, minibatch, undo))
         return metrics.result()
 
     @torch.no_grad()
@@ -242,7 +241,7 @@ def _log_probs_of(
     encoded = PreferenceBatch.of(preferences, evaluator)
     if pairs is not None:
         evaluator.check_same_segments(encoded.batch, pairs.batch)
-    return torch.cat([encoded.log_probs(evaluator, part) for part in encoded.all(pairs_per_call)])
+    return torch.cat([encoded.log_probs(evaluator, part).clone() for part in encoded.all(pairs_per_call)])
 
 
 def _name_sample(sample: int) -> str:

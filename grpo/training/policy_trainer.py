@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from typing import Any, Generic
 
 import torch
@@ -24,7 +24,7 @@ from grpo.training._minibatches import WeightedRows
 from grpo.training._model_state import load_model_state, model_state
 from grpo.training._optimization import Optimization, check_reference, move_all
 from grpo.training._reference_sync import check_has_own_parameters, mix_parameters
-from grpo.training._rollback import UndoesFailedStep, uninterrupted
+from grpo.training._rollback import UndoesFailedStep
 
 
 class PolicyTrainer(Generic[StatesT, ActionsT]):
@@ -139,25 +139,23 @@ class PolicyTrainer(Generic[StatesT, ActionsT]):
         self._optimization.refresh()
         models = [*self._models.values(), *self._parts.values(), self]
         num_steps = self.num_steps
-        try:
-            with (
-                torch.enable_grad(),
-                UndoesFailedStep(
-                    models,
-                    self._optimization,
-                    self._adapting,
-                    undoes_updates=self.config.undo_failed_updates,
-                    collector=collector,
-                ) as undo,
-            ):
+        undo = UndoesFailedStep(
+            models,
+            self._optimization,
+            self._adapting,
+            undoes_updates=self.config.undo_failed_updates,
+            collector=collector,
+        )
+        with torch.enable_grad(), undo:
+            try:
                 self._optimization.follow_schedule(num_steps)
                 with self._left_out_where_not_finite(metrics):
                     yield undo
                 self.num_steps += 1
                 self._sync_reference(undo)
-        except BaseException:
-            self.num_steps = num_steps
-            raise
+            except BaseException:
+                self.num_steps = num_steps
+                raise
 
     @contextmanager
     def _left_out_where_not_finite(self, metrics: StepMetrics) -> Iterator[None]:
@@ -176,25 +174,35 @@ class PolicyTrainer(Generic[StatesT, ActionsT]):
             loss.backward()
         return loss.detach()
 
-    def _make_update(self, batch: ActionBatch, minibatch: Sequence[WeightedRows], *, can_undo: bool) -> float | None:
+    def _make_update(
+        self, batch: ActionBatch, minibatch: Sequence[WeightedRows], undo: UndoesFailedStep
+    ) -> float | None:
         """Make the optimiser step; the norm of the gradient before it was scaled down, None without parameters."""
         if self.optimizer is None:
             return None
         try:
-            with nullcontext() if can_undo else uninterrupted():
+            with undo.update():
                 return self._optimization.make_step(self._evaluator.source)
         except NonFiniteError as error:
             description = describe_bad_gradient(self._evaluator, self._optimization.parameters, batch, minibatch)
             raise NonFiniteError(description) from error
 
+    def _may_fail_after_an_update(self, num_rows: int) -> bool:
+        """Whether anything that may fail comes after the first update, so that it must be possible to undo that."""
+        return self._syncs_reference_after(self.num_steps + 1) or self.config.num_updates(num_rows) > 1
+
+    def _syncs_reference_after(self, num_steps: int) -> bool:
+        sync = self.config.reference_sync
+        return sync is not None and num_steps % sync.every == 0
+
     def _sync_reference(self, undo: UndoesFailedStep) -> None:
         """Let the reference policy follow where it is to."""
-        sync = self.config.reference_sync
-        if sync is not None and self.num_steps % sync.every == 0:
+        if self._syncs_reference_after(self.num_steps):
             assert self.reference_policy is not None
             reference = check_parameters(self.reference_policy.get_parameters(), "reference_policy")
             parameters = check_parameters(self.policy.get_parameters(), "policy")
             check_has_own_parameters(reference, parameters)
             if self.config.undo_failed_updates:
                 undo.also(list(reference.values()))
-            mix_parameters(reference, parameters, sync.mixing)
+            assert self.config.reference_sync is not None
+            mix_parameters(reference, parameters, self.config.reference_sync.mixing)

@@ -84,5 +84,8 @@ def _trains_critic(estimator: object, policy: PolicyModel[Any, Any]) -> bool:
     trained.
     """
     critic = needs_of(estimator).critic
-    tells_returns = isinstance(estimator, MonteCarlo | GeneralizedAdvantage | KLPenalizedRewards)
+    inner = estimator
+    while isinstance(inner, KLPenalizedRewards):
+        inner = inner.estimator
+    tells_returns = isinstance(inner, MonteCarlo | GeneralizedAdvantage)
     return bool(critic) or (critic is None and tells_returns and Evaluator(policy).has_critic)

@@ -18,10 +18,10 @@ from grpo.collection.experience_collector import ExperienceCollector
 from grpo.config.rollout import TrainerConfig
 from grpo.data._protocols import missing_methods, those_with, type_name
 from grpo.data.action_batches import ActionBatch
-from grpo.data.adapts import Adapts
+from grpo.data.adapts import adapts
 from grpo.data.decisions import Decisions, Terms
 from grpo.data.experience import Experience
-from grpo.data.needs import Needs, needs_of
+from grpo.data.needs import Needs
 from grpo.divergences.estimators import kl_k3
 from grpo.models._masks import require_truncated
 from grpo.models.policy import ActionsT, FollowsData, PolicyModel, ReportsMetrics, StatesT
@@ -108,8 +108,7 @@ class Trainer(PolicyTrainer[StatesT, ActionsT]):
         self._models["reward_model"] = reward_model
         self._reporting = those_with(ReportsMetrics, [policy, reward_model, self.sampler])
         self._follows_data = not missing_methods(policy, FollowsData)
-        parts = [part for part in (advantage_estimator, objective) if needs_of(part).adapts is not False]
-        self._adapting = those_with(Adapts, parts)
+        self._adapting = list(filter(adapts, (advantage_estimator, objective)))
 
     @property
     def _parts(self) -> dict[str, object]:
@@ -168,7 +167,7 @@ class Trainer(PolicyTrainer[StatesT, ActionsT]):
             metrics.note(value_metrics(decisions))
             weights = self._loss_weights(experience)
             batch, whole_samples = experience.batch, self._needs.whole_samples
-            can_undo = undo.before_updates(may_fail_later=self._may_fail_after_an_update(batch))
+            undo.before_updates(may_fail_later=self._may_fail_after_an_update(len(batch.rows)))
             self._evaluator.policy.train()
             for minibatch in iterate_minibatches(batch, decisions, weights, config, whole_samples, self.generator):
                 if not minibatch:  # no decision of it has any weight
@@ -182,7 +181,7 @@ class Trainer(PolicyTrainer[StatesT, ActionsT]):
                         metrics.add_micro_batch(micro_batch, terms.metrics, self._backward(terms, micro_batch.weight))
                     if self._has_moved_too_far(metrics):
                         break
-                    metrics.end_update(self._make_update(batch, minibatch, can_undo=can_undo))
+                    metrics.end_update(self._make_update(batch, minibatch, undo))
             self._finish(experience, metrics)
         return metrics.result()
 
@@ -249,12 +248,9 @@ class Trainer(PolicyTrainer[StatesT, ActionsT]):
             return weights.where(experience.samples.expand(~require_truncated(experience)))
         return weights
 
-    def _may_fail_after_an_update(self, batch: ActionBatch) -> bool:
-        """Whether something of the user's is called after the first update, so that it must be possible to undo
-        that.
-        """
+    def _may_fail_after_an_update(self, num_rows: int) -> bool:
         calls_back = self._follows_data or self._needs.step_kl or bool(self._adapting)
-        return calls_back or self.config.num_updates(len(batch.rows)) > 1
+        return calls_back or super()._may_fail_after_an_update(num_rows)
 
     @property
     def _trains(self) -> bool:
