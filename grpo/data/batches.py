@@ -63,16 +63,10 @@ def own_copy(batch: Any) -> Any:
         is_plain = all(type(entry) in PLAIN for entry in batch)
         if type(batch) is tuple:
             return batch if is_plain else tuple(map(own_copy, batch))
-        return list(batch) if is_plain else _copies(batch)
+        return list(batch) if is_plain else [own_copy(entry) for entry in batch]
     if type(batch) is dict:
         return {name: own_copy(value) for name, value in batch.items()}
     return batch.copy() if hasattr(batch, "tolist") and hasattr(batch, "copy") else batch
-
-
-def _copies(entries: list[Any]) -> list[Any]:
-    """A copy of each entry; one that is there several times, as the state of a group is, stays one."""
-    copies = {key: own_copy(entry) for key, entry in {id(entry): entry for entry in entries}.items()}
-    return [copies[id(entry)] for entry in entries]
 
 
 def join_groups(groups: Any) -> Any:

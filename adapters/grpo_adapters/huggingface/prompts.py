@@ -7,7 +7,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from grpo_adapters.huggingface.states import prompt_of
+from grpo_adapters.huggingface.states import Prompt, prompt_of
 
 
 def encode_prompts(
@@ -25,11 +25,13 @@ def encode_prompts(
         ValueError: if a prompt has no token, or too many; if messages come to a tokenizer without a chat template.
     """
     prompts: list[tuple[int, ...]] = []
+    previous: Prompt | None = None
     for index, state in enumerate(states):
-        if index > 0 and state is states[index - 1]:  # the samples of a group share their state
+        prompt = prompt_of(state, index)
+        if prompt == previous:  # the samples of a group share their state
             prompts.append(prompts[-1])
             continue
-        prompt = prompt_of(state, index)
+        previous = prompt
         if isinstance(prompt, str):
             token_ids = tuple(tokenizer(prompt)["input_ids"])
         else:
