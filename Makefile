@@ -6,7 +6,7 @@ LANGUAGE_PEERS := .venv-language
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test docs benchmark benchmark-control benchmark-language benchmark-memory wheel clean
+.PHONY: demo test docs picture benchmark benchmark-control benchmark-language benchmark-memory wheel clean
 
 demo: $(VENV)/examples  ## GRPO on a bandit whose arms drift
 	$(BIN)/python examples/dynamic_bandit.py
@@ -20,6 +20,9 @@ test: $(VENV)/dev  ## lint, types, tests
 
 docs: $(VENV)/dev  ## the site, into docs/_build/html
 	$(BIN)/sphinx-build --fail-on-warning --keep-going -b html docs docs/_build/html
+
+picture:  ## the picture of the core's packages, into CONTRIBUTING.md
+	$(PYTHON) docs/packages.py
 
 benchmark: $(VENV)/dev  ## what a step costs beside a hand-written loop
 	$(BIN)/python tests/benchmarks/step_overhead.py

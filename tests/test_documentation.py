@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import pkgutil
 import re
@@ -14,13 +15,14 @@ import pytest
 import torch
 from markdown_it.renderer import RendererHTML
 from mdit_py_plugins.anchors import anchors_plugin
-from models import FunctionRewards, SequencePolicy, TruncatingSequencePolicy
+from models import FunctionRewards, SequencePolicy, TruncatingPaddedBatch, TruncatingSequencePolicy
 from myst_parser.config.main import MdParserConfig
 from myst_parser.parsers.mdit import create_md_parser
 from myst_parser.slugs import github_slugify
 from sphinx.errors import ExtensionError
 
 import grpo
+import packages
 from grpo import (
     AdaptiveKLCoefficient,
     DPOConfig,
@@ -89,6 +91,23 @@ def test_a_model_of_ones_own_takes_fewer_than_40_lines() -> None:
     assert len(snippet[snippet.index("class Thrower") :].strip().splitlines()) < 40
 
 
+class TellingBatch(TruncatingPaddedBatch):
+    """One that tells with which log-probs its tokens were drawn."""
+
+    sampling_log_probs: torch.Tensor
+
+
+class TellingSequencePolicy(TruncatingSequencePolicy):
+    """Draws with log-probs of its own."""
+
+    def encode_actions(self, states: Any, actions: Any) -> TellingBatch:
+        encoded = super().encode_actions(states, actions)
+        batch = TellingBatch(encoded.starts, encoded.tokens, encoded.lengths)
+        batch.truncated = encoded.truncated
+        batch.sampling_log_probs = self.evaluate_actions(batch).log_probs.detach()
+        return batch
+
+
 class AllScored(FunctionRewards):
     """Says that it could score everything."""
 
@@ -108,7 +127,7 @@ def test_the_glossary_defines_every_metric() -> None:
     cart = PPOTrainer(PPOConfig(), GymActorCritic(sampler), EnvironmentReward(), objective=objective)
     sequences = GRPOTrainer(
         GRPOConfig(dynamic_sampling=DynamicSampling(max_rounds=1)),
-        TruncatingSequencePolicy(),
+        TellingSequencePolicy(),
         AllScored(lambda state, action: float(len(action))),
         SequencePolicy(),
         advantage_estimator=KLPenalizedRewards(GroupRelative()),
@@ -123,9 +142,66 @@ def test_the_glossary_defines_every_metric() -> None:
     assert set().union(*reported) == defined
 
 
-def test_the_readme_is_true_about_the_length_of_modules() -> None:
-    lengths = {path.name: len(path.read_text().splitlines()) for path in (ROOT / "grpo").rglob("*.py")}
-    assert max(lengths.values()) <= 300, lengths
+MODULES = sorted(path for package in ("grpo", "adapters") for path in (ROOT / package).rglob("*.py"))
+MAX_FUNCTION_LINES = 50
+
+
+def lines_without_docstring(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
+    assert function.end_lineno is not None
+    lines = function.end_lineno - function.lineno + 1
+    if ast.get_docstring(function) is None:
+        return lines
+    docstring = function.body[0]
+    assert docstring.end_lineno is not None
+    return lines - (docstring.end_lineno - docstring.lineno + 1)
+
+
+def test_the_length_of_a_function_is_that_of_what_it_does() -> None:
+    source = 'def doubled(number):\n    """Twice as much.\n\n    Really.\n    """\n    return 2 * number\n'
+    function = ast.parse(source).body[0]
+    assert isinstance(function, ast.FunctionDef)
+    assert lines_without_docstring(function) == 2
+
+
+def test_no_function_is_long() -> None:
+    """As README.md and CONTRIBUTING.md say."""
+    long = [
+        f"{path.relative_to(ROOT)}: {node.name}"
+        for path in MODULES
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        and lines_without_docstring(node) > MAX_FUNCTION_LINES
+    ]
+    assert not long
+
+
+def test_every_module_is_one_thing() -> None:
+    """Its first line names it without an "and"; a package may tell what it gathers."""
+    docstrings = {path: ast.get_docstring(ast.parse(path.read_text())) or "" for path in MODULES}
+    first_lines = {path: docstring.partition("\n")[0] for path, docstring in docstrings.items()}
+    assert not [path for path, line in first_lines.items() if not line.endswith((".", "?"))]
+    several = [path for path, line in first_lines.items() if " and " in line and path.name != "__init__.py"]
+    assert not several
+
+
+def test_the_picture_of_the_packages_is_that_of_their_imports() -> None:
+    page = (ROOT / "CONTRIBUTING.md").read_text()
+    assert packages.drawn(page) == page, "run `make picture`"
+
+
+def test_the_picture_of_packages_follows_imports_and_leaves_shortcuts_out(tmp_path: Path) -> None:
+    core = tmp_path / "core"
+    sources = {
+        "top/one.py": "from core.middle.two import two\nfrom core.bottom import three\nimport torch",
+        "middle/two.py": "def late():\n    import core.bottom.three\nfrom core.middle.other import own",
+        "bottom/three.py": "import math\nfrom . import sibling",
+    }
+    for name, source in sources.items():
+        (core / name).parent.mkdir(parents=True)
+        (core / name).write_text(source)
+    edges = packages.imports_between_packages(core)
+    assert edges == {("top", "middle"), ("top", "bottom"), ("middle", "bottom")}
+    assert packages.without_shortcuts(edges) == {("top", "middle"), ("middle", "bottom")}
 
 
 def markdown(page: Path) -> str:

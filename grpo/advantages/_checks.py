@@ -1,4 +1,4 @@
-"""Checks of advantage estimators: of themselves, and of what they return."""
+"""Checks of an advantage estimator."""
 
 from __future__ import annotations
 

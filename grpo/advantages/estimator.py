@@ -1,4 +1,4 @@
-"""What an advantage estimator is, and what it returns."""
+"""The protocol of an advantage estimator."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Advantages to mean 0 and standard deviation 1."""
+"""Advantages in standard deviations from their mean."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Credit along an episode: returns, what is subtracted from them, and generalised advantage estimation."""
+"""Credit along an episode, decision by decision."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Samples and their rewards on the way into an experience, before anything is encoded."""
+"""Samples with their rewards, on the way into an experience."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""From states to experience: sampling, scoring, and what the policies think of the samples."""
+"""From states to experience.
+
+Actions are sampled and scored, and the policies asked what they think of them.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From states to preferences: groups of a policy's own actions, scored by a reward model and paired."""
+"""From states to preferences, by groups of a policy's own actions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How a trainer samples and credits, whatever it optimises."""
+"""The settings of a trainer that samples, whatever it optimises."""
 
 from __future__ import annotations
 
@@ -47,9 +47,9 @@ class ImportanceCorrection(FrozenModel):
         min_ratio: C_min, in [0, 1]; with ``"mask"`` only.
 
     References:
-        Truncated: Yao et al. 2025, "Your efficient RL framework secretly brings you off-policy RL training". Clip
-            against
-        the policy at the start of the step, weight by its ratio to the sampler: Hilton et al. 2022, arXiv:2110.00641.
+        Truncated: Yao et al. 2025, "Your efficient RL framework secretly brings you off-policy RL training". To clip
+        against the policy at the start of the step and weight by its ratio to the sampler: Hilton et al. 2022,
+        arXiv:2110.00641.
     """
 
     kind: Literal["truncate", "mask"] = "truncate"

@@ -1,4 +1,4 @@
-"""Checks that every model takes, and those of a reward model."""
+"""Checks of a model, as every kit makes them."""
 
 from __future__ import annotations
 

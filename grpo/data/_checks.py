@@ -1,4 +1,7 @@
-"""Whether states, and actions in groups, are batches. Each error names what was expected, what came, and the fix."""
+"""Checks of batches that a user's code gives.
+
+They are states, or actions in groups. Each error names what was expected, what came, and the fix.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether an object has the methods of a protocol, and what to call it in an error."""
+"""Whether an object has the methods of a protocol."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an objective is told, and what it gives: everything per decision, flat over D."""
+"""What goes into an objective or comes out of it, flat over D decisions."""
 
 from __future__ import annotations
 

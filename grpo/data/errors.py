@@ -1,4 +1,4 @@
-"""What a step may stop with, besides ``TypeError`` and ``ValueError``."""
+"""The error of a number that is not finite."""
 
 
 class NonFiniteError(ValueError):

@@ -1,4 +1,4 @@
-"""Samples with their rewards, and how the rewards of a group compare."""
+"""Samples with their rewards, in groups."""
 
 from __future__ import annotations
 

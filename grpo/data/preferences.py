@@ -1,4 +1,4 @@
-"""Pairs of a preferred and a less preferred action, and what they must be like."""
+"""Pairs of actions of which one was preferred."""
 
 from __future__ import annotations
 

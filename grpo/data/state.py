@@ -1,4 +1,4 @@
-"""State that is taken out of an object and put back into it, or into one made in the same way."""
+"""State that is taken out of an object, to be put back into it or into one made in the same way."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Checks of what models return. Each error names the object, what was expected, what came, and the fix."""
+"""Checks of what models return.
+
+Each error names the object, what was expected, what came, and the fix.
+"""
 
 from __future__ import annotations
 

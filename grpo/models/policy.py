@@ -1,4 +1,4 @@
-"""What a policy must do, and what it may do besides."""
+"""The protocols of policies: what one must do, or may do besides."""
 
 from __future__ import annotations
 

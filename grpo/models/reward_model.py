@@ -1,4 +1,4 @@
-"""What a reward model must do, and what it may return."""
+"""The protocol of a reward model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Checks of what objectives and surrogates return."""
+"""Checks of what an objective returns, or a surrogate in it."""
 
 from __future__ import annotations
 

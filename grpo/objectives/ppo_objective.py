@@ -1,4 +1,4 @@
-"""What PPO minimises: a surrogate for the policy and a loss for its critic."""
+"""What PPO minimises: a surrogate with the loss of a critic."""
 
 from __future__ import annotations
 

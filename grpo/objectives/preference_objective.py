@@ -1,4 +1,6 @@
-"""Losses on pairs of a chosen and a rejected action: pure functions per pair, and objectives for a trainer.
+"""Losses on pairs of actions of which one was preferred.
+
+They are pure functions per pair, with an objective around them for a trainer to take.
 
 The implicit reward of an action is β Δ, where Δ = log π(a|s) - log π_ref(a|s) is the log-ratio of the whole sample; the
 margin of a pair is Δ of the chosen less Δ of the rejected action.

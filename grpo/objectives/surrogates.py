@@ -1,4 +1,7 @@
-"""What takes the place of -A log π in the loss: pure functions per decision, and surrogates for an objective."""
+"""What takes the place of -A log π in the loss.
+
+They are pure functions per decision, with a small class around each for an objective to take.
+"""
 
 from __future__ import annotations
 

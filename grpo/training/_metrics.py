@@ -1,4 +1,4 @@
-"""Metrics of a step: they stay tensors until the step ends, and are averaged with the weights of the loss."""
+"""Metrics of a step: tensors until it ends, averaged with the weights of the loss."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which rows an optimiser step sees, and what each decision weighs in its loss."""
+"""Which rows an optimiser step sees, with the weight of each decision in its loss."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The parameters that are trained, and the optimizer over them."""
+"""The optimizer over the parameters that are trained."""
 
 from __future__ import annotations
 

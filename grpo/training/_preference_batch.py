@@ -1,4 +1,4 @@
-"""Pairs made ready for evaluation, and how an optimiser step sees them."""
+"""Pairs made ready for evaluation, as an optimiser step sees them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What trainers that preset an estimator and an objective check of what is given in their place."""
+"""Checks of what is given in place of a trainer's preset estimator or objective."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether what an advantage estimator and an objective need is there."""
+"""Whether all is there that the parts of a trainer need."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""DPO: from pairs of a preferred and a less preferred action to a policy, without a reward model."""
+"""DPO: from pairs of which one action was preferred to a policy, without a reward model."""
 
 from __future__ import annotations
 

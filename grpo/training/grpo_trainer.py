@@ -1,4 +1,4 @@
-"""GRPO: the trainer with group-relative advantages and a clipped surrogate."""
+"""GRPO: the trainer with group-relative advantages for a clipped surrogate."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every trainer has: a policy, the optimizer over its parameters, and steps that leave nothing half-done."""
+"""What every trainer has: a policy under an optimizer, in steps that leave nothing half-done."""
 
 from __future__ import annotations
 

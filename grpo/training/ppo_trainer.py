@@ -1,4 +1,4 @@
-"""PPO: the trainer with a critic's advantages and a clipped or penalised surrogate."""
+"""PPO: the trainer with a critic's advantages for a clipped or penalised surrogate."""
 
 from __future__ import annotations
 

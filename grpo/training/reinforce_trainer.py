@@ -1,4 +1,4 @@
-"""REINFORCE: the trainer with sampled returns and the plain score function."""
+"""REINFORCE: the trainer with sampled returns for the plain score function."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""The training loop: orchestration only. What is sampled, credited and minimised is decided elsewhere."""
+"""The training loop: orchestration only.
+
+What is sampled, credited and minimised is decided elsewhere.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Bandits as reward models: stationary, contextual, and dynamic, with Bernoulli or Gaussian rewards."""
+"""Bandits as reward models.
+
+They are stationary, contextual or dynamic, with Bernoulli or Gaussian rewards.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Checks of what environments gave. Each error names the environment and the step."""
+"""Checks of what environments gave.
+
+Each error names the environment and the step.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Groups of whole episodes from one start, as GRPO and REINFORCE sample them."""
+"""Groups of whole episodes from one start."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The networks that policies have by default, and a running normalisation of their observations."""
+"""The networks that policies have by default."""
 
 from __future__ import annotations
 

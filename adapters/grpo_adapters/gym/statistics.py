@@ -1,4 +1,4 @@
-"""Returns and lengths of the episodes that were played lately."""
+"""How the episodes went that were played lately."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What environments were played: trajectories, and batches of their steps."""
+"""What was played in environments, step by step."""
 
 from __future__ import annotations
 

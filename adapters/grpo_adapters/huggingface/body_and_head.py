@@ -1,4 +1,4 @@
-"""A causal language model taken apart: the body makes hidden states, and the head makes logits of them."""
+"""A causal language model taken apart: a body that makes hidden states, a head that makes logits of them."""
 
 from __future__ import annotations
 

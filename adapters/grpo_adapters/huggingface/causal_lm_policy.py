@@ -119,17 +119,21 @@ class CausalLMPolicy:
         check_does_not_look_ahead(self.causal_model)
         self._leaves_padding_out = leaves_padding_out(self.causal_model)
         self.fuses_head = is_body_and_head(self.causal_model)
+        self._warn_of_what_costs()
+
+    def _warn_of_what_costs(self) -> None:
+        """Tell the caller of the constructor what makes this model slow, or large."""
         if not self.fuses_head:
             warnings.warn(
                 f"the logits of {type(self.causal_model).__name__} are not a linear layer of its body's hidden "
                 f"states: log-probs are computed from all logits, which takes more memory",
-                stacklevel=2,
+                stacklevel=3,
             )
         if not end_tokens(self.causal_model, self.tokenizer) and not self.sampling.stop_strings:
             warnings.warn(
                 "neither the tokenizer nor the model has an end token: every completion goes on for max_new_tokens, "
                 "unless stop_strings are given",
-                stacklevel=2,
+                stacklevel=3,
             )
 
     @property

@@ -1,4 +1,4 @@
-"""What a language model answers, and batches of it made ready for evaluation."""
+"""What a language model answers, made ready for evaluation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Sampling completions: every prompt is computed once for its group, and rows that have ended leave the batch."""
+"""Sampling completions.
+
+Every prompt is computed once for its group, and rows that have ended leave the batch.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Models and tokenizers from the hub or from a folder: safe by default, and clear about what is missing."""
+"""Models or tokenizers from the hub or from a folder, by safe defaults."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a causal language model and its tokenizer are told and asked before they become a policy."""
+"""What a causal language model goes through before it becomes a policy."""
 
 from __future__ import annotations
 

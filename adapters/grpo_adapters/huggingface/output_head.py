@@ -1,4 +1,4 @@
-"""The head of a language model, and log-probs by way of all its logits at once."""
+"""The head of a language model, as a function of hidden states."""
 
 from __future__ import annotations
 

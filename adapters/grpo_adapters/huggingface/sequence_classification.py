@@ -1,4 +1,4 @@
-"""Reward models of Hugging Face: a score of a prompt and a completion, from a sequence classifier."""
+"""Reward models of Hugging Face: a sequence classifier scores a prompt with its completion."""
 
 from __future__ import annotations
 

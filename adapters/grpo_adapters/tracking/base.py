@@ -1,4 +1,7 @@
-"""What the trackers share: they check what they are given, close once, and close themselves."""
+"""What the trackers share.
+
+They check what they are given, close once, and close themselves.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Metrics as JSON lines: files that need no library to write and any to read."""
+"""Metrics as JSON lines, which no library is needed to write."""
 
 from __future__ import annotations
 
