@@ -1,0 +1,500 @@
+"""Who makes the actions: a sampler beside the policy, and what its log-probs are compared with and corrected by."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from models import EpisodePolicy, FunctionRewards, SequencePolicy, StepRewards, TablePolicy, WalkerPolicy
+from torch import Tensor
+
+from grpo import (
+    ClippedSurrogate,
+    Decisions,
+    Evaluation,
+    Experience,
+    ExperienceCollector,
+    GroupRelative,
+    GRPOConfig,
+    GRPOObjective,
+    GRPOTrainer,
+    HasSampler,
+    HasSamplingLogProbs,
+    ImportanceCorrection,
+    KLPenaltySurrogate,
+    Needs,
+    NonFiniteError,
+    PPOConfig,
+    PPOTrainer,
+    PreferenceCollector,
+    ReinforceConfig,
+    ReinforceTrainer,
+    Sampler,
+    Segments,
+    TensorBatch,
+    Terms,
+    Trainer,
+    TrainerConfig,
+    effective_sample_size,
+    group_centered_advantages,
+    importance_weights,
+)
+
+LIKES_HIGH = FunctionRewards(lambda state, action: float(action))
+LIKES_LONG = FunctionRewards(lambda state, action: float(len(action)))
+
+
+class Counting:
+    """Gives the actions 0, 1, ... to every state, whatever the policy, and reports how often it was asked."""
+
+    def __init__(self) -> None:
+        self.asked: list[Any] = []
+
+    def sample(self, policy: Any, states: Any, num_actions_per_state: int, **kwargs: Any) -> list[list[int]]:
+        self.asked.append((policy, list(states), num_actions_per_state, kwargs))
+        return [list(range(num_actions_per_state)) for _ in states]
+
+    def get_metrics(self) -> dict[str, float]:
+        return {"sampler/calls": float(len(self.asked))}
+
+
+class Silent(TablePolicy):
+    """A policy that cannot generate by itself."""
+
+    def generate_actions(self, states: Any, num_actions_per_state: int, **kwargs: Any) -> Any:
+        raise AssertionError
+
+
+class Walking:
+    def sample(self, policy: Any, states: Any, num_actions_per_state: int, **kwargs: Any) -> Any:
+        return [[[[(state, 1, state + 1)]]] * num_actions_per_state for state in states]
+
+
+def test_a_sampler_is_asked_in_place_of_the_policy_and_reported() -> None:
+    sampler, policy = Counting(), Silent()
+    assert isinstance(sampler, Sampler)
+    trainer = GRPOTrainer(GRPOConfig(group_size=3), policy, LIKES_HIGH, sampler=sampler)
+    assert trainer.sampler is sampler
+    metrics = trainer.step([0, 1], temperature=0.5, seed=3)
+    assert sampler.asked == [(policy, [0, 1], 3, {"temperature": 0.5, "seed": 3})]
+    assert metrics["sampler/calls"] == 1
+    assert metrics["reward"] == 1
+
+
+def test_every_trainer_and_collector_takes_a_sampler() -> None:
+    walker, rewards, walking = WalkerPolicy(), StepRewards(), Walking()
+    trainers: list[Any] = [
+        PPOTrainer(PPOConfig(), walker, rewards, sampler=walking),
+        ReinforceTrainer(ReinforceConfig(), walker, rewards, sampler=walking),
+        GRPOTrainer(GRPOConfig(group_size=2), walker, rewards, sampler=walking),
+        Trainer(
+            TrainerConfig(group_size=2),
+            walker,
+            rewards,
+            sampler=walking,
+            advantage_estimator=GroupRelative(),
+            objective=GRPOObjective(),
+        ),
+    ]
+    for trainer in trainers:
+        assert trainer.step([3, 3])["reward"] == pytest.approx(0.9)
+    counting = Counting()
+    collector: Any = PreferenceCollector(Silent(), LIKES_HIGH, sampler=counting, group_size=3)
+    [pair] = collector.collect([0], top_k=5).preferences
+    assert (pair.chosen, pair.rejected) == (2, 0)
+    assert counting.asked[0][2:] == (3, {"top_k": 5})
+
+
+def test_a_policy_may_bring_its_sampler() -> None:
+    """One that is given goes first; None stands for the policy itself."""
+
+    class Brings(TablePolicy):
+        own: Any = None
+
+        def get_sampler(self) -> Any:
+            return self.own
+
+    policy = Brings()
+    assert isinstance(policy, HasSampler)
+    config = GRPOConfig(group_size=2)
+    GRPOTrainer(config, policy, LIKES_HIGH).step([0])
+    policy.own = own = Counting()
+    assert GRPOTrainer(config, policy, LIKES_HIGH).sampler is own
+    other = Counting()
+    assert GRPOTrainer(config, policy, LIKES_HIGH, sampler=other).sampler is other
+
+
+@pytest.mark.parametrize("wrong", [object(), "text", lambda *arguments: None, Counting], ids=repr)
+def test_a_sampler_that_is_none(wrong: Any) -> None:
+    with pytest.raises(TypeError, match=r"^sampler .*(is not a Sampler: it lacks sample|is the class Counting)"):
+        GRPOTrainer(GRPOConfig(), TablePolicy(), LIKES_HIGH, sampler=wrong)
+
+
+def test_errors_name_the_sampler() -> None:
+    class TooFew(Counting):
+        def sample(self, policy: Any, states: Any, num_actions_per_state: int, **kwargs: Any) -> Any:
+            return [[0]]
+
+    with pytest.raises(ValueError, match=r"^TooFew.sample returned 1 actions for state 0, expected 4"):
+        GRPOTrainer(GRPOConfig(group_size=4), TablePolicy(), LIKES_HIGH, sampler=TooFew()).step([0])
+
+
+def test_a_collector_takes_plain_arguments() -> None:
+    """It notes whatever there is, and what it is told."""
+    policy, rewards, reference = WalkerPolicy(), StepRewards(), WalkerPolicy(spread=0.0)
+    collector: Any = ExperienceCollector(policy, rewards, reference)
+    experience = collector.collect([0, 1])
+    assert len(experience.samples) == 16
+    assert None not in (experience.old_log_probs, experience.reference_log_probs, experience.values)
+    by_rows: Any = ExperienceCollector(policy, rewards, reference, group_size=4, rows_per_call=3)
+    torch.manual_seed(0)
+    in_parts = by_rows.collect([0])
+    by_rows.rows_per_call = None
+    torch.manual_seed(0)
+    whole = by_rows.collect([0])
+    torch.testing.assert_close(in_parts.old_log_probs, whole.old_log_probs)
+    torch.testing.assert_close(in_parts.reference_log_probs, whole.reference_log_probs)
+    nothing: Any = ExperienceCollector(policy, rewards, reference, needs=Needs(critic=False, reference=False))
+    experience = nothing.collect([0])
+    assert (experience.old_log_probs, experience.reference_log_probs, experience.values) == (None, None, None)
+
+
+@pytest.mark.parametrize("group_size", [0, -1, True, 2.0, None])
+def test_a_collector_refuses_a_wrong_group_size(group_size: Any) -> None:
+    with pytest.raises(ValueError, match=f"group_size is {group_size}, expected at least 1"):
+        ExperienceCollector(TablePolicy(), LIKES_HIGH, group_size=group_size)
+
+
+# Log-probs of who sampled.
+
+
+class ToldBatch(TensorBatch):
+    """Decisions with the log-probs that they were drawn with."""
+
+    sampling_log_probs: Any
+
+
+class AtTemperature:
+    """Draws from the policy at a temperature, and hands on each action with its log-prob."""
+
+    def __init__(self, temperature: float) -> None:
+        self.temperature = temperature
+
+    def sample(self, policy: Any, states: Any, num_actions_per_state: int, **kwargs: Any) -> Any:
+        log_probs = (policy.logits.detach() / self.temperature).log_softmax(-1)[torch.tensor(states)]
+        actions = torch.multinomial(log_probs.exp(), num_actions_per_state, replacement=True)
+        told = log_probs.gather(1, actions)
+        return [list(zip(*own, strict=True)) for own in zip(actions.tolist(), told.tolist(), strict=True)]
+
+
+class ToldPolicy(TablePolicy):
+    def encode_actions(self, states: Any, actions: Any) -> ToldBatch:
+        chosen, told = zip(*actions, strict=True)
+        batch = ToldBatch(torch.tensor(states), torch.tensor(chosen))
+        batch.sampling_log_probs = torch.tensor(told, dtype=torch.float64)
+        return batch
+
+    def evaluate_actions(self, batch: TensorBatch) -> Evaluation:
+        return Evaluation(self.logits.log_softmax(-1)[batch.observations, batch.actions])
+
+
+LIKES_FIRST = FunctionRewards(lambda state, action: float(action[0]))
+
+
+@pytest.mark.parametrize("temperature", [1.0, 2.0])
+def test_a_sampler_at_another_temperature_is_seen_at_the_first_step(temperature: float) -> None:
+    policy = ToldPolicy()
+    config = GRPOConfig(group_size=64)
+    trainer: Any = GRPOTrainer(config, policy, LIKES_FIRST, sampler=AtTemperature(temperature))
+    metrics = trainer.step([0, 1, 2])
+    told = [metrics[f"sampling/{name}"] for name in ("kl", "max_ratio", "effective_sample_size")]
+    if temperature == 1:
+        assert told == pytest.approx([0.0, 1.0, 192.0])
+        return
+    table = TablePolicy().logits.detach()
+    own, other = table.log_softmax(-1), (table / temperature).log_softmax(-1)
+    expected = (other.exp() * (other - own)).sum(-1).mean().item()
+    assert told[0] == pytest.approx(expected, rel=0.25)
+    assert told[1] == pytest.approx((own - other).max().exp().item())
+    spread = (own.exp().square() / other.exp()).sum(-1).mean().item()  # E[r²] under who sampled
+    assert told[2] == pytest.approx(192 / spread, rel=0.05)
+
+
+class TellsOf(TablePolicy):
+    """Two decisions of probability 1/2, with log-probs that they are said to be drawn with."""
+
+    def __init__(self, told: Any) -> None:
+        super().__init__(num_states=1, num_actions=2)
+        self.logits = torch.zeros(1, 2, dtype=torch.float64, requires_grad=True)
+        self.told = told
+
+    def encode_actions(self, states: Any, actions: Any) -> ToldBatch:
+        batch = ToldBatch(torch.tensor(states), torch.tensor(actions))
+        batch.sampling_log_probs = self.told
+        return batch
+
+    def evaluate_actions(self, batch: TensorBatch) -> Evaluation:
+        return Evaluation(self.logits.log_softmax(-1)[batch.observations, batch.actions])
+
+
+def test_sampling_metrics_by_hand() -> None:
+    policy = TellsOf(torch.tensor([0.25, 1.0], dtype=torch.float64).log())
+    assert isinstance(policy.encode_actions([0], [0]), HasSamplingLogProbs)
+    metrics = GRPOTrainer(GRPOConfig(group_size=2), policy, LIKES_HIGH).step([0])
+    # ratios 2 and 1/2: (2 - log 2 - 1 + 1/2 + log 2 - 1) / 2, and (5/2)² / (4 + 1/4)
+    assert metrics["sampling/kl"] == pytest.approx(0.25)
+    assert metrics["sampling/max_ratio"] == pytest.approx(2.0)
+    assert metrics["sampling/effective_sample_size"] == pytest.approx(6.25 / 4.25)
+
+
+def test_without_them_nothing_is_told() -> None:
+    policy = TellsOf(None)
+    assert not any("sampling/" in name for name in GRPOTrainer(GRPOConfig(group_size=2), policy, LIKES_HIGH).step([0]))
+
+
+@pytest.mark.parametrize(
+    ("told", "error", "message"),
+    [
+        (torch.zeros(3), ValueError, r"of shape \[3\], expected \[2\], one a decision"),
+        (torch.zeros(2, 1), ValueError, r"of shape \[2, 1\], expected \[2\], one a decision: squeeze"),
+        ([0.0, 0.0], TypeError, "of type list, expected a tensor"),
+        (torch.zeros(2, dtype=torch.int64), TypeError, "of dtype torch.int64, expected a floating-point"),
+        (torch.tensor([0.0, torch.nan]), NonFiniteError, "with nan for sample 1, expected finite values"),
+        (torch.tensor([-torch.inf, 0.0]), NonFiniteError, "with -inf for sample 0, expected finite values"),
+    ],
+)
+def test_wrong_sampling_log_probs(told: Any, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=f"^policy's batch returned sampling_log_probs {message}"):
+        GRPOTrainer(GRPOConfig(group_size=2), TellsOf(told), LIKES_HIGH).step([0])
+
+
+# Weights.
+
+LOG_RATIOS = torch.tensor([4.0, 0.5, 1.5, 0.1]).log()
+TWO_SAMPLES = Segments.of_lengths([3, 1])
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({}, [2.0, 0.5, 1.5, 0.1]),
+        ({"max_ratio": 1.0}, [1.0, 0.5, 1.0, 0.1]),
+        ({"kind": "mask"}, [0.0, 0.5, 1.5, 0.1]),
+        ({"kind": "mask", "max_ratio": 4.1, "min_ratio": 0.25}, [4.0, 0.5, 1.5, 0.0]),
+        ({"per": "sample"}, [2.0, 2.0, 2.0, 0.1]),
+        ({"per": "sample", "max_ratio": 5.0}, [3.0, 3.0, 3.0, 0.1]),
+        ({"per": "sample", "kind": "mask"}, [0.0, 0.0, 0.0, 0.1]),
+        ({"per": "sample", "kind": "mask", "max_ratio": 3.1, "min_ratio": 0.5}, [3.0, 3.0, 3.0, 0.0]),
+    ],
+)
+def test_weights_by_hand(settings: dict[str, Any], expected: list[float]) -> None:
+    log_probs = torch.full((4,), -3.0, requires_grad=True)
+    weights = importance_weights(log_probs, -3.0 - LOG_RATIOS, TWO_SAMPLES, ImportanceCorrection(**settings))
+    assert weights.tolist() == pytest.approx(expected, rel=1e-5)
+    assert not weights.requires_grad
+
+
+def test_ratios_of_long_samples_stay_finite() -> None:
+    weights = importance_weights(
+        torch.zeros(1000),
+        torch.full((1000,), -1.0),
+        Segments(1, 1000),
+        ImportanceCorrection(per="sample", max_ratio=1e9),
+    )
+    assert weights.tolist() == pytest.approx([math.exp(20)] * 1000)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"max_ratio": 0.9}, {"kind": "mask", "min_ratio": 1.1}, {"min_ratio": 0.5}, {"kind": "clip"}, {"per": "x"}],
+)
+def test_wrong_corrections(settings: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"max_ratio|min_ratio|kind|per"):
+        ImportanceCorrection(**settings)
+
+
+@given(st.lists(st.floats(0.01, 100), min_size=1, max_size=20))
+def test_the_effective_sample_size_is_between_one_and_all(weights: list[float]) -> None:
+    size = effective_sample_size(torch.tensor(weights, dtype=torch.float64)).item()
+    assert 1 - 1e-9 <= size <= len(weights) + 1e-9
+    assert effective_sample_size(torch.full((7,), weights[0])).item() == pytest.approx(7)
+
+
+# The correction in a step.
+
+
+def gaps(num_decisions: int) -> Tensor:
+    """How far the log-probs of the policy are above those that it is said to be sampled with; never 0."""
+    return torch.sin(1.7 * torch.arange(1, num_decisions + 1, dtype=torch.float64)) / 2
+
+
+class TellingBatch:
+    """A batch that says what its decisions were drawn with; rows of it are those of the inner one."""
+
+    def __init__(self, inner: Any, sampling_log_probs: Tensor) -> None:
+        self.inner, self.samples, self.rows = inner, inner.samples, inner.rows
+        self.sampling_log_probs = sampling_log_probs
+
+    def select(self, rows: Tensor) -> Any:
+        return self.inner.select(rows)
+
+
+def tells(base: Any, scale: float = 1.0) -> Any:
+    """A policy of sequences whose batches say that they were drawn with log-probs some way off its own."""
+
+    class Tells(base):  # type: ignore[misc]
+        def encode_actions(self, states: Any, actions: Any) -> Any:
+            batch = super().encode_actions(states, actions)
+            own = super().evaluate_actions(batch).log_probs.detach()
+            return TellingBatch(batch, own - scale * gaps(len(own)))
+
+        def evaluate_actions(self, batch: Any) -> Any:
+            return super().evaluate_actions(batch.inner if isinstance(batch, TellingBatch) else batch)
+
+    return Tells()
+
+
+def moved_by(
+    policy: Any, objective: Any, correction: ImportanceCorrection | None, estimator: Any = None, **settings: Any
+) -> Tensor:
+    """Where a step on the same samples takes the parameters."""
+    reference = SequencePolicy()
+    with torch.no_grad():
+        reference.transitions *= 0.5
+    config = TrainerConfig(group_size=4, max_grad_norm=None, importance_correction=correction, **settings)
+    trainer: Any = Trainer(
+        config,
+        policy,
+        LIKES_LONG,
+        reference if objective.kl_coefficient > 0 else None,
+        torch.optim.SGD([policy.transitions], lr=0.5),
+        advantage_estimator=GroupRelative(group_centered_advantages) if estimator is None else estimator,
+        objective=objective,
+    )
+    torch.manual_seed(5)
+    trainer.step([1, 2])
+    transitions: Tensor = policy.transitions.detach()
+    return transitions
+
+
+CORRECTIONS = pytest.mark.parametrize(
+    "correction",
+    [
+        ImportanceCorrection(max_ratio=1.2),
+        ImportanceCorrection(kind="mask", max_ratio=1.2, min_ratio=0.7),
+        ImportanceCorrection(per="sample", max_ratio=1.2),
+        ImportanceCorrection(per="sample", kind="mask", max_ratio=1.2),
+    ],
+    ids=lambda correction: f"{correction.kind} per {correction.per}",
+)
+
+
+@CORRECTIONS
+@pytest.mark.parametrize("base", [SequencePolicy, EpisodePolicy])
+@pytest.mark.parametrize("normalization", [None, "per_minibatch"])
+def test_a_corrected_step_does_not_depend_on_micro_batches(
+    correction: ImportanceCorrection, base: Any, normalization: Any
+) -> None:
+    def moved(**settings: Any) -> Tensor:
+        own = {"advantage_normalization": normalization, "num_epochs_per_update": 2, **settings}
+        return moved_by(tells(base), GRPOObjective(entropy_coefficient=0.1), correction, **own)
+
+    for batch_size in (None, 3):
+        whole = moved(batch_size=batch_size)
+        assert not torch.allclose(whole, base().transitions, atol=1e-3)
+        for micro_batch_size in (1, 2):
+            parts = moved(batch_size=batch_size, micro_batch_size=micro_batch_size)
+            torch.testing.assert_close(parts, whole)
+
+
+class WeightedSurrogate:
+    """The clipped surrogate with its loss multiplied by the weights, which it works out itself."""
+
+    needs = Needs(critic=False, reference=False, old_log_probs=True)
+
+    def __init__(self, inner: Any, policy: Any, correction: ImportanceCorrection) -> None:
+        self.inner, self.policy, self.correction = inner, policy, correction
+        self.seen: Experience | None = None
+
+    def __call__(self, log_probs: Tensor, decisions: Decisions) -> Terms:
+        assert decisions.importance_weights is None
+        assert decisions.old_log_probs is not None
+        sampling = decisions.old_log_probs - gaps(len(log_probs))
+        weights = importance_weights(decisions.old_log_probs, sampling, decisions.samples, self.correction)
+        terms: Terms = self.inner(log_probs, decisions)
+        return Terms(terms.loss * weights, terms.metrics)
+
+
+@CORRECTIONS
+@pytest.mark.parametrize("normalization", [None, "per_step", "per_minibatch"])
+@pytest.mark.parametrize("dual_clip", [None, 1.5])
+def test_it_multiplies_the_loss_of_the_surrogate_and_nothing_else(
+    correction: ImportanceCorrection, normalization: Any, dual_clip: float | None
+) -> None:
+    """Not the divergence from the reference, nor the entropy."""
+    settings = {"advantage_normalization": normalization, "num_epochs_per_update": 3}
+    terms = {"kl_coefficient": 0.3, "entropy_coefficient": 0.2}
+    surrogate = ClippedSurrogate(clip_low=0.05, clip_high=0.05, dual_clip=dual_clip)
+    corrected = moved_by(tells(SequencePolicy), GRPOObjective(surrogate=surrogate, **terms), correction, **settings)
+    policy = SequencePolicy()
+    by_hand = GRPOObjective(surrogate=WeightedSurrogate(surrogate, policy, correction), **terms)
+    torch.testing.assert_close(corrected, moved_by(policy, by_hand, None, **settings))
+    plain = moved_by(SequencePolicy(), GRPOObjective(surrogate=surrogate, **terms), None, **settings)
+    assert not torch.allclose(corrected, plain)
+
+
+def test_the_penalty_of_a_surrogate_is_not_weighted() -> None:
+    """Of -ρA + β KL(π_old‖π) only the first term is what an advantage makes: without any weight it is as if A = 0."""
+    nothing = ImportanceCorrection(kind="mask", max_ratio=1.0, min_ratio=1.0)
+    objective = GRPOObjective(surrogate=KLPenaltySurrogate(coefficient=5.0), entropy_coefficient=0.1)
+
+    def no_advantages(experience: Experience) -> Tensor:
+        return torch.zeros(len(experience.samples), dtype=torch.float64)
+
+    masked = moved_by(tells(EpisodePolicy), objective, nothing, num_epochs_per_update=2)
+    assert torch.equal(masked, moved_by(EpisodePolicy(), objective, None, no_advantages, num_epochs_per_update=2))
+    assert not torch.allclose(masked, EpisodePolicy().transitions)
+
+
+@CORRECTIONS
+def test_where_the_log_probs_agree_it_changes_nothing(correction: ImportanceCorrection) -> None:
+    agrees = moved_by(tells(SequencePolicy, 0.0), GRPOObjective(), correction, num_epochs_per_update=2)
+    assert torch.equal(agrees, moved_by(SequencePolicy(), GRPOObjective(), None, num_epochs_per_update=2))
+
+
+def test_a_correction_needs_batches_that_tell() -> None:
+    config = GRPOConfig(group_size=2, importance_correction=ImportanceCorrection())
+    with pytest.raises(ValueError, match=r"importance_correction needs .* but PairBatch does not tell: give"):
+        GRPOTrainer(config, TablePolicy(), LIKES_HIGH).step([0])
+    with pytest.raises(ValueError, match=r"importance_correction needs .* but ToldBatch does not tell"):
+        GRPOTrainer(config, TellsOf(None), LIKES_HIGH).step([0])
+
+
+def test_a_corrected_sampler_learns_what_the_policy_would() -> None:
+    """On average the corrected gradient of a sampler at another temperature is the policy's own."""
+
+    def mean_gradient(temperature: float, correction: ImportanceCorrection | None) -> Tensor:
+        torch.manual_seed(0)
+        policy = ToldPolicy()
+        optimizer = torch.optim.SGD([policy.logits], lr=1.0)
+        config = ReinforceConfig(
+            group_size=20_000,
+            max_grad_norm=None,
+            importance_correction=correction,
+            advantage_normalization=None,
+            loss_averaging="per_decision",
+        )
+        sampler = AtTemperature(temperature)
+        trainer: Any = ReinforceTrainer(config, policy, LIKES_FIRST, None, optimizer, sampler=sampler)
+        trainer.step([0])
+        return policy.logits.detach()[0] - TablePolicy().logits.detach()[0]
+
+    on_policy = mean_gradient(1.0, None)
+    corrected = mean_gradient(2.0, ImportanceCorrection(max_ratio=10.0))
+    uncorrected = mean_gradient(2.0, None)
+    assert (corrected - on_policy).abs().max() < 0.02
+    assert (uncorrected - on_policy).abs().max() > 0.05
