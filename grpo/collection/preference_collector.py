@@ -57,7 +57,8 @@ def pair_best_with_worst(experience: Experience) -> CollectedPreferences:
     has_spread = (rewards.std > 0).tolist()
     preferences: list[Preference[Any, Any]] = []
     first = 0
-    for own, differs in zip(rewards.values.split(rewards.groups.lengths.tolist()), has_spread, strict=True):
+    values = rewards.values.cpu().split(rewards.groups.lengths.tolist())
+    for own, differs in zip(values, has_spread, strict=True):
         if differs:
             *lower, best = (_own(actions[first + place]) for place in own.argsort(stable=True).tolist())
             rejected = [action for action in lower[: int((own < own.max()).sum())] if not are_equal(action, best)]

@@ -126,7 +126,7 @@ class StepMetrics:
         total = torch.dot(weight, torch.ones_like(weight))
         if num_steps > 1:  # each optimiser step counts the same, whatever its weights add up to
             steps = Segments.of_lengths(self._step_sizes, weight.device)
-            weight, total = weight / steps.expand(steps.sum(weight)), total.new_tensor(num_steps)
+            weight, total = weight / steps.expand(steps.sum(weight)), total.new_full((), num_steps)
         table = _joined([table for _, table, _ in self._made], 1)
         sums = torch.stack([loss, total, *(torch.dot(weight, column) for column in table[: len(names)])]).tolist()
         return {"loss": sums[0]} | {name: own / sums[1] for name, own in zip(names, sums[2:], strict=True)}
