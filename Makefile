@@ -6,7 +6,7 @@ LANGUAGE_PEERS := .venv-language
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test docs picture benchmark benchmark-control benchmark-language benchmark-memory wheel clean
+.PHONY: demo test test-gpu docs picture benchmark benchmark-control benchmark-language benchmark-memory wheel clean
 
 demo: $(VENV)/examples  ## GRPO on a bandit whose arms drift
 	$(BIN)/python examples/dynamic_bandit.py
@@ -17,6 +17,10 @@ test: $(VENV)/dev  ## lint, types, tests
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo --no-cache
 	$(BIN)/pytest --numprocesses auto --maxprocesses 4 --dist worksteal
+
+test-gpu: $(if $(GPU_PYTHON),,$(VENV)/dev)  ## what differs on a GPU; GPU_PYTHON=python3 takes an interpreter of its own
+	PYTHONPATH=$(CURDIR):$(CURDIR)/adapters $(or $(GPU_PYTHON),$(BIN)/python) -m pytest tests/gpu --override-ini=filterwarnings= \
+		--continue-on-collection-errors
 
 docs: $(VENV)/dev  ## the site, into docs/_build/html
 	$(BIN)/sphinx-build --fail-on-warning --keep-going -b html docs docs/_build/html

@@ -57,7 +57,8 @@ def pair_best_with_worst(experience: Experience) -> CollectedPreferences:
     has_spread = (rewards.std > 0).tolist()
     preferences: list[Preference[Any, Any]] = []
     first = 0
-    for group_rewards, differs in zip(rewards.values.split(rewards.groups.lengths.tolist()), has_spread, strict=True):
+    values = rewards.values.cpu().split(rewards.groups.lengths.tolist())
+    for group_rewards, differs in zip(values, has_spread, strict=True):
         if differs:
             *lower, best = (
                 _without_its_batch(actions[first + place]) for place in group_rewards.argsort(stable=True).tolist()

@@ -47,9 +47,10 @@ class Segments:
                     f"lengths of {count} segments: expected int64 of shape [{count}], "
                     f"got {length.dtype} of shape {list(length.shape)}"
                 )
-            shortest, longest = (int(bound) for bound in torch.aminmax(length)) if count else (1, 1)
+            # Read at once: on a GPU each reading waits for all that is under way.
+            read: list[int] = torch.stack((*torch.aminmax(length), length.sum())).tolist() if count else [1, 1, 0]
+            shortest, longest, self.total = read
             self.uniform_length = shortest if shortest == longest else None
-            self.total = shortest * count if shortest == longest else int(length.sum())
             self.device = length.device
             self.lengths = length
         else:
@@ -67,7 +68,7 @@ class Segments:
     def of_lengths(cls, lengths: Sequence[int] | Tensor, device: torch.device | str | None = None) -> Segments:
         """Segments of the given lengths, a sequence or an int64 tensor of shape [K]."""
         if not isinstance(lengths, Tensor):
-            lengths = torch.tensor(lengths, device=device) if len(lengths) > 0 else torch.empty(0, dtype=torch.int64)
+            lengths = torch.tensor(lengths, dtype=torch.int64 if len(lengths) == 0 else None, device=device)
         return cls(len(lengths), lengths)
 
     def __len__(self) -> int:

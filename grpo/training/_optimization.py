@@ -124,8 +124,9 @@ class Optimization:
 
 
 def total_norm(gradients: list[Tensor]) -> float:
-    """Norm of all gradients together."""
-    norms = torch._foreach_norm(gradients)
+    """Norm of all gradients together, in float32 or better."""
+    doubles = any(gradient.dtype == torch.float64 for gradient in gradients)
+    norms = torch._foreach_norm(gradients, dtype=torch.float64 if doubles else torch.float32)
     if len({gradient.device for gradient in gradients}) > 1:
         norms = tuple(norm.to(norms[0].device) for norm in norms)
     norm: float = torch.linalg.vector_norm(torch.stack(norms)).item()

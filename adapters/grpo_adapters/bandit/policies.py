@@ -16,7 +16,7 @@ class ContextualSoftmaxPolicy(nn.Module):
 
     Args:
         network: from contexts [N, ...] to logits [N, K].
-        generator: to sample with; None for PyTorch's global one.
+        generator: to sample with, on any device; None for PyTorch's global one.
 
     Example:
         >>> policy = ContextualSoftmaxPolicy(nn.Linear(4, 3))
@@ -41,7 +41,7 @@ class ContextualSoftmaxPolicy(nn.Module):
     def generate_actions(self, states: Any, num_actions_per_state: int, **kwargs: Any) -> Tensor:
         """Arms, int64 of shape [S, G]."""
         probabilities = self.log_probabilities(states).exp().expand(len(states), -1)
-        return torch.multinomial(probabilities, num_actions_per_state, replacement=True, generator=self.generator)
+        return drawn(probabilities, num_actions_per_state, self.generator)
 
     def encode_actions(self, states: Any, actions: Tensor | Sequence[int]) -> TensorBatch:
         """One decision, and one row, a pull."""
@@ -72,7 +72,7 @@ class SoftmaxPolicy(ContextualSoftmaxPolicy):
 
     Args:
         num_arms: K.
-        generator: to sample with; None for PyTorch's global one.
+        generator: to sample with, on any device; None for PyTorch's global one.
 
     Example:
         >>> SoftmaxPolicy(num_arms=4).probabilities()
@@ -90,6 +90,19 @@ class SoftmaxPolicy(ContextualSoftmaxPolicy):
     def probabilities(self) -> Tensor:
         """π of every arm, [K]."""
         return self.network.get_parameter("logits").softmax(0)
+
+
+def drawn(probabilities: Tensor, count: int, generator: torch.Generator | None) -> Tensor:
+    """Arms by the probabilities [S, K] of S states, int64 of shape [S, count], drawn where the generator is.
+
+    On CUDA each is drawn by itself: drawn together they depend on sums that are taken in no fixed order.
+    """
+    there = probabilities if generator is None else probabilities.to(generator.device)
+    if there.is_cuda:
+        arms = there.repeat_interleave(count, 0).multinomial(1, generator=generator).view(-1, count)
+    else:
+        arms = there.multinomial(count, replacement=True, generator=generator)
+    return arms.to(probabilities.device)
 
 
 class _SameLogits(nn.Module):

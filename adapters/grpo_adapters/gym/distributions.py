@@ -156,6 +156,7 @@ class DiagonalGaussian(nn.Module):
             )
         with np.errstate(over="ignore"):
             squashed = space.high - space.low < LARGEST_RANGE
+        self.squashed_dimensions = squashed
         half_range = np.where(squashed, (np.where(squashed, space.high, 1) - np.where(squashed, space.low, 0)) / 2, 1.0)
         self.squashed: Tensor
         self.log_half_range: Tensor
@@ -185,7 +186,7 @@ class DiagonalGaussian(nn.Module):
         deviation = (decisions - outputs) / std
         log_probs = -deviation.square() / 2 - self.log_std - math.log(2 * math.pi) / 2
         entropy = (self.log_std + (1 + math.log(2 * math.pi)) / 2).expand_as(outputs)
-        if self.squashed.any():
+        if self.squashed_dimensions.any():
             log_probs = log_probs - self._log_slope(decisions)
             at_points = self._log_slope(outputs.unsqueeze(-2) + self.points.unsqueeze(-1) * std)
             entropy = entropy + torch.einsum("p,npk->nk", self.point_weights, at_points)
@@ -199,7 +200,7 @@ class DiagonalGaussian(nn.Module):
     def actions(self, decisions: Tensor) -> NDArray[Any]:
         """The actions within their bounds."""
         drawn = decisions.cpu().numpy()
-        squashed = self.squashed.cpu().numpy()
+        squashed = self.squashed_dimensions
         low, high = np.where(squashed, self.low, 0), np.where(squashed, self.high, 0)
         actions = np.where(squashed, low + (high - low) * (np.tanh(drawn) + 1) / 2, drawn)
         return np.clip(actions, self.low, self.high).astype(self.dtype)

@@ -93,13 +93,13 @@ class EpisodeSampler:
         while playing:
             step_noise = next(noise, None)
             if step_noise is None:
-                noise = iter(policy.distribution.noise((NOISE_STEPS, self.num_envs), policy.generator))
+                noise = iter(policy.distribution.noise((NOISE_STEPS, self.num_envs), policy.generator).to(device))
                 step_noise = next(noise)
             observations = torch.from_numpy(np.stack([episode.observations[-1] for _, episode in playing]))
             masks = _stacked([episode.masks[-1] for _, episode in playing], policy.distribution.sizes)
             decisions = policy.decide(
                 observations.to(device, dtype),
-                step_noise[: len(playing)].to(device),
+                step_noise[: len(playing)],
                 None if masks is None else masks.to(device),
             ).cpu()
             actions = policy.distribution.actions(decisions)

@@ -14,9 +14,15 @@ from peft import PeftConfig, PeftModel
 from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from grpo import Evaluation, Segments
+from grpo import Evaluation
 from grpo_adapters.huggingface.body_and_head import described_head, hidden_states, is_body_and_head
-from grpo_adapters.huggingface.completions import Completion, CompletionBatch, check_completions, check_fits
+from grpo_adapters.huggingface.completions import (
+    Completion,
+    CompletionBatch,
+    check_completions,
+    check_fits,
+    consecutive,
+)
 from grpo_adapters.huggingface.decoder import leaves_padding_out
 from grpo_adapters.huggingface.generation import sample_completions
 from grpo_adapters.huggingface.length_buckets import call_overhead, length_buckets
@@ -237,7 +243,8 @@ class CausalLMPolicy:
             width = int(lengths[rows].max())
             computed = compute(batch.tokens[rows, :width])
             first = torch.arange(len(rows), device=rows.device) * width + batch.prompt_lengths[rows] - 1
-            picked.append(computed.flatten(0, 1).index_select(0, _consecutive(first, batch.samples.select(rows))))
+            samples = batch.samples if len(buckets) == 1 else batch.samples.select(rows)
+            picked.append(computed.flatten(0, 1).index_select(0, consecutive(first, samples)))
         if len(buckets) == 1:
             return picked[0]
         return torch.cat(picked).index_select(0, batch.samples.positions(torch.cat(buckets)).argsort())
@@ -316,8 +323,3 @@ class CausalLMPolicy:
             "completions/min_length": shortest,
             "completions/max_length": longest,
         }
-
-
-def _consecutive(first: Tensor, segments: Segments) -> Tensor:
-    """Numbers that count up from ``first`` in each segment, int64 of shape [total]."""
-    return segments.expand(first - segments.starts) + torch.arange(segments.total, device=first.device)

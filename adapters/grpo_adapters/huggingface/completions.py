@@ -98,15 +98,19 @@ class CompletionBatch:
     @property
     def targets(self) -> Tensor:
         """The completion tokens end to end, int64 of shape [D]."""
-        positions = torch.arange(self.tokens.shape[1], device=self.tokens.device)
-        ends = self.prompt_lengths + self.completion_lengths
-        return self.tokens[(positions >= self.prompt_lengths.unsqueeze(1)) & (positions < ends.unsqueeze(1))]
+        starts = torch.arange(len(self.tokens), device=self.tokens.device) * self.tokens.shape[1]
+        return self.tokens.flatten()[consecutive(starts + self.prompt_lengths, self.samples)]
 
     def select(self, rows: Tensor) -> CompletionBatch:
         """The samples at ``rows``."""
         return CompletionBatch(
             self.tokens[rows], self.prompt_lengths[rows], self.completion_lengths[rows], self.truncated[rows]
         )
+
+
+def consecutive(first: Tensor, segments: Segments) -> Tensor:
+    """Numbers that count up from ``first`` [K] in each of the K segments, int64 of shape [total]."""
+    return segments.expand(first - segments.starts) + torch.arange(segments.total, device=first.device)
 
 
 def check_fits(batch: CompletionBatch, context: int | None) -> None:

@@ -59,14 +59,14 @@ class Decoder:
     """
 
     def __init__(self, model: Any, prompts: Sequence[Sequence[int]], device: torch.device) -> None:
-        lengths = torch.tensor([len(prompt) for prompt in prompts], device=device)
-        self.length = int(lengths.max())
-        padded = [[0] * (self.length - len(prompt)) + list(prompt) for prompt in prompts]
+        self.length = max(len(prompt) for prompt in prompts)
+        padding = [self.length - len(prompt) for prompt in prompts]
+        padded = [[0] * own + list(prompt) for own, prompt in zip(padding, prompts, strict=True)]
         accepted = inspect.signature(model.forward).parameters
         self.model = model
         self.tokens = torch.tensor(padded, device=device)
-        self.padding = self.length - lengths
-        self.is_padded = bool(self.padding.any())
+        self.padding = torch.tensor(padding, device=device)
+        self.is_padded = any(padding)
         self.accepts_positions = "position_ids" in accepted
         self.options = {"logits_to_keep": 1} if "logits_to_keep" in accepted else {}
         self.cache: DynamicCache | None = None

@@ -83,9 +83,9 @@ def _sample_together(
         ending = torch.isin(tokens, ends)
         if sampling.stop_strings:
             ending |= _contain_any(sampling.stop_strings, sampled[rows, :length], tokenizer)
-        ended = rows[ending & going[rows]]
-        lengths[ended] = length
-        going[ended] = False
+        was_going = going[rows]
+        lengths[rows] = torch.where(was_going & ending, length, lengths[rows])
+        going[rows] = was_going & ~ending
         kept = going[rows].nonzero().squeeze(1)
         if len(kept) == 0 or length == sampling.max_new_tokens:
             break

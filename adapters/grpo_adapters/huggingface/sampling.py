@@ -57,14 +57,16 @@ def draw_tokens(logits: Tensor, sampling: SamplingConfig, generator: torch.Gener
     """
     if sampling.temperature == 0:
         return logits.argmax(-1)
-    cumulative = next_token_probabilities(logits, sampling).cumsum(-1)
-    total = cumulative[:, -1:]
-    if total.isnan().any():
-        row = int(total.isnan().nonzero()[0, 0])
+    probabilities = next_token_probabilities(logits, sampling)
+    is_bad = probabilities[:, 0].isnan()  # a softmax is all numbers or none
+    if is_bad.any():
+        row = int(is_bad.nonzero()[0, 0])
         raise NonFiniteError(
             f"the model's logits for sequence {row} of {len(logits)} are NaN or infinite, so that no token can be "
             f"drawn: its weights have left the range of {logits.dtype}, or were never in it"
         )
+    cumulative = cumulative_sums(probabilities)
+    total = cumulative[:, -1:]
     # One number a row, and the token whose part of the cumulative probability it falls into: never one without any.
     drawn = torch.rand(total.shape, generator=generator, device=total.device) * total
     drawn = drawn.minimum(total.nextafter(torch.zeros_like(total)))
@@ -84,7 +86,7 @@ def next_token_probabilities(logits: Tensor, sampling: SamplingConfig) -> Tensor
         logits = logits.masked_fill(logits < least, -torch.inf)
     if sampling.top_p < 1:
         ordered, order = logits.softmax(-1).sort(descending=True, stable=True)
-        likelier = ordered.cumsum(-1) - ordered
+        likelier = cumulative_sums(ordered) - ordered
         dropped = torch.zeros_like(logits, dtype=torch.bool).scatter(1, order, likelier >= sampling.top_p)
         logits = logits.masked_fill(dropped, -torch.inf)
     probabilities = logits.softmax(-1)
@@ -93,3 +95,16 @@ def next_token_probabilities(logits: Tensor, sampling: SamplingConfig) -> Tensor
         probabilities = probabilities.masked_fill(probabilities < least, 0.0)
         probabilities = probabilities / probabilities.sum(-1, keepdim=True)
     return probabilities
+
+
+def cumulative_sums(probabilities: Tensor) -> Tensor:
+    """Sums of the probabilities so far, [B, V], the same at every call: on CUDA those of fixed-point numbers."""
+    return fixed_point_sums(probabilities) if probabilities.is_cuda else probabilities.cumsum(-1)
+
+
+def fixed_point_sums(probabilities: Tensor) -> Tensor:
+    """Sums of the probabilities so far, each rounded down to a multiple of 2^-40, float64 of shape [B, V].
+
+    Sums of integers do not depend on the order that a GPU adds them up in.
+    """
+    return probabilities.double().mul(2**40).long().cumsum(-1).double().mul(2**-40)
