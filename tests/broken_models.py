@@ -438,7 +438,7 @@ WAYS: dict[str, dict[str, Way]] = {
     "evaluate_actions": {
         **OTHER_TYPES,
         **part_of("log_probs", TENSOR),
-        **part_of("entropy", TENSOR),
+        **part_of("entropy", TENSOR | {"None": Way(lambda values, memory: None, "any")}),
         "entropy gone": Way(evaluation_with(entropy=None), "any"),
         "values gone": Way(evaluation_with(values=None), "any"),
     },
@@ -458,7 +458,7 @@ WAYS: dict[str, dict[str, Way]] = {
     "adapt": NOTHING_RETURNED,
     "objective": TERMS,
 }
-WAYS["evaluate_actions"] |= part_of("values", TENSOR)
+WAYS["evaluate_actions"] |= part_of("values", TENSOR | {"None": Way(lambda values, memory: None, "any")})
 
 
 @dataclass(frozen=True)
