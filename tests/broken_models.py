@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -85,7 +86,9 @@ class TensorSubclass(Tensor):
 
 
 def nested(values: Tensor, memory: Memory) -> Tensor:
-    return torch.nested.as_nested_tensor([values.detach()[:1], values.detach()])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it is a prototype, PyTorch says
+        return torch.nested.as_nested_tensor([values.detach()[:1], values.detach()])
 
 
 ERRORS: dict[str, Way] = {
