@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -85,7 +86,9 @@ class TensorSubclass(Tensor):
 
 
 def nested(values: Tensor, memory: Memory) -> Tensor:
-    return torch.nested.as_nested_tensor([values.detach()[:1], values.detach()])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it is a prototype, PyTorch says
+        return torch.nested.as_nested_tensor([values.detach()[:1], values.detach()])
 
 
 ERRORS: dict[str, Way] = {
@@ -438,7 +441,7 @@ WAYS: dict[str, dict[str, Way]] = {
     "evaluate_actions": {
         **OTHER_TYPES,
         **part_of("log_probs", TENSOR),
-        **part_of("entropy", TENSOR),
+        **part_of("entropy", TENSOR | {"None": Way(lambda values, memory: None, "any")}),
         "entropy gone": Way(evaluation_with(entropy=None), "any"),
         "values gone": Way(evaluation_with(values=None), "any"),
     },
@@ -458,7 +461,7 @@ WAYS: dict[str, dict[str, Way]] = {
     "adapt": NOTHING_RETURNED,
     "objective": TERMS,
 }
-WAYS["evaluate_actions"] |= part_of("values", TENSOR)
+WAYS["evaluate_actions"] |= part_of("values", TENSOR | {"None": Way(lambda values, memory: None, "any")})
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ from grpo.data.needs import Needs
 from grpo.data.segments import Segments
 from grpo.models._checks import check_rewards
 from grpo.models._evaluator import Evaluator
+from grpo.models._masks import is_dense
 from grpo.models.policy import ActionsT, PolicyModel, StatesT
 from grpo.models.reward_model import RewardModel
 from grpo.rollout.sampler import PolicySampler, Restarts, Sampler, sampler_for
@@ -195,7 +196,7 @@ class ExperienceCollector(Generic[StatesT, ActionsT]):
     def _checked(self, samples: ScoredSamples) -> ScoredSamples:
         """The samples with rewards that are known to be theirs, encoded for it only where rewards are per decision."""
         num_samples = len(samples.actions)
-        if isinstance(samples.rewards, Tensor) and samples.rewards.shape == (num_samples,):
+        if is_dense(samples.rewards) and samples.rewards.shape == (num_samples,):
             return samples.checked(Segments(num_samples, 1, samples.rewards.device))
         batch = self._policy.encode(samples.states, samples.actions, samples.groups)
         return samples.checked(batch.samples, batch)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from grpo.conformance._checks import ConformanceError, RewardModelChecks
@@ -10,6 +10,7 @@ from grpo.conformance._policy_checks import PolicyChecks
 from grpo.data._checks import check_states
 from grpo.models.policy import PolicyModel
 from grpo.models.reward_model import RewardModel
+from grpo.rollout.sampler import Sampler
 
 __all__ = ["ConformanceError", "check_policy_model", "check_reward_model"]
 
@@ -18,7 +19,10 @@ def check_policy_model(
     policy: PolicyModel[Any, Any],
     states: Any,
     *,
+    sampler: Sampler[Any, Any] | None = None,
+    num_actions_per_state: int | None = None,
     discrete: bool = True,
+    given_part: Callable[[Any], Any] | None = None,
     num_samples: int = 2000,
     **generation_kwargs: Any,
 ) -> None:
@@ -26,31 +30,50 @@ def check_policy_model(
 
     Besides shapes, counts and gradients it is checked that evaluating changes nothing and does not depend on the
     batch, that ``train``, ``eval`` and ``to`` work in place, that a :class:`grpo.SequentialPolicy` agrees with
-    itself, that a critic does too, and that actions are sampled as often as their log-probs say (false alarms: less
-    than one in 100,000).
+    itself, that a critic, ``encode_groups`` and ``sampling_log_probs`` do too where there are any, and that actions are
+    sampled as their log-probs say (false alarms: less than one in 100,000).
+
+    The last is tested by how often each action comes, where most come again and again; where they hardly do, as long
+    sequences and densities, by whether other parameters, fitted to some of the samples, explain others so much better
+    that chance would do it less than once in a million times.
 
     Args:
         policy: the policy. Its parameters and buffers and the random generators are left as they were, and so is its
             mode, where it tells it by an attribute ``training``; otherwise it is left in training mode.
         states: a few states of the kind that it is made for; two or more different ones find more.
-        discrete: whether log-probs are those of a discrete distribution, so that they cannot exceed 0; otherwise
-            sampling is checked by the mean of the score function, which must vanish.
-        num_samples: actions to draw for the check of frequencies, for each of up to three states; 0 leaves it out.
+        sampler: makes the actions; None for the policy itself, or the sampler that it was built for.
+        num_actions_per_state: actions of a state that are asked for at once, always for all the states, as a trainer
+            with this ``group_size`` does: 1 for running environments, which go on from call to call. None where any
+            number can be asked for, of any states.
+        discrete: whether log-probs are those of a discrete distribution, so that they cannot exceed 0.
+        given_part: what of an action was given to the policy and not decided by it, such as a set of candidates that
+            came with the action: frequencies are then those among actions with the same given part. None for nothing.
+        num_samples: actions to draw for the check of sampling, for each of up to three states, or for all together
+            with ``num_actions_per_state``; 0 leaves it out.
         generation_kwargs: handed on to ``generate_actions``.
 
     Raises:
         ConformanceError: if anything is wrong.
 
     Warns:
-        UserWarning: if frequencies cannot be compared, since hardly any action came twice.
+        UserWarning: if sampling cannot be checked, since hardly any action came twice and there are no parameters.
 
     Example:
         >>> from grpo_adapters.bandit import SoftmaxPolicy
         >>> check_policy_model(SoftmaxPolicy(num_arms=4), ["first state", "second state"])
     """
     check_states(states)
-    checks = PolicyChecks(policy, states, discrete, generation_kwargs)
-    checks.run(num_samples)
+    if num_actions_per_state is not None and (not isinstance(num_actions_per_state, int) or num_actions_per_state < 1):
+        raise ValueError(f"num_actions_per_state is {num_actions_per_state!r}, expected at least 1, or None")
+    checks = PolicyChecks(
+        policy,
+        states,
+        generation_kwargs,
+        sampler=sampler,
+        num_actions_per_state=num_actions_per_state,
+        discrete=discrete,
+    )
+    checks.run(num_samples, given_part)
     checks.raise_problems()
 
 

@@ -34,6 +34,8 @@ class ConformanceError(ValueError):
 
 
 FAILED: Final = object()
+TOLERANCE = 1e-4
+HALF_PRECISION_TOLERANCE = 5e-2
 
 
 class Checks:
@@ -62,10 +64,14 @@ class Checks:
         """What the method returns; FAILED where it is missing or raises, which is noted."""
         if method in self.missing:
             return FAILED
+        return self.result_of(method, getattr(self.model, method), *arguments, **options)
+
+    def result_of(self, source: str, function: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+        """What the function returns; FAILED where it raises, which is noted; ``source`` names it."""
         try:
-            return getattr(self.model, method)(*arguments, **options)
+            return function(*arguments, **options)
         except Exception as error:
-            self.add(f"{method} raised {type(error).__name__}: {error}")
+            self.add(f"{source} raised {type(error).__name__}: {error}")
             return FAILED
 
     def holds(self, check: Callable[..., object], *arguments: Any) -> bool:

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from grpo.conformance._checks import FAILED, Checks
+from grpo.conformance._batch_checks import check_encoding_of_groups, check_sampling_log_probs
+from grpo.conformance._checks import FAILED, HALF_PRECISION_TOLERANCE, TOLERANCE, Checks
 from grpo.conformance._critic_checks import check_critic
-from grpo.conformance._sampling import NUM_SCORES, frequency_problem, mean_score_problem
+from grpo.conformance._sampling_checks import check_sampling
 from grpo.conformance._values import changed, value_of
 from grpo.data._checks import check_groups
-from grpo.data._protocols import missing_methods
+from grpo.data._protocols import missing_methods, type_name
 from grpo.data.action_batches import ActionBatch
 from grpo.data.batches import join_groups, repeat_entries, select_entries
 from grpo.data.evaluation import Evaluation
@@ -21,29 +22,36 @@ from grpo.data.segments import Segments
 from grpo.models._checks import check_action_batch, check_evaluation
 from grpo.models._random_states import RestoresRandomStates
 from grpo.models.policy import PolicyModel, SequentialPolicy
-
-TOLERANCE = 1e-4
-HALF_PRECISION_TOLERANCE = 5e-2
+from grpo.rollout.sampler import PolicySampler, Sampler, sampler_for
 
 
 class PolicyChecks(Checks):
     """What :func:`grpo.check_policy_model` does."""
 
     def __init__(
-        self, model: PolicyModel[Any, Any], states: Any, discrete: bool, generation_kwargs: Mapping[str, Any]
+        self,
+        model: PolicyModel[Any, Any],
+        states: Any,
+        generation_kwargs: Mapping[str, Any],
+        *,
+        sampler: Sampler[Any, Any] | None = None,
+        num_actions_per_state: int | None = None,
+        discrete: bool = True,
     ) -> None:
         super().__init__(model, PolicyModel)
         self.states = states
+        self.options = generation_kwargs
+        self.sampler = sampler_for(model, sampler)
+        self.num_actions_per_state = num_actions_per_state
         self.discrete = discrete
-        self.generation_kwargs = generation_kwargs
         optional = missing_methods(model, SequentialPolicy)
         if len(optional) == 1:
             self.add(f"{optional[0]} is missing: encode_actions and evaluate_actions are of use together only")
         self.is_sequential = not optional
 
-    def run(self, num_samples: int) -> None:
+    def run(self, num_samples: int, given_part: Callable[[Any], Any] | None = None) -> None:
         """All checks, from what everything else rests on to what is statistical."""
-        random_states = RestoresRandomStates([self.model])
+        random_states = RestoresRandomStates([self.model, self.sampler])
         was_training = getattr(self.model, "training", None)
         before = self.state()
         with random_states:
@@ -57,11 +65,8 @@ class PolicyChecks(Checks):
                 if self.is_sequential:
                     self.check_agreement(*pairs)
                 self.call("eval")
-                for index in range(min(3, len(self.states)) if num_samples > 0 else 0):
-                    found = len(self.problems)
-                    self.check_sampling(select_entries(self.states, torch.tensor([index])), num_samples)
-                    if len(self.problems) > found:
-                        break
+                if num_samples > 0:
+                    check_sampling(self, num_samples, given_part)
             self.call("train" if was_training in (None, True) else "eval")
             tensors = self.tensors()
             with torch.no_grad():
@@ -129,23 +134,28 @@ class PolicyChecks(Checks):
         """Groups of actions; None where they are not as they must be, which is noted."""
         known = value_of(states)
         with torch.no_grad():
-            groups = self.call("generate_actions", states, count, **self.generation_kwargs)
+            if isinstance(self.sampler, PolicySampler):
+                source, groups = "generate_actions", self.call("generate_actions", states, count, **self.options)
+            else:
+                source, given = f"{type_name(self.sampler)}.sample", (self.model, states, count)
+                groups = self.result_of(source, self.sampler.sample, *given, **self.options)
         if value_of(states) != known:
-            self.add("generate_actions changes the states it is given: leave them as they are")
+            self.add(f"{source} changes the states it is given: leave them as they are")
         if groups is FAILED:
             return None
-        return groups if self.holds(check_groups, "generate_actions returned", groups, len(states), count) else None
+        return groups if self.holds(check_groups, f"{source} returned", groups, len(states), count) else None
 
     def check_generation(self) -> tuple[Any, Any] | None:
         """The right number of groups and actions; the pairs to evaluate, None without any."""
         before = self.state()
         everything = torch.arange(len(self.states))
-        groups = [self.generate(select_entries(self.states, everything), count) for count in (1, 3)]
+        counts = (1, 3) if self.num_actions_per_state is None else (self.num_actions_per_state,)
+        groups = [self.generate(select_entries(self.states, everything), count) for count in counts]
         if changed(before, self.state()):
             self.add("generate_actions changes parameters or buffers: it must only sample")
-        if groups[1] is None:
+        if groups[-1] is None:
             return None
-        return repeat_entries(self.states, Segments(len(self.states), 3)), join_groups(groups[1])
+        return repeat_entries(self.states, Segments(len(self.states), counts[-1])), join_groups(groups[-1])
 
     def log_probs(self, states: Any, actions: Any) -> Tensor | None:
         """Log-probs [N] in float64; None where they are not as they must be, which is noted."""
@@ -239,6 +249,8 @@ class PolicyChecks(Checks):
         if whole is None or expected is None:
             return
         check_critic(self, batch, self.tolerance)
+        check_sampling_log_probs(self, batch, whole)
+        check_encoding_of_groups(self, actions, expected)
         if not self.close(batch.samples.sum(whole), expected):
             self.add(
                 "evaluate_actions gives samples other log-probs, summed over decisions, than get_log_probabilities"
@@ -264,37 +276,6 @@ class PolicyChecks(Checks):
             return None
         log_probs: Tensor = evaluation.log_probs
         return log_probs.double()
-
-    def check_sampling(self, state: Any, num_samples: int) -> None:
-        """Actions come as often as their log-probs say."""
-        groups = self.generate(state, num_samples)
-        if groups is None:
-            return
-        actions, states = join_groups(groups), repeat_entries(state, Segments(1, num_samples))
-        if self.discrete:
-            with torch.no_grad():
-                log_probs = self.log_probs(states, actions)
-            problem = None if log_probs is None else frequency_problem(actions, log_probs, self.tolerance)
-        else:
-            problem = self.score_problem(states, actions)
-        if problem is not None:
-            self.add(problem)
-
-    def score_problem(self, states: Any, actions: Any) -> str | None:
-        """What is wrong with the score function of samples, None if nothing is."""
-        if not self.trainable:
-            return None
-        scores = []
-        for indices in torch.arange(len(actions)).tensor_split(NUM_SCORES):
-            log_probs = self.log_probs(select_entries(states, indices), select_entries(actions, indices))
-            if log_probs is None or not log_probs.requires_grad:
-                return None
-            gradients = torch.autograd.grad(log_probs.mean(), self.trainable, allow_unused=True)
-            reached = [gradient.flatten().cpu() for gradient in gradients if gradient is not None]
-            if not reached:
-                return None
-            scores.append(torch.cat(reached))
-        return mean_score_problem(torch.stack(scores))
 
     def close(self, left: Tensor, right: Tensor) -> bool:
         """Equal up to rounding in the precision of the log-probs."""

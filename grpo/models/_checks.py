@@ -62,6 +62,10 @@ def check_action_batch(batch: object, num_samples: int, source: str) -> ActionBa
             f"{source} returned {len(samples)} samples of {samples.total} decisions in rows of "
             f"{rows.total}, expected {num_samples} samples and rows that hold the same decisions"
         )
+    if samples.device.type == "meta":
+        raise ValueError(
+            f"{source} returned a batch on device meta, where there are no values, expected that of the log-probs"
+        )
     if not _cuts_within(rows, samples):
         raise ValueError(
             f"{source} returned a batch with rows {rows!r} of which one crosses from a sample to the next, expected "

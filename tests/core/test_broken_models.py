@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from broken_models import (
     WAYS,
@@ -356,6 +357,67 @@ def cases(draw: st.DrawFn) -> Case:
             Fault(method, draw(st.sampled_from(_ways(method, case))), draw(st.sampled_from([0, 0, 1, 2, None, None])))
         )
     return replace(case, faults=tuple(dict.fromkeys(faults)))
+
+
+PLAIN = Case(
+    policy="table",
+    trainer="grpo",
+    is_double=False,
+    per_decision=False,
+    tells_sampling=False,
+    has_sampler=False,
+    settings=(("reference", False), ("non_finite", "raise")),
+    faults=(),
+    looks_ahead=True,
+)
+SYNCED = (("reference", True), ("reference_sync", ReferenceSync(every=2)))
+ROUNDS = (("reference", False), ("dynamic_sampling", DynamicSampling(max_rounds=3)))
+
+
+@pytest.mark.parametrize(
+    ("method", "way", "call", "changes"),
+    [
+        ("compute_rewards", "reused memory", None, {"settings": ROUNDS}),
+        ("compute_rewards", "given emptied", 0, {}),
+        ("compute_rewards", "meta", 0, {"settings": ROUNDS}),
+        ("compute_rewards", "nested", 0, {"policy": "walker", "per_decision": True, "settings": ROUNDS}),
+        ("compute_rewards", "partial, sparse values", 0, {}),
+        ("compute_rewards", "partial, nested values", 0, {}),
+        ("generate_actions", "lying negative", 0, {}),
+        ("generate_actions", "lying group not an iterator", 0, {}),
+        ("get_parameters", "list", 1, {}),
+        ("get_parameters", "renamed", 2, {"settings": SYNCED}),
+        ("reference.get_parameters", "None", 1, {"settings": SYNCED}),
+        ("get_parameters", "on meta", 2, {"settings": SYNCED}),
+        ("get_metrics", "no text", 0, {}),
+        (
+            "encode_actions",
+            "select is no method",
+            0,
+            {"policy": "sequential table", "settings": (*ROUNDS, ("batch_size", 2))},
+        ),
+        (
+            "encode_actions",
+            "samples elsewhere",
+            0,
+            {"policy": "sequential table", "trainer": "dpo", "settings": SYNCED},
+        ),
+        ("objective", "metric: complex", 0, {}),
+        ("objective", "metric: sparse", 0, {}),
+        ("objective", "metric: nested", 0, {}),
+    ],
+)
+def test_what_once_fell(method: str, way: str, call: int | None, changes: dict[str, Any]) -> None:
+    settings = dict(PLAIN.settings) | dict(changes.get("settings", ()))
+    changes = changes | {"settings": tuple(settings.items()), "faults": (Fault(method, way, call),)}
+    assert check(replace(PLAIN, **changes))
+
+
+def test_groups_that_hold_fewer_actions_than_they_say_are_named() -> None:
+    harness = Harness(replace(PLAIN, faults=(Fault("generate_actions", "lying group fewer", 0),)))
+    harness.breaker.armed = True
+    with pytest.raises(ValueError, match="generate_actions returned groups of 6 actions by their lengths, but 5 come"):
+        harness.trainer.step(harness.states)
 
 
 IS_NIGHTLY = settings.get_current_profile_name() == "nightly"

@@ -19,7 +19,7 @@ from models import (
 )
 from torch import Tensor, nn
 
-from grpo import ConformanceError, Evaluation, ValueEstimates, check_policy_model, check_reward_model
+from grpo import ConformanceError, Evaluation, TensorBatch, ValueEstimates, check_policy_model, check_reward_model
 
 STATES = [0, 1, 2]
 
@@ -377,8 +377,11 @@ def test_actions_that_equal_only_themselves_are_told() -> None:
         def get_log_probabilities(self, states: Any, actions: Any) -> Tensor:
             return super().get_log_probabilities(states, [thing.action for thing in actions])
 
+    check_policy_model(Things(), STATES)  # other parameters explain them no better
+    things = Things()
+    things.logits.requires_grad_(False)
     with pytest.warns(UserWarning, match="frequencies were not checked: actions have no __eq__"):
-        check_policy_model(Things(), STATES)
+        check_policy_model(things, STATES)
 
 
 def test_densities_without_parameters_pass() -> None:
@@ -430,3 +433,139 @@ def test_critics(broken: str, problem: str) -> None:
     check_policy_model(BrokenCritic("not"), [0, 1], num_samples=0)
     with pytest.raises(ConformanceError, match=problem):
         check_policy_model(BrokenCritic(broken), [0, 1], num_samples=0)
+
+
+class LongSequences(SequencePolicy):
+    """Sequences of 20 tokens out of 50, of which none ever comes twice."""
+
+    def __init__(self, temperature: float = 1.0, told: float | None = None) -> None:
+        super().__init__(num_tokens=50)
+        self.temperature = temperature
+        self.told = told
+
+    def generate_actions(self, states: Any, num_actions_per_state: int, **kwargs: Any) -> Any:
+        table = (self.transitions.detach() / self.temperature).softmax(-1)
+        tokens = [torch.tensor(states).repeat_interleave(num_actions_per_state)]
+        for _ in range(20):
+            tokens.append(torch.multinomial(table[tokens[-1]], 1).squeeze(1))
+        flat = [tuple(row) for row in torch.stack(tokens[1:], dim=1).tolist()]
+        return [flat[first : first + num_actions_per_state] for first in range(0, len(flat), num_actions_per_state)]
+
+    def encode_actions(self, states: Any, actions: Any) -> Any:
+        batch: Any = super().encode_actions(states, actions)
+        if self.told is not None:
+            batch.sampling_log_probs = self.evaluate_actions(batch).log_probs.detach() + self.told
+        return batch
+
+
+@pytest.mark.parametrize("temperature", [0.8, 1.25])
+def test_a_sampler_with_another_temperature_is_found_where_no_sequence_comes_twice(temperature: float) -> None:
+    assert_found(LongSequences(temperature), "not sampled from the distribution that their log-probs say")
+
+
+def test_long_sequences_that_follow_their_log_probs_pass() -> None:
+    for seed in range(5):
+        torch.manual_seed(seed)
+        check_policy_model(LongSequences(), STATES, num_samples=300)
+
+
+def test_the_likelihood_ratio_test_gives_no_false_alarms_where_some_actions_are_rare() -> None:
+    for seed in range(40):
+        torch.manual_seed(seed)
+        policy = TablePolicy()
+        policy.logits.data += torch.tensor([0.0, 9.0, 3.0, 0.0])
+        options: dict[str, Any] = {"num_actions_per_state": 1, "num_samples": 300}
+        check_policy_model(policy, STATES, **options)
+
+
+def test_sampling_log_probs_must_be_those_of_the_policy() -> None:
+    check_policy_model(LongSequences(told=0.0), STATES, num_samples=0)
+    assert_found(LongSequences(told=-0.2), "sampling_log_probs of the batch are not the policy's", num_samples=0)
+
+
+class Slots(TablePolicy):
+    """Runs one environment for each state: all of them step at once, and each goes on in one way only."""
+
+    def __init__(self, temperature: float = 1.0) -> None:
+        super().__init__()
+        self.temperature = temperature
+
+    def get_sampler(self) -> Any:
+        return self
+
+    def sample(self, policy: Any, states: Any, num_actions_per_state: int, **kwargs: Any) -> Any:
+        if num_actions_per_state != 1 or list(states) != STATES:
+            raise ValueError("all environments step at once, in one way")
+        probabilities = (self.logits.detach() / self.temperature).softmax(-1)
+        return torch.multinomial(probabilities, 1).tolist()
+
+
+def test_a_sampler_of_running_environments_is_asked_for_what_it_takes() -> None:
+    check_policy_model(Slots(), STATES, num_actions_per_state=1)
+    assert_found(Slots(temperature=2.0), "not sampled from the distribution", num_actions_per_state=1)
+    assert_found(Slots(), "Slots.sample raised ValueError: all environments step at once")
+    with pytest.raises(ValueError, match="num_actions_per_state is 0, expected at least 1"):
+        check_policy_model(Slots(), STATES, num_actions_per_state=0)
+
+
+def test_a_sampler_of_its_own_is_checked_in_place_of_the_policy() -> None:
+    check_policy_model(TablePolicy(), STATES, sampler=Slots(), num_actions_per_state=1)
+    assert_found(TablePolicy(), "not sampled from", sampler=Slots(temperature=2.0), num_actions_per_state=1)
+
+
+def test_ppo_policies_on_running_environments_conform() -> None:
+    gymnasium = pytest.importorskip("gymnasium")
+    from grpo_adapters.gym import FragmentSampler, GymActorCritic
+
+    for space in ("CartPole-v1", "Pendulum-v1"):
+        sampler = FragmentSampler(gymnasium.make_vec(space, num_envs=4), num_steps=8)
+        policy = GymActorCritic(sampler)
+        is_discrete = space == "CartPole-v1"
+        check_policy_model(policy, sampler.states, num_actions_per_state=1, discrete=is_discrete, num_samples=200)
+
+
+class Chooser(Quiet):
+    """Chooses one of three candidates that come with the state at random: an action carries what was given."""
+
+    def __init__(self, temperature: float = 1.0) -> None:
+        self.scores = torch.tensor([0.0, 1.0, 2.0, -1.0], requires_grad=True)
+        self.temperature = temperature
+
+    def generate_actions(self, states: Any, num_actions_per_state: int, **kwargs: Any) -> Any:
+        return [[self._choose() for _ in range(num_actions_per_state)] for _ in states]
+
+    def _choose(self) -> tuple[tuple[int, ...], int]:
+        candidates = sorted(torch.randperm(4)[:3].tolist())
+        chosen = int(torch.multinomial((self.scores.detach()[candidates] / self.temperature).softmax(0), 1))
+        return tuple(candidates), candidates[chosen]
+
+    def get_log_probabilities(self, states: Any, actions: Any) -> Tensor:
+        given = self.scores[torch.tensor([candidates for candidates, _ in actions])]
+        return self.scores[torch.tensor([chosen for _, chosen in actions])] - given.logsumexp(1)
+
+    def get_parameters(self) -> dict[str, Tensor]:
+        return {"scores": self.scores}
+
+
+def test_a_part_of_an_action_that_was_given_is_told_apart() -> None:
+    check_policy_model(Chooser(), STATES, given_part=lambda action: action[0])
+    assert_found(Chooser(), "12 different actions sampled in one state sum to 4, more than 1")
+    assert_found(Chooser(), "given_part=lambda action: ...")
+    assert_found(Chooser(2.0), "not sampled as often", given_part=lambda action: action[0])
+
+
+class GroupedTablePolicy(SequentialTablePolicy):
+    """Told which actions answer the same state; may take them for those of another."""
+
+    def __init__(self, shift: int = 0) -> None:
+        super().__init__()
+        self.shift = shift
+
+    def encode_groups(self, states: Any, actions: Any, groups: Any) -> TensorBatch:
+        ids = (groups.ids + self.shift) % len(states)
+        return TensorBatch(torch.tensor(states)[ids], torch.tensor(actions))
+
+
+def test_encode_groups_must_agree_with_the_rest() -> None:
+    check_policy_model(GroupedTablePolicy(), STATES)
+    assert_found(GroupedTablePolicy(shift=1), "samples from encode_groups have other log-probs")

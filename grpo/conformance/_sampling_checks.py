@@ -1,0 +1,108 @@
+"""Whether a policy's actions are sampled as its log-probs say."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Hashable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from grpo.conformance._sampling import SIGNIFICANCE, frequency_problem, likelihood_ratio_problem
+from grpo.conformance._values import Identity, value_of
+from grpo.data.batches import join_groups, repeat_entries, select_entries
+from grpo.data.segments import Segments
+
+if TYPE_CHECKING:
+    from grpo.conformance._policy_checks import PolicyChecks
+
+MAX_STATES = 3
+
+
+def check_sampling(checks: PolicyChecks, num_samples: int, given_part: Callable[[Any], Any] | None) -> None:
+    """Actions come as often as their log-probs say, in up to three states, or in all of them at once."""
+    if checks.num_actions_per_state is not None:
+        pairs = _sample_all(checks, num_samples)
+        problem = None if pairs is None else _ratio_problem(checks, *pairs)[0]
+        if problem is not None:
+            checks.add(problem)
+        return
+    for index in range(min(MAX_STATES, len(checks.states))):
+        state = select_entries(checks.states, torch.tensor([index]))
+        groups = checks.generate(state, num_samples)
+        if groups is None:
+            return
+        found = len(checks.problems)
+        _check_state(checks, repeat_entries(state, Segments(1, num_samples)), join_groups(groups), given_part)
+        if len(checks.problems) > found:
+            return
+
+
+def _sample_all(checks: PolicyChecks, num_samples: int) -> tuple[Any, Any] | None:
+    """About so many samples of all states, asked for again and again; None where one is not as it must be."""
+    assert checks.num_actions_per_state is not None
+    per_call = len(checks.states) * checks.num_actions_per_state
+    states = repeat_entries(checks.states, Segments(len(checks.states), checks.num_actions_per_state))
+    calls = []
+    for _ in range(max(num_samples // per_call, 2)):
+        groups = checks.generate(checks.states, checks.num_actions_per_state)
+        if groups is None:
+            return None
+        calls.append(join_groups(groups))
+    return join_groups([states] * len(calls)), join_groups(calls)
+
+
+def _check_state(checks: PolicyChecks, states: Any, actions: Any, given_part: Callable[[Any], Any] | None) -> None:
+    """Frequencies where most actions come again and again; else whether other parameters explain them better."""
+    problem, num_counted, has_names = None, 0, True
+    if checks.discrete:
+        names = [value_of(action) for action in actions]
+        given = [None if given_part is None else value_of(given_part(action)) for action in actions]
+        has_names = not any(isinstance(name, Identity) for name in (*names, *given))
+        if has_names:
+            with torch.no_grad():
+                log_probs = checks.log_probs(states, actions)
+            if log_probs is None:
+                return
+            problem, num_counted = _frequency_problem(names, given, log_probs, checks.tolerance)
+    if problem is None and 2 * num_counted < len(actions):
+        problem, was_tested = _ratio_problem(checks, states, actions)
+        if checks.discrete and not was_tested and num_counted == 0:
+            reason = "hardly any action came twice" if has_names else "actions have no __eq__ and __hash__ to count by"
+            warnings.warn(f"frequencies were not checked: {reason}, and log-probs depend on no parameter", stacklevel=6)
+    if problem is not None:
+        checks.add(problem)
+
+
+def _frequency_problem(
+    names: Sequence[Hashable], given: Sequence[Hashable], log_probs: Tensor, tolerance: float
+) -> tuple[str | None, int]:
+    """What is wrong with the frequencies among those with the same given part, and how many were counted."""
+    places: dict[Hashable, list[int]] = {}
+    for place, part in enumerate(given):
+        places.setdefault(part, []).append(place)
+    found = [
+        frequency_problem(
+            [names[place] for place in own],
+            log_probs[own],
+            tolerance=tolerance,
+            significance=SIGNIFICANCE / len(places),
+        )
+        for own in places.values()
+    ]
+    problems = [problem for problem, _ in found if problem is not None]
+    return problems[0] if problems else None, sum(counted for _, counted in found)
+
+
+def _ratio_problem(checks: PolicyChecks, states: Any, actions: Any) -> tuple[str | None, bool]:
+    """What the split likelihood-ratio test finds, and whether it could be made."""
+
+    def log_probs_of(indices: Tensor) -> Tensor | None:
+        own = checks.model.get_log_probabilities(select_entries(states, indices), select_entries(actions, indices))
+        return own.double() if isinstance(own, Tensor) and own.shape == indices.shape else None
+
+    if not checks.trainable:
+        return None, False
+    kind = "distribution" if checks.discrete else "density"
+    return likelihood_ratio_problem(log_probs_of, len(actions), checks.trainable, tolerance=checks.tolerance, kind=kind)
