@@ -90,7 +90,7 @@ def _cuts_within(parts: Segments, samples: Segments) -> bool:
 
 def check_rewards(rewards: object, samples: Segments) -> Tensor:
     """Rewards as a tensor to keep, [N] or [D], float32 or better."""
-    return check_values_of_samples("compute_rewards", rewards, samples).clone()
+    return check_values_of_samples("compute_rewards", rewards, samples)
 
 
 def check_values_of_samples(source: str, values: object, samples: Segments) -> Tensor:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 
 from torch import Tensor
 
+from grpo.data._checks import irregularity
 from grpo.data._protocols import type_name
 from grpo.data.decisions import Terms
 from grpo.data.segments import Segments
@@ -60,7 +61,10 @@ def check_terms(
 def _described(values: object) -> str:
     if not isinstance(values, Tensor):
         return type_name(values)
-    return describe(values) if values.is_complex() or not is_dense(values) else f"{list(values.shape)}"
+    kind = irregularity(values)
+    if kind is not None:
+        return f"a {kind} tensor"
+    return f"{list(values.shape)}" if is_dense(values) and not values.is_complex() else f"a tensor {describe(values)}"
 
 
 def check_surrogate(terms: object) -> Terms:

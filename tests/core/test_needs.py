@@ -43,6 +43,7 @@ from grpo import (
     TrainerConfig,
     with_reference_log_probs,
 )
+from grpo.data.adapts import adapts
 from grpo.data.needs import needs_of
 
 LIKES_LONG = FunctionRewards(lambda state, action: float(len(action)))
@@ -67,6 +68,7 @@ def test_what_two_parts_need_of_models(one: bool | None, other: bool | None, tog
     for first, second in ((one, other), (other, one)):
         assert (Needs(critic=first) | Needs(critic=second)).critic is together
         assert (Needs(reference=first) | Needs(reference=second)).reference is together
+        assert (Needs(adapts=first) | Needs(adapts=second)).adapts is together
 
 
 FLAGS = ("old_log_probs", "value_targets", "whole_samples", "step_kl")
@@ -74,6 +76,7 @@ any_needs = st.builds(
     Needs,
     critic=st.sampled_from([None, False, True]),
     reference=st.sampled_from([None, False, True]),
+    adapts=st.sampled_from([None, False, True]),
     group_size=st.integers(1, 4),
     **{name: st.booleans() for name in FLAGS},
 )
@@ -86,7 +89,7 @@ def test_needs_add_up(one: Needs, other: Needs, third: Needs) -> None:
     assert (one | other) | third == one | (other | third)
     assert all(getattr(one | other, name) == (getattr(one, name) or getattr(other, name)) for name in FLAGS)
     assert (one | other).group_size == max(one.group_size, other.group_size)
-    assert one | Needs(critic=False, reference=False) == one
+    assert one | Needs(critic=False, reference=False, adapts=False) == one
 
 
 def test_needs_of_a_function() -> None:
@@ -117,12 +120,12 @@ def test_needs_that_are_none(wrong: Any) -> None:
 def test_parts_hand_on_what_their_parts_need() -> None:
     assert needs_of(GRPOObjective(surrogate=SampleClippedSurrogate())).whole_samples
     assert needs_of(GRPOObjective(kl_coefficient=0.1)).reference is True
-    assert needs_of(PPOObjective()) == Needs(critic=True, reference=False, value_targets=True)
+    assert needs_of(PPOObjective()) == Needs(critic=True, reference=False, adapts=False, value_targets=True)
     penalised = needs_of(KLPenalizedRewards(GroupRelative()))
-    assert penalised == Needs(critic=False, reference=True, old_log_probs=True, group_size=2)
+    assert penalised == Needs(critic=False, reference=True, adapts=False, old_log_probs=True, group_size=2)
     bare: Any = lambda experience: 0  # noqa: E731
     assert needs_of(KLPenalizedRewards(bare)).critic is None
-    assert needs_of(MonteCarlo(baseline=bare)) == Needs()
+    assert needs_of(MonteCarlo(baseline=bare)) == Needs(adapts=False)
     own: Any = lambda log_probs, decisions: Terms(log_probs, {})  # noqa: E731
     assert needs_of(GRPOObjective(surrogate=own)) == Needs()
 
@@ -281,7 +284,7 @@ def test_parts_that_adapt_are_told_of_every_step_that_ends_once() -> None:
     ],
 )
 def test_parts_made_of_others_adapt_where_one_of_them_does(part: Any, expected: bool) -> None:
-    assert part.adapts is expected
+    assert adapts(part) is expected
 
 
 # Policies that encode groups.

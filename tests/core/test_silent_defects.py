@@ -200,6 +200,37 @@ def test_rounds_of_dynamic_sampling_keep_their_own_actions_and_rewards(make: Cal
     assert experience.metrics["reward"] == 10 / 8
 
 
+def test_rounds_of_dynamic_sampling_keep_their_own_states() -> None:
+    """Where they are drawn into the same memory, and only the last round has spread in all its groups."""
+    buffer = np.zeros(1, dtype=np.int64)
+
+    def draw_states(count: int) -> list[Any]:
+        buffer[:] += 1
+        return [buffer] * count
+
+    class ReadsArrays(TablePolicy):
+        def get_log_probabilities(self, states: Any, actions: Any) -> Tensor:
+            return super().get_log_probabilities([int(np.asarray(state).item()) for state in states], actions)
+
+        def generate_actions(self, states: Any, num_actions_per_state: int, **kwargs: Any) -> Any:
+            return [list(range(num_actions_per_state)) for _ in states]
+
+    class SpreadOfSome(Quiet):
+        calls = 0
+
+        def compute_rewards(self, states: Any, actions: Any) -> Tensor:
+            self.calls += 1
+            last = 1.0 if self.calls == 3 else 0.0
+            return torch.tensor({4: [1.0, 2.0, 0.0, last], 2: [1.0, 2.0]}[len(actions)])
+
+    settings = DynamicSampling(max_rounds=2, draw_states=lambda count: draw_states(2 if buffer[0] == 0 else count))
+    rewards = SpreadOfSome()
+    collector: Any = ExperienceCollector(ReadsArrays(), rewards, group_size=2, dynamic_sampling=settings)
+    experience = collector.collect([np.zeros(1, dtype=np.int64)] * 2)
+    assert [state.item() for state in experience.states] == [0, 0, 1, 1, 2, 2]
+    assert rewards.calls == 3
+
+
 def test_reference_log_probs_of_pairs_do_not_change_when_the_reference_is_asked_again() -> None:
     class Reuses(TablePolicy):
         buffer = torch.zeros(4, dtype=torch.float64)
