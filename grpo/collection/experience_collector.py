@@ -5,7 +5,7 @@ Actions are sampled and scored, and the policies asked what they think of them.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Generic
 
 import torch
@@ -15,6 +15,7 @@ from grpo.collection._dynamic_sampling import sample_until_spread
 from grpo.collection._scored_samples import ScoredSamples, require_scored
 from grpo.config.rollout import DynamicSampling
 from grpo.data._checks import check_groups, check_states
+from grpo.data._part_state import load_whole_part_states, part_states
 from grpo.data._protocols import missing_methods, require_methods, type_name
 from grpo.data.action_batches import ActionBatch
 from grpo.data.batches import join_groups, own_copy, repeat_entries
@@ -156,6 +157,22 @@ class ExperienceCollector(Generic[StatesT, ActionsT]):
             sampling_log_probs=sampling_log_probs,
             metrics=samples.metrics,
         )
+
+    def state_dict(self) -> dict[str, Any]:
+        """What changes in the reward model and the sampler, copied; a policy's state is told by its trainer."""
+        return part_states(self._owned)
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Go on from what ``state_dict`` of this collector, or of one constructed in the same way, returned.
+
+        Raises:
+            ValueError: if it is the state of one that was constructed otherwise; this one is then as it was.
+        """
+        load_whole_part_states(self._owned, state_dict, self)
+
+    @property
+    def _owned(self) -> dict[str, object]:
+        return {"reward_model": self.reward_model, "sampler": self.sampler}
 
     def begin(self) -> None:
         """From here on it is noted whether the sampler is asked."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic
 
@@ -159,3 +159,15 @@ class PreferenceCollector(Generic[StatesT, ActionsT]):
         """
         with RestoresRandomStates(self._models):
             return pair_best_with_worst(self._collector.score(states, groups))
+
+    def state_dict(self) -> dict[str, Any]:
+        """What changes in the reward model and the sampler, copied; a policy's state is told by its trainer."""
+        return self._collector.state_dict()
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Go on from what ``state_dict`` of this collector, or of one constructed in the same way, returned.
+
+        Raises:
+            ValueError: if it is the state of one that was constructed otherwise; this one is then as it was.
+        """
+        self._collector.load_state_dict(state_dict)

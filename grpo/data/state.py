@@ -59,7 +59,22 @@ def load_states_of(parts: Mapping[str, object], states: Mapping[str, Any]) -> No
             f"was constructed in the same way"
         )
     for name, part in stateful.items():
-        part.load_state_dict(copied(states[name]))  # type: ignore[attr-defined]
+        load_state(part, states[name], name)
+
+
+def load_state(part: Any, state: Any, role: str) -> None:
+    """Let an object that tells its state take a copy of one back.
+
+    Raises:
+        ValueError: if it does not take it; ``role`` names the object.
+    """
+    try:
+        part.load_state_dict(copied(state))
+    except Exception as error:
+        raise ValueError(
+            f"{role} {type_name(part)} did not take its state back ({type(error).__name__}: {error}): load it into one "
+            f"that was constructed in the same way"
+        ) from error
 
 
 def is_stateful(part: object) -> bool:

@@ -55,7 +55,13 @@ class KLCoefficient(ABC):
         return {"value": self.value}
 
     def load_state_dict(self, state_dict: Mapping[str, float]) -> None:
-        """Go on from what ``state_dict`` returned."""
+        """Go on from what ``state_dict`` returned.
+
+        Raises:
+            ValueError: if it is not the state of a coefficient.
+        """
+        if not isinstance(state_dict, Mapping) or "value" not in state_dict:
+            raise ValueError(f"{type_name(self)}.load_state_dict was given {state_dict!r:.100}, expected a value")
         self.value = float(state_dict["value"])
 
     def __repr__(self) -> str:

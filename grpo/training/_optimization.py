@@ -15,6 +15,7 @@ from grpo.config.schedules import LinearSchedule, at_step
 from grpo.config.update import UpdateConfig
 from grpo.data._protocols import type_name
 from grpo.data.errors import NonFiniteError
+from grpo.data.state import copied, load_state
 from grpo.models._checks import check_parameters
 
 
@@ -94,6 +95,32 @@ class Optimization:
             else:
                 group["lr"] = group_rate
 
+    def state_dict(self) -> dict[str, Any]:
+        """The optimizer's state, None without one, and the rates that a schedule scales, copied."""
+        return {
+            "optimizer": None if self.optimizer is None else copied(self.optimizer.state_dict()),
+            "learning_rates": list(self.rates),
+        }
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Go on from what ``state_dict`` returned."""
+        if self.optimizer is not None:
+            load_state(self.optimizer, state_dict["optimizer"], "optimizer")
+            _keep_dtypes(self.optimizer, state_dict["optimizer"]["state"])
+        self.rates = list(state_dict["learning_rates"])
+
+    def check_state(self, state_dict: Mapping[str, Any]) -> None:
+        """Raise a ValueError if a state is plainly that of another optimizer."""
+        came = _groups_in(state_dict["optimizer"])
+        own = _groups_in(None if self.optimizer is None else self.optimizer.state_dict())
+        sizes, own_sizes = ([size for size, _ in groups] for groups in (came, own))
+        settings = zip(came, own, strict=False)
+        if sizes != own_sizes or not all(needed <= told for (_, told), (_, needed) in settings):
+            raise ValueError(
+                f"state_dict holds the state of {_described(came)}, expected {_described(own)}, as optimizer "
+                f"{type_name(self.optimizer)} has: construct it in the same way"
+            )
+
     def drop_gradients(self) -> None:
         """Forget the gradients of all parameters, held by the optimizer or not."""
         for tensor in (*self.held, *self.parameters.values()):
@@ -121,6 +148,27 @@ class Optimization:
             torch._foreach_mul_(gradients, bound / grad_norm)
         self.optimizer.step()
         return grad_norm
+
+
+def _groups_in(state: Any) -> list[tuple[int, set[str]]]:
+    """Of each group in an optimizer's state, the number of tensors and the names of its settings."""
+    groups = state["param_groups"] if isinstance(state, Mapping) else []
+    return [(len(group["params"]), group.keys() - {"params"}) for group in groups]
+
+
+def _described(groups: list[tuple[int, set[str]]]) -> str:
+    described = [f"a group of {size} tensors with {', '.join(sorted(settings))}" for size, settings in groups]
+    return " and ".join(described) or "no optimizer"
+
+
+def _keep_dtypes(optimizer: torch.optim.Optimizer, stored: Mapping[int, Mapping[str, Any]]) -> None:
+    """PyTorch rounds what an optimizer stored to the parameter's precision: put back what was wider or narrower."""
+    for index, parameter in enumerate(tensor for group in optimizer.param_groups for tensor in group["params"]):
+        current = optimizer.state.get(parameter, {})
+        for name, value in stored.get(index, {}).items():
+            own = current.get(name)
+            if isinstance(value, Tensor) and isinstance(own, Tensor) and own.dtype == parameter.dtype != value.dtype:
+                current[name] = value.to(own.device, copy=True)
 
 
 def total_norm(gradients: list[Tensor]) -> float:

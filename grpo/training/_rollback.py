@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from grpo.data._part_state import modules_in
 from grpo.data.state import load_states_of, states_of
 from grpo.models._random_states import RestoresRandomStates
 from grpo.training._optimization import Optimization
@@ -128,22 +129,12 @@ class UndoesFailedStep:
 
 def buffers_of(model: object) -> list[tuple[nn.Module, str, Tensor]]:
     """The buffers of a module, or of the modules that an object holds, such as running means; each where it is kept."""
-    modules = {id(part): part for module in _modules_in(model) for part in module.modules()}
+    modules = {id(part): part for module in modules_in(model).values() for part in module.modules()}
     return [
         (module, name, buffer)
         for module in modules.values()
         for name, buffer in module.named_buffers(recurse=False, remove_duplicate=False)
     ]
-
-
-def _modules_in(model: object) -> list[nn.Module]:
-    """The model itself, or the modules among its attributes and in lists and dictionaries there."""
-    if isinstance(model, nn.Module):
-        return [model]
-    held: list[Any] = []
-    for value in getattr(model, "__dict__", {}).values():
-        held += value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else [value]
-    return [value for value in held if isinstance(value, nn.Module)]
 
 
 def _cloned(value: Any) -> Any:

@@ -10,18 +10,18 @@ import torch
 from torch import Tensor
 
 from grpo.config.update import UpdateConfig
-from grpo.data._protocols import those_with
+from grpo.data._part_state import check_generator_state, check_part_states, load_part_states, part_states
+from grpo.data._protocols import those_with, type_name
 from grpo.data.action_batches import ActionBatch
 from grpo.data.decisions import Terms
 from grpo.data.errors import NonFiniteError
-from grpo.data.state import copied, load_states_of, require_keys, states_of
+from grpo.data.state import require_keys
 from grpo.models._checks import check_parameters
 from grpo.models._evaluator import Evaluator
 from grpo.models.policy import ActionsT, PolicyModel, ReportsMetrics, StatesT
 from grpo.training._diagnosis import describe_bad_gradient
 from grpo.training._metrics import StepMetrics
 from grpo.training._minibatches import WeightedRows
-from grpo.training._model_state import load_model_state, model_state
 from grpo.training._optimization import Optimization, check_reference, move_all
 from grpo.training._reference_sync import check_has_own_parameters, mix_parameters
 from grpo.training._rollback import UndoesFailedStep
@@ -98,36 +98,48 @@ class PolicyTrainer(Generic[StatesT, ActionsT]):
     def state_dict(self) -> dict[str, Any]:
         """All that changes in the course of a training, copied.
 
-        It holds what the trainer was given: the policy, the reward model and the reference policy (by their own
-        ``state_dict`` where they have one, else by their parameters, and their ``generator``), the optimizer, the
-        sampler, the advantage estimator and the objective, as far as they are :class:`grpo.Stateful`. PyTorch's,
-        NumPy's and Python's global random generators are nobody's, and not in it.
+        It holds what the trainer was given: the policy, the reward model and the reference policy, the optimizer, the
+        sampler, the advantage estimator and the objective. An object that is :class:`grpo.Stateful` tells its state
+        itself; of another one it holds the parameters, the buffers of modules in its attributes, and its
+        ``generator``. PyTorch's, NumPy's and Python's global random generators are nobody's, and not in it.
         """
         return {
             "num_steps": self.num_steps,
             "generator": self.generator.get_state(),
-            "optimizer": None if self.optimizer is None else copied(self.optimizer.state_dict()),
-            "learning_rates": list(self._optimization.rates),
-            "models": {name: model_state(model) for name, model in self._models.items()},
-            "parts": states_of(self._parts),
+            **self._optimization.state_dict(),
+            "parts": part_states(self._owned),
         }
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Go on from what ``state_dict`` of this trainer, or of one constructed in the same way, returned.
 
         Raises:
-            ValueError: if it is the state of a trainer of another kind, or with other models.
+            ValueError: if it is the state of a trainer that was constructed otherwise; the message names what differs.
+                This trainer is then as it was, unless ``config.undo_failed_updates`` is false: in that case some of
+                what it was given may have its new state already.
         """
-        require_keys(state_dict, {"num_steps", "generator", "optimizer", "learning_rates", "models", "parts"}, self)
-        require_keys(state_dict["models"], set(self._models), self)
-        for name, model in self._models.items():
-            load_model_state(model, state_dict["models"][name], name)
-        if self.optimizer is not None:
-            self.optimizer.load_state_dict(copied(state_dict["optimizer"]))
-        load_states_of(self._parts, state_dict["parts"])
-        self._optimization.rates = list(state_dict["learning_rates"])
+        require_keys(state_dict, {"num_steps", "generator", "optimizer", "learning_rates", "parts"}, self)
+        check_part_states(self._owned, state_dict["parts"], self)
+        self._optimization.check_state(state_dict)
+        check_generator_state(self.generator, state_dict["generator"], type_name(self))
+        before = self.state_dict() if self.config.undo_failed_updates else None
+        try:
+            self._load(state_dict)
+        except BaseException:
+            if before is not None:
+                self._load(before)
+            raise
+
+    def _load(self, state_dict: Mapping[str, Any]) -> None:
+        load_part_states(self._owned, state_dict["parts"])
+        self._optimization.load_state_dict(state_dict)
         self.generator.set_state(state_dict["generator"].cpu())
         self.num_steps = int(state_dict["num_steps"])
+
+    @property
+    def _owned(self) -> dict[str, Any]:
+        """All that the trainer was given and that may change, by role."""
+        return {**self._models, **self._parts}
 
     def _evaluator_of(self, policy: PolicyModel[StatesT, ActionsT], role: str = "policy") -> Evaluator:
         """The policy as the core sees it, with the name that samples have in errors."""

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
 from typing_extensions import Protocol
 
+from grpo_adapters.bandit.checks import check_state
 from grpo_adapters.bandit.environments import RewardDistribution, seeded_generator
 
 __all__ = [
@@ -68,9 +71,50 @@ class _Averages:
         self.counts[self.bandits, arms] += 1
         self.sums[self.bandits, arms] += rewards.double()
 
+    def state_dict(self) -> dict[str, Any]:
+        """What changes from pull to pull, copied."""
+        return {"counts": self.counts.clone(), "sums": self.sums.clone()}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Go on from what ``state_dict`` of this strategy, or of one constructed in the same way, returned.
+
+        Raises:
+            ValueError: if it is the state of another strategy; nothing has changed then.
+        """
+        check_state(self.state_dict(), state_dict, self)
+        self.counts.copy_(state_dict["counts"])
+        self.sums.copy_(state_dict["sums"])
+
     def averages(self) -> Tensor:
         """Sample average of each arm, infinite for one that was not pulled yet, [B, K]."""
         return torch.where(self.counts > 1e-6, self.sums / self.counts, torch.inf)
+
+
+class _Drawing(_Averages):
+    """Averages, and a generator that draws.
+
+    Args:
+        num_bandits: B.
+        num_arms: K.
+        seed: of the draws.
+    """
+
+    def __init__(self, num_bandits: int, num_arms: int, seed: int) -> None:
+        super().__init__(num_bandits, num_arms)
+        self.generator = seeded_generator(type(self).__name__, seed)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What changes from pull to pull, copied."""
+        return super().state_dict() | {"generator": self.generator.get_state()}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Go on from what ``state_dict`` of this strategy, or of one constructed in the same way, returned.
+
+        Raises:
+            ValueError: if it is the state of another strategy; nothing has changed then.
+        """
+        super().load_state_dict(state_dict)
+        self.generator.set_state(state_dict["generator"].cpu())
 
 
 def _require(holds: bool, message: str) -> None:
@@ -78,7 +122,7 @@ def _require(holds: bool, message: str) -> None:
         raise ValueError(message)
 
 
-class EpsilonGreedy(_Averages):
+class EpsilonGreedy(_Drawing):
     """The arm of the highest sample average, or with probability ε any.
 
     Args:
@@ -92,10 +136,9 @@ class EpsilonGreedy(_Averages):
     """
 
     def __init__(self, num_bandits: int, num_arms: int, *, epsilon: float = 0.1, seed: int = 0) -> None:
-        super().__init__(num_bandits, num_arms)
+        super().__init__(num_bandits, num_arms, seed)
         _require(0 <= epsilon <= 1, f"epsilon is {epsilon}, expected a number in [0, 1]")
         self.epsilon = epsilon
-        self.generator = seeded_generator(type(self).__name__, seed)
 
     def select(self) -> Tensor:
         """The next arm in each bandit."""
@@ -192,14 +235,36 @@ class SlidingWindowUCB(UCB1):
     def update(self, arms: Tensor, rewards: Tensor) -> None:
         """Count these pulls and forget those that leave the window."""
         super().update(arms, rewards)
-        self.past.append((arms, rewards))
+        self.past.append((arms.clone(), rewards.clone()))
         if len(self.past) > self.window:
             old_arms, old_rewards = self.past.popleft()
             self.counts[self.bandits, old_arms] -= 1
             self.sums[self.bandits, old_arms] -= old_rewards.double()
 
+    def state_dict(self) -> dict[str, Any]:
+        """What changes from pull to pull, copied: the pulls in the window besides counts and sums."""
+        past = [(arms.clone(), rewards.clone()) for arms, rewards in self.past]
+        return super().state_dict() | {"past": past}
 
-class ThompsonSampling(_Averages):
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Go on from what ``state_dict`` of this strategy, or of one constructed in the same way, returned.
+
+        Raises:
+            ValueError: if it is the state of another strategy, or of one with a longer window; nothing has changed
+                then.
+        """
+        check_state(self.state_dict(), state_dict, self)
+        num_pulls = len(state_dict["past"])
+        _require(
+            num_pulls <= self.window,
+            f"{type(self).__name__}.load_state_dict was given a past of {num_pulls} pulls, expected at most its "
+            f"window, {self.window}: pass what state_dict() of one that was constructed in the same way returned",
+        )
+        super().load_state_dict(state_dict)
+        self.past = deque((arms.clone(), rewards.clone()) for arms, rewards in state_dict["past"])
+
+
+class ThompsonSampling(_Drawing):
     """The arm of the highest draw from its posterior, N(Σr / (n + 1), σ² / (n + 1)).
 
     Args:
@@ -213,9 +278,8 @@ class ThompsonSampling(_Averages):
     """
 
     def __init__(self, num_bandits: int, num_arms: int, *, reward_std: float = 1.0, seed: int = 0) -> None:
-        super().__init__(num_bandits, num_arms)
+        super().__init__(num_bandits, num_arms, seed)
         self.reward_std = reward_std
-        self.generator = seeded_generator(type(self).__name__, seed)
 
     def select(self) -> Tensor:
         """The next arm in each bandit."""

@@ -6,13 +6,15 @@ They are stationary, contextual or dynamic, with Bernoulli or Gaussian rewards.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
 import torch
 from torch import Tensor
 from typing_extensions import Protocol
+
+from grpo_adapters.bandit.checks import check_state
 
 
 def seeded_generator(purpose: str, seed: int) -> torch.Generator:
@@ -70,6 +72,19 @@ class _Bandit:
     def __init__(self, rewards: RewardDistribution | None, seed: int) -> None:
         self.rewards = BernoulliRewards() if rewards is None else rewards
         self.generator = seeded_generator(type(self).__name__, seed)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What changes from pull to pull, copied."""
+        return {"generator": self.generator.get_state()}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Go on from what ``state_dict`` of this bandit, or of one constructed in the same way, returned.
+
+        Raises:
+            ValueError: if it is the state of another bandit; nothing has changed then.
+        """
+        check_state(self.state_dict(), state_dict, self)
+        self.generator.set_state(state_dict["generator"].cpu())
 
     def train(self) -> Self:
         """Nothing changes."""
@@ -201,6 +216,20 @@ class DynamicBandit(_Bandit):
         self._arms[self.time : end] = torch.as_tensor(actions)
         self.time = end
         return rewards
+
+    def state_dict(self) -> dict[str, Any]:
+        """What changes from pull to pull, copied: the arms pulled so far besides the generator."""
+        return super().state_dict() | {"time": self.time, "arms": self._arms.clone()}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Go on from what ``state_dict`` of this bandit, or of one constructed in the same way, returned.
+
+        Raises:
+            ValueError: if it is the state of another bandit; nothing has changed then.
+        """
+        super().load_state_dict(state_dict)
+        self.time = int(state_dict["time"])
+        self._arms.copy_(state_dict["arms"])
 
     def arms(self) -> Tensor:
         """The arm of each pull so far, int64 of shape [time]."""

@@ -10,6 +10,9 @@ from torch import Tensor, nn
 
 from grpo import Batch, Evaluation, TensorBatch
 
+EXTRA_STATE = "_extra_state"
+"""What PyTorch calls the state of a module that is no tensor of it."""
+
 
 class ContextualSoftmaxPolicy(nn.Module):
     """A softmax over K arms whose logits are a network's output for the context.
@@ -65,6 +68,41 @@ class ContextualSoftmaxPolicy(nn.Module):
     def get_parameters(self) -> Mapping[str, Tensor]:
         """The network's parameters."""
         return dict(self.named_parameters())
+
+    def get_extra_state(self) -> Tensor | None:
+        """The state of the generator, uint8 of shape [bytes]; a state has it only where there is a generator."""
+        return None if self.generator is None else self.generator.get_state()
+
+    def set_extra_state(self, state: Tensor) -> None:
+        """Go on drawing from such a state."""
+        assert self.generator is not None
+        self.generator.set_state(state.cpu())
+
+    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        if self.generator is None:
+            destination.pop(prefix + EXTRA_STATE)
+
+    def _load_from_state_dict(
+        self,
+        state_dict: Any,
+        prefix: str,
+        metadata: Any,
+        strict: bool,
+        missing_keys: list[str],
+        unexpected_keys: list[str],
+        error_messages: list[str],
+    ) -> None:
+        """A state without that of a generator is accepted: then this generator goes on from where it is."""
+        key = prefix + EXTRA_STATE
+        if self.generator is None and key in state_dict:
+            state_dict = {name: value for name, value in state_dict.items() if name != key}
+            unexpected_keys.append(key)
+        super()._load_from_state_dict(
+            state_dict, prefix, metadata, strict, missing_keys, unexpected_keys, error_messages
+        )
+        if key in missing_keys:
+            missing_keys.remove(key)
 
 
 class SoftmaxPolicy(ContextualSoftmaxPolicy):

@@ -84,6 +84,12 @@ class CausalLMActorCritic(CausalLMPolicy):
             return {}
         return parameters | {f"value_head.{name}": value for name, value in self.value_head.named_parameters()}
 
+    def _weights(self) -> dict[str, Tensor]:
+        weights = super()._weights()
+        if not self._adapter_is_on:
+            return weights
+        return weights | {f"value_head.{name}": value for name, value in self.value_head.named_parameters()}
+
     def reference(self) -> Self:
         """As that of :class:`CausalLMPolicy`; its value head is not trained either."""
         reference = super().reference()

@@ -42,6 +42,7 @@ from grpo_adapters.huggingface.model_setup import (
     without_adapters,
 )
 from grpo_adapters.huggingface.output_head import log_probs_of_logits
+from grpo_adapters.huggingface.policy_state import changing_weights, check_policy_state
 from grpo_adapters.huggingface.prompts import encode_prompts
 from grpo_adapters.huggingface.sampling import SamplingConfig
 from grpo_adapters.huggingface.token_log_probs import token_log_probs
@@ -305,6 +306,39 @@ class CausalLMPolicy:
         reference = copy.deepcopy(self)
         reference.model.requires_grad_(False)
         return reference
+
+    def state_dict(self) -> dict[str, Any]:
+        """What changes in the course of a training, copied.
+
+        It holds the weights, of adapters only where the model has any, and none in a reference that is the model with
+        its adapter switched off; the state of the generator; and the lengths that :meth:`get_metrics` tells of.
+        """
+        lengths = self._completion_lengths
+        return {
+            "weights": {name: tensor.detach().clone() for name, tensor in self._weights().items()},
+            "generator": self.generator.get_state(),
+            "completion_lengths": None if lengths is None else lengths.clone(),
+        }
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Go on from what ``state_dict`` of this policy, or of one constructed in the same way, returned.
+
+        Raises:
+            ValueError: if it is the state of another policy, or of one on another kind of device; nothing has changed
+                then.
+        """
+        weights = self._weights()
+        check_policy_state(state_dict, weights, self.generator, self)
+        with torch.no_grad():
+            for name, tensor in weights.items():
+                tensor.copy_(state_dict["weights"][name])
+        self.generator.set_state(state_dict["generator"].cpu())
+        lengths = state_dict["completion_lengths"]
+        self._completion_lengths = None if lengths is None else lengths.to(self.device, copy=True)
+
+    def _weights(self) -> dict[str, Tensor]:
+        """The tensors that training changes, by name; tied ones once."""
+        return changing_weights(self.model) if self._adapter_is_on else {}
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write the model, or its adapter, as safetensors, and its tokenizer into a folder."""

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import functools
 import inspect
 import math
 import os
 import threading
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from grpo import NonFiniteError, PartialRewards, RewardModel
+from grpo import NonFiniteError, PartialRewards, RewardModel, Stateful
 from grpo_adapters.huggingface.completions import Completion
 from grpo_adapters.huggingface.states import Exchange, columns_of, exchanges_of
 
@@ -106,6 +107,44 @@ class FunctionReward:
     def get_metrics(self) -> dict[str, float]:
         """``rewards/{function}/mean`` and ``/std`` of the values of the last step, unweighted, where it scored any."""
         return dict(self._metrics)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What changes from call to call, copied: the metrics, and what functions tell of themselves.
+
+        A function that is an object tells by ``state_dict``, if it is :class:`grpo.Stateful`, and its ``generator``.
+        """
+        return {"metrics": dict(self._metrics), "functions": self._function_states()}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Go on from what ``state_dict`` of this object, or of one constructed in the same way, returned.
+
+        Raises:
+            ValueError: if it is the state of other functions; nothing has changed then.
+        """
+        own = {name: sorted(state) for name, state in self._function_states().items()}
+        told = state_dict.get("functions") if isinstance(state_dict, Mapping) else None
+        came = {name: sorted(state) for name, state in told.items()} if isinstance(told, Mapping) else None
+        if came != own or "metrics" not in state_dict:
+            raise ValueError(
+                f"FunctionReward.load_state_dict was given states of the functions {came}, expected {own}: pass what "
+                f"state_dict() of one with the same functions returned"
+            )
+        for name, state in state_dict["functions"].items():
+            if "state" in state:
+                cast("Any", self._functions[name]).load_state_dict(copy.deepcopy(state["state"]))
+            if "generator" in state:
+                cast("Any", self._functions[name]).generator.set_state(state["generator"].cpu())
+        self._metrics = dict(state_dict["metrics"])
+
+    def _function_states(self) -> dict[str, dict[str, Any]]:
+        """The states of those functions that have any."""
+        states: dict[str, dict[str, Any]] = {name: {} for name in self._functions}
+        for name, function in self._functions.items():
+            if isinstance(function, Stateful):
+                states[name]["state"] = copy.deepcopy(function.state_dict())
+            if isinstance(getattr(function, "generator", None), torch.Generator):
+                states[name]["generator"] = cast("Any", function).generator.get_state()
+        return {name: state for name, state in states.items() if state}
 
     def train(self) -> None:
         """Nothing to switch."""

@@ -80,3 +80,24 @@ def _check_cell(name: str, column: str, index: int, cell: object) -> Cell:
         f"column {column!r} of row {index} of table {name!r} is a {type(cell).__name__}, expected text, a number, a "
         f"truth value or None: pass {hint}"
     )
+
+
+def step_in(state_dict: object, name: str, owner: object) -> int:
+    """The step that a tracker's state holds under a name."""
+    step = state_dict.get(name) if isinstance(state_dict, Mapping) else None
+    if not isinstance(step, int):
+        raise ValueError(
+            f"{type(owner).__name__}.load_state_dict was given {state_dict!r:.200}, expected a step {name!r}: pass "
+            f"what state_dict() of a {type(owner).__name__} returned"
+        )
+    return step
+
+
+def check_run(state_dict: object, run: str, owner: object, how: str) -> None:
+    """A state must be of the run that a tracker logs to."""
+    came = state_dict.get("run") if isinstance(state_dict, Mapping) else None
+    if came != run:
+        raise ValueError(
+            f"{type(owner).__name__}.load_state_dict was given the state of run {came!r}, but this tracker logs to "
+            f"{run!r}: make one that goes on with that run, by {how}"
+        )

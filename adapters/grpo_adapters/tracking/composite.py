@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import copy
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
+from typing import Any
 
+from grpo import Stateful
 from grpo_adapters.tracking.base import CheckedTracker
 from grpo_adapters.tracking.interface import Cell, Tracker
 
@@ -42,6 +45,31 @@ class Trackers(CheckedTracker):
                     f"trackers holds {tracker!r}, expected Tracker objects: make them first, by "
                     f"grpo_adapters.tracking.make_tracker for instance"
                 )
+
+    def state_dict(self) -> dict[str, Any]:
+        """The states of those trackers that are :class:`grpo.Stateful`, by their place."""
+        return {"trackers": {place: copy.deepcopy(tracker.state_dict()) for place, tracker in self._stateful().items()}}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Go on from what ``state_dict`` of this object, or of one made of trackers of the same kinds, returned.
+
+        Raises:
+            ValueError: if it is the state of other trackers. Where one of several does not take its state, those
+                before it have.
+        """
+        self._require_open()
+        stateful = self._stateful()
+        told = state_dict.get("trackers") if isinstance(state_dict, Mapping) else None
+        if not isinstance(told, Mapping) or told.keys() != stateful.keys():
+            raise ValueError(
+                f"Trackers.load_state_dict was given {state_dict!r:.200}, expected the states of trackers "
+                f"{sorted(stateful)}: pass what state_dict() of one made of trackers of the same kinds returned"
+            )
+        for place, tracker in stateful.items():
+            tracker.load_state_dict(copy.deepcopy(told[place]))
+
+    def _stateful(self) -> dict[str, Stateful]:
+        return {str(place): tracker for place, tracker in enumerate(self.trackers) if isinstance(tracker, Stateful)}
 
     def _log(self, metrics: dict[str, float], step: int) -> None:
         call_all([partial(tracker.log, metrics, step) for tracker in self.trackers])

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import math
 import mmap
+import os
+from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 from urllib.parse import quote
 
 from grpo_adapters.tracking.base import CheckedTracker
@@ -51,8 +53,49 @@ class JSONLinesTracker(CheckedTracker):
         self.path = Path(path)
         self._append = append
         self._open_files = ExitStack()
-        self._tables: dict[str, TextIO] = {}
-        self._metrics = self._open(self.path)
+        self._files: dict[str, TextIO] = {}
+        self._loaded: dict[str, int] | None = None
+        self._metrics = self._file(self.path.name)
+
+    def state_dict(self) -> dict[str, Any]:
+        """How far the files have been written: ``lengths`` in bytes, by name."""
+        written = {name: self.path.with_name(name).stat().st_size for name in self._files}
+        return {"lengths": (self._loaded or {}) | written}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Go on from what ``state_dict`` of this tracker, or of an earlier run's, returned: later lines are removed.
+
+        A tracker that goes on with an earlier run's file is made with ``append=True``.
+
+        Raises:
+            ValueError: if a file is shorter than it was, or is another; nothing is removed then.
+        """
+        self._require_open()
+        self._loaded = self._checked_lengths(state_dict)
+        for name in self._loaded.keys() | self._files.keys():
+            path = self.path.with_name(name)
+            if path.exists():  # a copy of the run may lack empty files
+                os.truncate(path, self._loaded.get(name, 0))
+
+    def _checked_lengths(self, state_dict: Any) -> dict[str, int]:
+        """The lengths in a state, at which a line of each file ends."""
+        lengths = state_dict.get("lengths") if isinstance(state_dict, Mapping) else None
+        if not isinstance(lengths, Mapping) or self.path.name not in lengths:
+            raise ValueError(
+                f"JSONLinesTracker.load_state_dict was given {state_dict!r:.200}, expected the lengths of "
+                f"{self.path.name} and of its tables: pass what state_dict() of a tracker of that file returned"
+            )
+        for name, length in lengths.items():
+            if name != self.path.name and (Path(name).name != name or not name.startswith(f"{self.path.stem}.")):
+                raise ValueError(f"JSONLinesTracker.load_state_dict was given {name!r}, no table of {self.path.name}")
+            _require_line_end(self.path.with_name(name), length)
+        return dict(lengths)
+
+    def _file(self, name: str) -> TextIO:
+        """The file of that name beside the metrics, opened once."""
+        if name not in self._files:
+            self._files[name] = self._open(self.path.with_name(name))
+        return self._files[name]
 
     def _open(self, path: Path) -> TextIO:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -63,23 +106,42 @@ class JSONLinesTracker(CheckedTracker):
                     f"with that run"
                 )
             _repair_end(path)
+            if self._loaded is not None and path.name not in self._loaded:
+                os.truncate(path, 0)  # a table that was begun after the state was taken
         return self._open_files.enter_context(path.open("a", encoding="utf-8", newline="\n"))
 
     def _log(self, metrics: dict[str, float], step: int) -> None:
         _write(self._metrics, [{"step": step, **{name: _json_value(value) for name, value in metrics.items()}}])
 
     def _log_table(self, name: str, columns: list[str], rows: list[list[Cell]], step: int) -> None:
-        if name not in self._tables:
-            table = f"{self.path.stem}.{quote(name, safe='')}{self.path.suffix}"
-            self._tables[name] = self._open(self.path.with_name(table))
+        file = self._file(f"{self.path.stem}.{quote(name, safe='')}{self.path.suffix}")
         lines = [
             {"step": step, **{column: _json_value(cell) for column, cell in zip(columns, row, strict=True)}}
             for row in rows
         ]
-        _write(self._tables[name], lines)
+        _write(file, lines)
 
     def _finish(self, error: BaseException | None) -> None:
         self._open_files.close()
+
+
+def _require_line_end(path: Path, length: int) -> None:
+    """A file must be one of a JSONLinesTracker, of which a line ends at that length."""
+    size = path.stat().st_size if path.exists() else 0
+    if size < length:
+        raise ValueError(
+            f"{path} has {size} bytes, but had {length} when the state was taken: put the file of that run back, or "
+            f"do without its state"
+        )
+    if length > 0:
+        with path.open("rb") as file:
+            beginning = file.read(len(BEGINNING))
+            file.seek(length - 1)
+            if beginning != BEGINNING or file.read(1) != b"\n":
+                raise ValueError(
+                    f"{path} is not the file that the state was taken of: no line of a JSONLinesTracker ends at byte "
+                    f"{length}"
+                )
 
 
 def _write(file: TextIO, lines: list[dict[str, Cell]]) -> None:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from grpo_adapters.tracking.base import CheckedTracker
+from grpo_adapters.tracking.checks import step_in
 from grpo_adapters.tracking.interface import Cell
 
 ESCAPES = {ord(character): f"&#{ord(character)};" for character in "&<>|\\`*_~[]"} | {ord("\n"): "<br>"}
@@ -31,13 +35,34 @@ class TensorBoardTracker(CheckedTracker):
             raise ModuleNotFoundError(
                 "TensorBoardTracker needs tensorboard: pip install 'anygrpo[tensorboard]'"
             ) from error
-        self._writer = SummaryWriter(str(folder))
+        self._make_writer = partial(SummaryWriter, str(folder))
+        self._writer = self._make_writer()
+        self._next_step = 0
+
+    def state_dict(self) -> dict[str, Any]:
+        """The step after the last one that was logged, ``next_step``."""
+        return {"next_step": self._next_step}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Go on from what ``state_dict`` of this tracker, or of an earlier run's in the same folder, returned.
+
+        A new event file begins, and tells TensorBoard to leave out what earlier ones hold of later steps.
+
+        Raises:
+            ValueError: if it is no such state; nothing has changed then.
+        """
+        self._require_open()
+        self._next_step = step_in(state_dict, "next_step", self)
+        self._writer.close()
+        self._writer = self._make_writer(purge_step=self._next_step)
 
     def _log(self, metrics: dict[str, float], step: int) -> None:
+        self._next_step = max(self._next_step, step + 1)
         for name, value in metrics.items():
             self._writer.add_scalar(name, value, step)
 
     def _log_table(self, name: str, columns: list[str], rows: list[list[Cell]], step: int) -> None:
+        self._next_step = max(self._next_step, step + 1)
         self._writer.add_text(name, markdown_table(columns, rows), step)
 
     def _finish(self, error: BaseException | None) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from grpo_adapters.tracking.base import CheckedTracker
+from grpo_adapters.tracking.checks import check_run
 from grpo_adapters.tracking.interface import Cell
 
 
@@ -47,6 +48,22 @@ class TrackioTracker(CheckedTracker):
             config=None if config is None else dict(config),
             **{"embed": False, **options},  # in a notebook it would start a server to show itself
         )
+
+    def state_dict(self) -> dict[str, Any]:
+        """The name of the ``run``."""
+        return {"run": self._run.name}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Go on from what ``state_dict`` of this tracker, or of one of the same run, returned.
+
+        What that run has of later steps stays, since Trackio takes nothing back: it will be there twice.
+
+        Raises:
+            ValueError: if it is the state of another run.
+        """
+        self._require_open()
+        run = state_dict.get("run") if isinstance(state_dict, Mapping) else None
+        check_run(state_dict, self._run.name, self, f"name={run!r}, resume='must'")
 
     def _log(self, metrics: dict[str, float], step: int) -> None:
         self._run.log(metrics, step=step)

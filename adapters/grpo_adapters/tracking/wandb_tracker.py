@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from grpo_adapters.tracking.base import CheckedTracker
+from grpo_adapters.tracking.checks import check_run, step_in
 from grpo_adapters.tracking.interface import Cell
 
 
@@ -58,24 +59,47 @@ class WandbTracker(CheckedTracker):
             dir=folder,
             **{"reinit": "create_new", **options},
         )
-        self._last_step = self._run.step
+        self._last_step = self._logged_step = self._run.step
+
+    def state_dict(self) -> dict[str, Any]:
+        """The id of the ``run``, and its ``last_step``."""
+        return {"run": self._run.id, "last_step": self._last_step}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Go on from what ``state_dict`` of this tracker, or of one of the same run, returned.
+
+        What that run has of later steps stays, since Weights & Biases takes nothing back: until they are over nothing
+        is sent.
+
+        Raises:
+            ValueError: if it is the state of another run; nothing has changed then.
+        """
+        self._require_open()
+        run = state_dict.get("run") if isinstance(state_dict, Mapping) else None
+        check_run(state_dict, self._run.id, self, f"id={run!r}, resume='must'")
+        self._last_step = step_in(state_dict, "last_step", self)
 
     def _log(self, metrics: dict[str, float], step: int) -> None:
-        self._check_order(step)
-        self._run.log(metrics, step=step)
+        if self._is_new(step):
+            self._run.log(metrics, step=step)
 
     def _log_table(self, name: str, columns: list[str], rows: list[list[Cell]], step: int) -> None:
-        self._check_order(step)
-        table = self._make_table(columns=[*columns], data=rows, allow_mixed_types=True)
-        self._run.log({name: table}, step=step)
+        if self._is_new(step):
+            table = self._make_table(columns=[*columns], data=rows, allow_mixed_types=True)
+            self._run.log({name: table}, step=step)
 
-    def _check_order(self, step: int) -> None:
+    def _is_new(self, step: int) -> bool:
+        """Whether the run takes what is logged to a step: it has not gone on to a later one already."""
         if step < self._last_step:
             raise ValueError(
                 f"step is {step} after {self._last_step}, but Weights & Biases drops what comes for an earlier one: "
                 f"log in order, or make a tracker for each training"
             )
         self._last_step = step
+        if step < self._logged_step:
+            return False
+        self._logged_step = step
+        return True
 
     def _finish(self, error: BaseException | None) -> None:
         self._run.finish(exit_code=0 if error is None else 1)

@@ -1,0 +1,54 @@
+"""The state of a language model's policy: which weights it has, and whether a state is of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from peft import PeftModel
+from torch import Tensor
+
+STATE_NAMES = {"weights", "generator", "completion_lengths"}
+
+
+def changing_weights(model: Any) -> dict[str, Tensor]:
+    """Tensors of a model that its training changes: those of its adapters, where it has any, else all that it saves.
+
+    Of a tensor with several names, such as an embedding tied to the head, only the first is told.
+    """
+    tensors = {name: value for name, value in model.state_dict(keep_vars=True).items() if isinstance(value, Tensor)}
+    if isinstance(model, PeftModel):
+        prefix = model.base_model.prefix
+        tensors = {name: value for name, value in tensors.items() if value.requires_grad or prefix in name}
+    first = {id(value): name for name, value in reversed(tensors.items())}
+    return {name: value for name, value in tensors.items() if first[id(value)] == name}
+
+
+def check_policy_state(
+    state_dict: Any, weights: Mapping[str, Tensor], generator: torch.Generator, owner: object
+) -> None:
+    """Raise a ValueError unless a state is one of a policy with such weights and such a generator."""
+    where = f"{type(owner).__name__}.load_state_dict"
+    if not isinstance(state_dict, Mapping) or state_dict.keys() != STATE_NAMES:
+        came = sorted(map(str, state_dict)) if isinstance(state_dict, Mapping) else type(state_dict).__name__
+        raise ValueError(f"{where} was given {came}, expected {sorted(STATE_NAMES)}: pass what state_dict() returned")
+    ours, theirs = ({name: _kind(value) for name, value in own.items()} for own in (weights, state_dict["weights"]))
+    differing = sorted(name for name in ours.keys() | theirs.keys() if ours.get(name) != theirs.get(name))
+    if differing:
+        name, more = differing[0], ", ..." if len(differing) > 3 else ""
+        raise ValueError(
+            f"{where} was given weights that differ in {', '.join(differing[:3])}{more}: {name} is "
+            f"{theirs.get(name, 'missing')}, expected {ours.get(name, 'none of that name')}; construct the "
+            f"policy in the same way, with the same model and adapters"
+        )
+    size = len(generator.get_state())
+    if len(state_dict["generator"]) != size:
+        raise ValueError(
+            f"{where} was given the state of a generator of {len(state_dict['generator'])} bytes, expected {size}, as "
+            f"generators on {generator.device.type} have: load it into a policy on the same kind of device"
+        )
+
+
+def _kind(value: Any) -> str:
+    return f"{value.dtype} of shape {list(value.shape)}" if isinstance(value, Tensor) else type(value).__name__

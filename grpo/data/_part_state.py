@@ -1,0 +1,159 @@
+"""The state of what a trainer or a collector was given, of which nothing need tell any."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from grpo.data._protocols import type_name
+from grpo.data.state import copied, is_stateful, load_state, require_keys
+
+
+def part_states(parts: Mapping[str, Any]) -> dict[str, Any]:
+    """The state of each object by its role; that of one in two roles is there once.
+
+    It is what its own ``state_dict`` tells, else its parameters and the buffers of modules that it holds; and that of
+    its ``generator``.
+    """
+    return {role: _part_state(part) for role, part in each_once(parts).items()}
+
+
+def load_part_states(parts: Mapping[str, Any], states: Mapping[str, Any]) -> None:
+    """Put back what :func:`part_states` took out of objects of the same roles and kinds.
+
+    Raises:
+        ValueError: if an object is another, and does not take its state; others may have changed.
+    """
+    for role, part in each_once(parts).items():
+        state = states[role]
+        if "state" in state:
+            load_state(part, state["state"], role)
+        else:
+            for name, tensor in _tensors_of(part).items():
+                with torch.inference_mode(tensor.is_inference()), torch.no_grad():
+                    tensor.copy_(state["tensors"][name])
+        if "generator" in state:
+            part.generator.set_state(state["generator"].cpu())
+
+
+def load_whole_part_states(parts: Mapping[str, Any], states: Any, owner: object) -> None:
+    """The same, of all objects or of none: where one does not take its state, all are as they were.
+
+    Raises:
+        ValueError: if an object is another.
+    """
+    check_part_states(parts, states, owner)
+    before = part_states(parts)
+    try:
+        load_part_states(parts, states)
+    except BaseException:
+        load_part_states(parts, before)
+        raise
+
+
+def check_part_states(parts: Mapping[str, Any], states: Any, owner: object) -> None:
+    """Raise a ValueError, before anything has changed, if an object is plainly not the one that a state is of."""
+    require_keys(states, set(each_once(parts)), owner)
+    for role, part in each_once(parts).items():
+        _check_part(part, states[role], f"{role} {type_name(part)}")
+
+
+def check_generator_state(generator: torch.Generator, stored: Any, owner: str) -> None:
+    """Raise a ValueError unless a state is one that the generator can go on from."""
+    size = len(generator.get_state())
+    if not isinstance(stored, Tensor) or stored.dtype != torch.uint8 or stored.shape != (size,):
+        raise ValueError(
+            f"the state of the generator of {owner} is {_kind(stored)}, expected {size} bytes, as generators on "
+            f"{generator.device.type} have: load it where the generator is on the same kind of device as it was"
+        )
+
+
+def modules_in(part: object) -> dict[str, nn.Module]:
+    """An object that is a module, or the modules among its attributes and in lists and dictionaries there, by name."""
+    if isinstance(part, nn.Module):
+        return {"": part}
+    held: dict[str, Any] = {}
+    for attribute, value in getattr(part, "__dict__", {}).items():
+        if isinstance(value, dict):
+            held |= {f"{attribute}.{key}.": own for key, own in value.items()}
+        elif isinstance(value, list | tuple):
+            held |= {f"{attribute}.{place}.": own for place, own in enumerate(value)}
+        else:
+            held[f"{attribute}."] = value
+    return {prefix: module for prefix, module in held.items() if isinstance(module, nn.Module)}
+
+
+def each_once(named: Mapping[str, Any]) -> dict[str, Any]:
+    """Each object under the first of its names."""
+    first = {id(value): name for name, value in reversed(list(named.items()))}
+    return {name: value for name, value in named.items() if first[id(value)] == name}
+
+
+def _part_state(part: Any) -> dict[str, Any]:
+    state = {"state": copied(part.state_dict())} if is_stateful(part) else {"tensors": copied(_tensors_of(part))}
+    generator = _generator_of(part)
+    return state if generator is None else state | {"generator": generator.get_state()}
+
+
+def _tensors_of(part: Any) -> dict[str, Tensor]:
+    """What changes in an object that does not tell: its parameters, if it has any, and buffers."""
+    parameters = part.get_parameters() if hasattr(part, "get_parameters") else {}
+    buffers = {
+        f"{prefix}{name}": buffer
+        for prefix, module in modules_in(part).items()
+        for name, buffer in module.named_buffers()
+    }
+    return each_once({**parameters, **buffers})
+
+
+def _generator_of(part: Any) -> torch.Generator | None:
+    generator = getattr(part, "generator", None)
+    return generator if isinstance(generator, torch.Generator) else None
+
+
+def _check_part(part: Any, state: Any, owner: str) -> None:
+    generator = _generator_of(part)
+    expected = {"state" if is_stateful(part) else "tensors"} | (set() if generator is None else {"generator"})
+    if not isinstance(state, Mapping) or state.keys() != expected:
+        came = sorted(state) if isinstance(state, Mapping) else type_name(state)
+        raise ValueError(
+            f"state_dict holds {came} of {owner}, expected {sorted(expected)}: construct it in the same way"
+        )
+    if "tensors" in state:
+        ours, theirs = (
+            {name: _kind(value) for name, value in own.items()} for own in (_tensors_of(part), state["tensors"])
+        )
+        _require_same(ours, theirs, owner)
+    elif isinstance(part, nn.Module):
+        _check_dtypes(part.state_dict(), state["state"], owner)
+    if generator is not None:
+        check_generator_state(generator, state["generator"], owner)
+
+
+def _check_dtypes(tensors: Mapping[str, Any], stored: Mapping[str, Any], owner: str) -> None:
+    """A module checks names and shapes itself, but rounds to another precision without a word."""
+    names = [
+        name
+        for name in tensors.keys() & stored.keys()
+        if isinstance(tensors[name], Tensor) and isinstance(stored[name], Tensor) and not name.endswith("_extra_state")
+    ]
+    ours, theirs = ({name: str(own[name].dtype) for name in names} for own in (tensors, stored))
+    _require_same(ours, theirs, owner)
+
+
+def _require_same(ours: Mapping[str, str], theirs: Mapping[str, str], owner: str) -> None:
+    differing = sorted(name for name in ours.keys() | theirs.keys() if ours.get(name) != theirs.get(name))
+    if differing:
+        name = differing[0]
+        raise ValueError(
+            f"state_dict and {owner} differ in {', '.join(differing[:3])}{', ...' if len(differing) > 3 else ''}: "
+            f"{name} is {theirs.get(name, 'missing')} in the state, {ours.get(name, 'missing')} in the object; "
+            f"construct it in the same way"
+        )
+
+
+def _kind(value: Any) -> str:
+    return f"{value.dtype} of shape {list(value.shape)}" if isinstance(value, Tensor) else type_name(value)
