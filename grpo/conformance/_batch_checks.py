@@ -1,4 +1,4 @@
-"""Checks of what the batches of a policy may tell besides, and of how it may make them besides."""
+"""Checks of what a policy may do besides: log-probs of its sampler, encoding by groups."""
 
 from __future__ import annotations
 

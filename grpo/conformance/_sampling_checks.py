@@ -79,13 +79,14 @@ def _frequency_problem(
     names: Sequence[Hashable], given: Sequence[Hashable], log_probs: Tensor, tolerance: float
 ) -> tuple[str | None, int]:
     """What is wrong with the frequencies among those with the same given part, and how many were counted."""
+    log_probs = log_probs.cpu()
     places: dict[Hashable, list[int]] = {}
     for place, part in enumerate(given):
         places.setdefault(part, []).append(place)
     found = [
         frequency_problem(
             [names[place] for place in own],
-            log_probs[own],
+            log_probs[torch.tensor(own)],
             tolerance=tolerance,
             significance=SIGNIFICANCE / len(places),
         )

@@ -421,7 +421,7 @@ def test_groups_that_hold_fewer_actions_than_they_say_are_named() -> None:
 
 
 IS_NIGHTLY = settings.get_current_profile_name() == "nightly"
-NUM_EXAMPLES = 30 * settings().max_examples if IS_NIGHTLY else 1260
+NUM_EXAMPLES = 30 * settings().max_examples if IS_NIGHTLY else 1400
 
 
 def test_at_least_a_thousand_broken_models_end_well_or_change_nothing() -> None:

@@ -1,4 +1,4 @@
-"""Checks of states that bandits and strategies are to go on from."""
+"""Checks of the states of bandits: theirs, or those of a strategy."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The state of a language model's policy: which weights it has, and whether a state is of them."""
+"""The weights that the state of a language model's policy consists of."""
 
 from __future__ import annotations
 
