@@ -119,14 +119,15 @@ def train_dpo(options: Options, seed: int, advance: Advance) -> Run:
     steepest, whatever earlier rounds have done; against the initial policy, pairs like those already learnt would weigh
     less and less. On these two tasks either will do.
     """
-    policy = GymPolicy(episode_sampler(options), seed=seed)
+    sampler = episode_sampler(options)
+    policy = GymPolicy(sampler, seed=seed)
     config = DPOConfig(
         num_epochs_per_update=4,
         learning_rate=options.learning_rate,
         reference_sync=ReferenceSync(mixing=1.0, every=1),
         seed=seed,
     )
-    rounds = PreferenceRounds(policy, DPOTrainer(config, policy, copy.deepcopy(policy)))
+    rounds = PreferenceRounds(policy, sampler, DPOTrainer(config, policy, copy.deepcopy(policy)))
     return finish(rounds, policy, options, seed, advance, group_size=GROUP_SIZE)
 
 
@@ -134,14 +135,17 @@ class PreferenceRounds:
     """Plays groups of episodes and lets DPO learn from the pairs that they give.
 
     Args:
-        policy: plays.
-        trainer: trains it.
+        policy: decides.
+        sampler: plays.
+        trainer: trains the policy.
     """
 
-    def __init__(self, policy: GymPolicy, trainer: DPOTrainer[Sequence[int], Sequence[Trajectory]]) -> None:
-        self.policy = policy
+    def __init__(
+        self, policy: GymPolicy, sampler: EpisodeSampler, trainer: DPOTrainer[Sequence[int], Sequence[Trajectory]]
+    ) -> None:
+        self.sampler = sampler
         self.trainer = trainer
-        self.collector = PreferenceCollector(policy, EnvironmentReward(), group_size=GROUP_SIZE)
+        self.collector = PreferenceCollector(policy, EnvironmentReward(), sampler=sampler, group_size=GROUP_SIZE)
 
     def step(self, states: list[int]) -> dict[str, float]:
         """Play a group from each seed and update the policy, unless the returns within each group are all equal.
@@ -151,7 +155,7 @@ class PreferenceRounds:
         collected = self.collector.collect(states)
         if collected.preferences:
             self.trainer.step(collected.preferences)
-        return self.policy.get_metrics() | collected.metrics
+        return self.sampler.get_metrics() | collected.metrics
 
 
 def episode_sampler(options: Options) -> EpisodeSampler:

@@ -117,7 +117,7 @@ WRONG: list[tuple[Callable[[], Any], type[Exception], str]] = [
     (
         lambda: GymPolicy(ScriptedEnv()).generate_actions([0], 1),
         TypeError,
-        r"this GymPolicy was built from an environment and only predicts: build it from a FragmentSampler",
+        r"this GymPolicy was built from an environment and only predicts: give .* or an EpisodeSampler as sampler=, or",
     ),
 ]
 
@@ -137,7 +137,7 @@ def test_one_step_is_enough_where_none_is_for_a_reset() -> None:
 def snapshot(trainer: Trainer[Any, Any]) -> list[torch.Tensor]:
     policy = trainer.policy
     assert isinstance(policy, GymPolicy)
-    return [value.clone() for value in policy.state_dict().values()] + [policy.generator.get_state()]
+    return [value.clone() for value in (*policy.get_parameters().values(), *policy.state_dict().values())]
 
 
 def check_failure_and_recovery(

@@ -65,12 +65,13 @@ def test_seeds_of_any_kind(states: Any) -> None:
 
 
 def test_episode_statistics() -> None:
-    policy = scripted(4)
-    assert policy.get_metrics() == {"num_episodes": 0.0}
+    sampler = EpisodeSampler(ScriptedEnv, 4)
+    policy = GymPolicy(sampler, ParityActor())
+    assert sampler.get_metrics() == {"num_episodes": 0.0}
     groups = policy.generate_actions(SEEDS, 2)
     returns = [episode.rewards.sum().item() for group in groups for episode in group]
     lengths = [len(episode) for group in groups for episode in group]
-    assert policy.get_metrics() == {
+    assert sampler.get_metrics() == {
         "num_episodes": 12.0,
         "episode_return": pytest.approx(np.mean(returns)),
         "episode_length": pytest.approx(np.mean(lengths)),

@@ -358,6 +358,15 @@ def test_environment_pools(is_vector: bool) -> None:
     assert metrics["num_episodes"] > 0
 
 
+@pytest.mark.parametrize("is_vector", [True, False])
+def test_environment_pools_cannot_be_copied(is_vector: bool) -> None:
+    sampler = FragmentSampler(environment_pool(is_vector=is_vector), 8)
+    with pytest.raises(
+        TypeError, match=r"those of EnvPool cannot be copied: use gymnasium\.make_vec, or keep the state"
+    ):
+        sampler.state_dict()
+
+
 def test_environment_pools_that_step_a_few_at_a_time() -> None:
     with pytest.raises(ValueError, match=r"steps 2 of its 3 environments at a time.*leave batch_size out"):
         FragmentSampler(environment_pool(is_vector=True, batch_size=2), 8)

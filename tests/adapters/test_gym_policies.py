@@ -204,6 +204,7 @@ def test_state_dict_holds_everything_that_decides() -> None:
     other.load_state_dict(policy.state_dict())
     assert np.array_equal(other.predict(observations), policy.predict(observations))
     actions = [policy.generate_actions([3], 1)[0][0]]
+    assert torch.equal(other.generate_actions([3], 1)[0][0].decisions, actions[0].decisions)
     mine, theirs = (each.evaluate_actions(each.encode_actions([3], actions)) for each in (policy, other))
     assert torch.equal(mine.log_probs, theirs.log_probs)
     assert mine.values is not None
@@ -343,8 +344,19 @@ def test_a_policy_of_continuous_actions_learns_their_spread() -> None:
     assert policy.get_parameters()["distribution.log_std"].tolist() == [0.0, 0.0]
 
 
-def test_a_policy_without_a_sampler_reports_nothing() -> None:
-    assert GymPolicy(MatchingEnv()).get_metrics() == {}
+def test_a_policy_tells_the_sampler_that_it_was_built_from() -> None:
+    sampler = EpisodeSampler(MatchingEnv)
+    assert GymPolicy(sampler).get_sampler() is sampler
+    for environment in (MatchingEnv(), gymnasium.make("CartPole-v1"), gymnasium.make_vec("CartPole-v1")):
+        assert GymPolicy(environment).get_sampler() is None
+
+
+def test_an_environment_with_a_method_of_that_name_is_no_sampler() -> None:
+    class Replayed(MatchingEnv):
+        def sample(self) -> int:
+            return 0
+
+    assert GymPolicy(Replayed()).get_sampler() is None
 
 
 def test_perceptrons_have_as_many_layers_as_asked_for() -> None:

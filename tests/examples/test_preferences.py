@@ -54,10 +54,11 @@ class Indifferent(Counting):
 @pytest.mark.parametrize("environment", [Counting, Indifferent])
 def test_rounds_count_what_was_played_whether_or_not_it_is_in_a_pair(environment: type[Counting]) -> None:
     environment.num_steps = 0
-    policy = GymPolicy(EpisodeSampler(environment, 4))
-    before = copy.deepcopy(policy.state_dict())
+    sampler = EpisodeSampler(environment, 4)
+    policy = GymPolicy(sampler)
+    before = copy.deepcopy(policy.get_parameters())
     trainer: DPOTrainer[Sequence[int], Any] = DPOTrainer(DPOConfig(), policy, copy.deepcopy(policy))
-    rounds = toy_environments.PreferenceRounds(policy, trainer)
+    rounds = toy_environments.PreferenceRounds(policy, sampler, trainer)
     for num_rounds in (1, 2):
         steps = environment.num_steps
         metrics = rounds.step([7 * num_rounds, 8 * num_rounds, 9 * num_rounds])
@@ -65,7 +66,7 @@ def test_rounds_count_what_was_played_whether_or_not_it_is_in_a_pair(environment
         assert metrics["num_samples"] == 3 * 8
         assert metrics["num_episodes"] == num_rounds * 3 * 8
         assert trainer.num_steps == (num_rounds if environment.rewarded else 0)
-    has_learnt = any(not torch.equal(tensor, before[name]) for name, tensor in policy.state_dict().items())
+    has_learnt = any(not torch.equal(tensor, before[name]) for name, tensor in policy.get_parameters().items())
     assert has_learnt == environment.rewarded
 
 

@@ -16,7 +16,7 @@ from grpo_adapters.gym.episode_sampler import EpisodeSampler
 from grpo_adapters.gym.evaluation import EvaluationResult, act, evaluate
 from grpo_adapters.gym.fragment_sampler import FragmentSampler
 from grpo_adapters.gym.networks import MLP, ActorCriticMLP, RunningNormalization
-from grpo_adapters.gym.policies import GymActorCritic, GymPolicy, Sampler
+from grpo_adapters.gym.policies import GymActorCritic, GymPolicy
 from grpo_adapters.gym.reward_models import EnvironmentReward
 from grpo_adapters.gym.spaces import ObservationEncoder
 from grpo_adapters.gym.trajectories import Trajectory, TrajectoryBatch
@@ -38,7 +38,6 @@ __all__ = [
     "MultiCategorical",
     "ObservationEncoder",
     "RunningNormalization",
-    "Sampler",
     "Trajectory",
     "TrajectoryBatch",
     "act",

@@ -75,3 +75,13 @@ def check_seed(value: Any, name: str) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or value < 0:
         raise TypeError(f"{name} is {value!r}, expected a seed, an integer of at least 0, for the environment's reset")
     return value
+
+
+def check_state(state_dict: Any, expected: set[str], owner: object) -> None:
+    """A state must hold just what its owner put in."""
+    if not isinstance(state_dict, Mapping) or state_dict.keys() != expected:
+        came = sorted(state_dict) if isinstance(state_dict, Mapping) else type(state_dict).__name__
+        raise ValueError(
+            f"{type(owner).__name__}.load_state_dict was given {came}, expected {sorted(expected)}: pass what "
+            f"state_dict() of one that was constructed in the same way returned"
+        )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -13,8 +13,8 @@ import torch
 from numpy.typing import NDArray
 
 from grpo import NonFiniteError
-from grpo_adapters.gym.checks import allows_something, check_seed, not_finite, nothing_allowed
-from grpo_adapters.gym.spaces import Features, ObservationEncoder, spaces_of
+from grpo_adapters.gym.checks import allows_something, check_seed, check_state, not_finite, nothing_allowed
+from grpo_adapters.gym.spaces import Features, ObservationEncoder, check_same_spaces, spaces_of
 from grpo_adapters.gym.statistics import EpisodeStatistics
 from grpo_adapters.gym.trajectories import Trajectory
 from grpo_adapters.gym.vector_environments import EnvironmentFailedError
@@ -31,6 +31,8 @@ class EpisodeSampler:
     The states of a step are seeds for ``reset``; an action is the whole episode. Several environments are played side
     by side, and each starts the next episode as soon as it is done.
 
+    A trainer takes it as its ``sampler``, or finds it in a policy that is built from it.
+
     Attributes:
         num_envs: environments that are played side by side.
 
@@ -42,6 +44,16 @@ class EpisodeSampler:
     Raises:
         TypeError: if ``make_environment`` does not make an environment.
         ValueError: if it makes the same one twice, or ``num_envs`` is below 1.
+
+    Example:
+        >>> import gymnasium
+        >>> from grpo import GRPOConfig, GRPOTrainer
+        >>> from grpo_adapters.gym import EnvironmentReward, GymPolicy
+        >>> policy = GymPolicy(gymnasium.make("CartPole-v1"))
+        >>> sampler = EpisodeSampler(lambda: gymnasium.make("CartPole-v1"), num_envs=4)
+        >>> trainer = GRPOTrainer(GRPOConfig(group_size=2), policy, EnvironmentReward(), sampler=sampler)
+        >>> trainer.step([0, 1, 2])["num_episodes"]
+        6.0
     """
 
     def __init__(self, make_environment: Callable[[], gymnasium.Env[Any, Any]], num_envs: int = 16) -> None:
@@ -64,6 +76,7 @@ class EpisodeSampler:
         self.observation_space, self.action_space = spaces_of(self.environments[0])
         self.encoder = ObservationEncoder(self.observation_space)
         self.statistics = EpisodeStatistics()
+        self._statistics_before = self.statistics.state_dict()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> EpisodeSampler:
         return self  # a copy of a policy plays the same environments
@@ -72,17 +85,54 @@ class EpisodeSampler:
         """Statistics of the last 100 episodes."""
         return self.statistics.metrics()
 
+    def restart(self) -> None:
+        """Forget the last rollout: its episodes do not count."""
+        self.statistics.load_state_dict(self._statistics_before)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The statistics; what an environment plays is up to the seed that it is reset to."""
+        return {"statistics": self.statistics.state_dict()}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Go on from what ``state_dict`` returned.
+
+        Raises:
+            ValueError: if it is the state of something else.
+        """
+        check_state(state_dict, {"statistics"}, self)
+        self.statistics.load_state_dict(state_dict["statistics"])
+        self._statistics_before = self.statistics.state_dict()
+
     @torch.no_grad()
-    def sample(self, policy: GymPolicy, states: Sequence[int], num_actions_per_state: int) -> list[list[Trajectory]]:
+    def sample(
+        self, policy: GymPolicy, states: Sequence[int], num_actions_per_state: int, **kwargs: Any
+    ) -> list[list[Trajectory]]:
         """A group of episodes from each seed.
+
+        Args:
+            policy: decides.
+            states: seeds.
+            num_actions_per_state: episodes from each.
+            kwargs: not used.
 
         Raises:
             TypeError: if the states are no seeds.
             EnvironmentFailedError: if an environment raises.
             NonFiniteError: if an observation or a reward is not finite.
-            ValueError: if an action mask allows nothing.
+            ValueError: if an action mask allows nothing, or the policy was built for other spaces.
         """
+        self._statistics_before = self.statistics.state_dict()
+        check_same_spaces(policy, self)
         seeds = [check_seed(state, "a state") for state in states for _ in range(num_actions_per_state)]
+        episodes = self._play(policy, seeds)
+        for trajectory in episodes:
+            self.statistics.add(float(trajectory.rewards.sum()), len(trajectory))
+        return [
+            episodes[start : start + num_actions_per_state] for start in range(0, len(episodes), num_actions_per_state)
+        ]
+
+    def _play(self, policy: GymPolicy, seeds: Sequence[int]) -> list[Trajectory]:
+        """An episode from each seed."""
         waiting = deque(_Episode(index, seed, policy.distribution.sizes) for index, seed in enumerate(seeds))
         finished: list[Trajectory | None] = [None] * len(seeds)
         playing = [(environment, waiting.popleft()) for environment in self.environments[: len(seeds)]]
@@ -114,12 +164,7 @@ class EpisodeSampler:
                     episode.start(environment, self.encoder)
                     still_playing.append((environment, episode))
             playing = still_playing
-        episodes = [trajectory for trajectory in finished if trajectory is not None]
-        for trajectory in episodes:
-            self.statistics.add(float(trajectory.rewards.sum()), len(trajectory))
-        return [
-            episodes[start : start + num_actions_per_state] for start in range(0, len(episodes), num_actions_per_state)
-        ]
+        return [trajectory for trajectory in finished if trajectory is not None]
 
 
 @dataclass

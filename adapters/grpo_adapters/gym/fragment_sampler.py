@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import copy
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,8 +11,8 @@ import torch
 from gymnasium.vector import AutoresetMode
 from numpy.typing import NDArray
 
-from grpo_adapters.gym.checks import check_finite, check_masks, check_successors
-from grpo_adapters.gym.spaces import Features
+from grpo_adapters.gym.checks import check_finite, check_masks, check_state, check_successors
+from grpo_adapters.gym.spaces import Features, check_same_spaces
 from grpo_adapters.gym.statistics import EpisodeStatistics
 from grpo_adapters.gym.trajectories import Trajectory
 from grpo_adapters.gym.vector_environments import Transition, VectorEnvironments
@@ -26,7 +27,10 @@ class FragmentSampler:
     The states of a step are the slots of the vector environment, :attr:`states`, all of them, in order; an action is
     the fragment that was played in one. A step in which an environment did nothing but reset is in none.
 
+    A trainer takes it as its ``sampler``, or finds it in a policy that is built from it.
+
     Attributes:
+        envs: the vector environment.
         states: 0 to n - 1, what to pass to ``trainer.step``.
         num_steps: steps in each environment in a rollout.
 
@@ -40,6 +44,16 @@ class FragmentSampler:
         TypeError: if ``envs`` is no vector environment, or the seed no integer of at least 0.
         ValueError: if its autoreset mode is unknown, or ``num_steps`` is below 1, or below 2 where environments take a
             step to reset.
+
+    Example:
+        >>> import gymnasium
+        >>> from grpo import PPOConfig, PPOTrainer
+        >>> from grpo_adapters.gym import EnvironmentReward, GymActorCritic
+        >>> sampler = FragmentSampler(gymnasium.make_vec("CartPole-v1", num_envs=2), num_steps=8)
+        >>> policy = GymActorCritic(gymnasium.make("CartPole-v1"))
+        >>> trainer = PPOTrainer(PPOConfig(), policy, EnvironmentReward(), sampler=sampler)
+        >>> trainer.step(sampler.states)["num_samples"]
+        2.0
     """
 
     def __init__(self, envs: Any, num_steps: int, *, seed: int = 0) -> None:
@@ -55,6 +69,7 @@ class FragmentSampler:
         self.num_steps = num_steps
         self.states = list(range(self.environments.num_envs))
         self.statistics = EpisodeStatistics()
+        self._statistics_before = self.statistics.state_dict()
         self._observations: Features | None = None
         self._returns = np.zeros(len(self.states))
         self._lengths = np.zeros(len(self.states), dtype=np.int64)
@@ -76,26 +91,72 @@ class FragmentSampler:
         """Statistics of the last 100 episodes."""
         return self.statistics.metrics()
 
-    @torch.no_grad()
-    def sample(self, policy: GymPolicy, states: Sequence[int], num_actions_per_state: int) -> list[list[Trajectory]]:
-        """The next fragment of each environment.
+    def restart(self) -> None:
+        """Forget the last rollout: the next one begins new episodes, and no episode of it counts."""
+        self._observations = None
+        self.statistics.load_state_dict(self._statistics_before)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Copies of the environments as they are, and what was played of the episodes under way.
+
+        What the environments hold, such as an opponent, is copied with them.
 
         Raises:
-            ValueError: if the states are not all slots in order, or more than one action is asked for.
+            TypeError: if the environments cannot be copied, as those of Box2D and EnvPool and those in other processes.
+        """
+        return {
+            "environments": self.environments.state_dict(),
+            "observations": copy.copy(self._observations),
+            "returns": self._returns.copy(),
+            "lengths": self._lengths.copy(),
+            "statistics": self.statistics.state_dict(),
+        }
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Go on from what ``state_dict`` of this sampler, or of one constructed in the same way, returned.
+
+        :attr:`envs` stays the same object; what is in it are copies.
+
+        Raises:
+            ValueError: if it is the state of a sampler of other environments.
+        """
+        check_state(state_dict, {"environments", "observations", "returns", "lengths", "statistics"}, self)
+        expected, envs = len(self.states), state_dict["environments"]["envs"]
+        came = len(state_dict["returns"])
+        if came != expected or type(envs) is not type(self.envs):
+            raise ValueError(
+                f"FragmentSampler.load_state_dict was given the state of {came} environments in a "
+                f"{type(envs).__name__}, expected {expected} in a {type(self.envs).__name__}: load it into a sampler "
+                f"that was constructed in the same way"
+            )
+        self.environments.load_state_dict(state_dict["environments"])
+        self._observations = copy.copy(state_dict["observations"])
+        self._returns = state_dict["returns"].copy()
+        self._lengths = state_dict["lengths"].copy()
+        self.statistics.load_state_dict(state_dict["statistics"])
+        self._statistics_before = self.statistics.state_dict()
+
+    @torch.no_grad()
+    def sample(
+        self, policy: GymPolicy, states: Sequence[int], num_actions_per_state: int, **kwargs: Any
+    ) -> list[list[Trajectory]]:
+        """The next fragment of each environment.
+
+        Args:
+            policy: decides.
+            states: all slots, :attr:`states`.
+            num_actions_per_state: 1.
+            kwargs: not used.
+
+        Raises:
+            ValueError: if the states are not all slots in order, more than one action is asked for, or the policy was
+                built for other spaces.
             EnvironmentFailedError: if an environment raises; the next rollout starts from new episodes.
             NonFiniteError: if an observation or a reward is not finite, likewise.
         """
-        if num_actions_per_state != 1:
-            raise ValueError(
-                f"group_size is {num_actions_per_state}, but a running environment goes on in one way only: set "
-                f"group_size=1 where the trainer compares no groups, as PPOTrainer does, or use an EpisodeSampler, "
-                f"which plays several episodes from one seed"
-            )
-        if list(states) != self.states:
-            raise ValueError(
-                f"states are {list(states)[:10]}, but all {len(self.states)} environments step at once: pass "
-                f"sampler.states, which is list(range({len(self.states)}))"
-            )
+        self._statistics_before = self.statistics.state_dict()
+        check_same_spaces(policy, self)
+        self._check(states, num_actions_per_state)
         observations = self._observations
         self._observations = None  # whatever fails below, the next rollout then starts anew
         if observations is None:
@@ -119,6 +180,19 @@ class FragmentSampler:
             self._count(slot, fragment, num_ended=int(rollout.done[:, slot].sum()))
         self._observations = observations
         return [[fragment] for fragment in fragments]
+
+    def _check(self, states: Sequence[int], num_actions_per_state: int) -> None:
+        if num_actions_per_state != 1:
+            raise ValueError(
+                f"group_size is {num_actions_per_state}, but a running environment goes on in one way only: set "
+                f"group_size=1 where the trainer compares no groups, as PPOTrainer does, or use an EpisodeSampler, "
+                f"which plays several episodes from one seed"
+            )
+        if list(states) != self.states:
+            raise ValueError(
+                f"states are {list(states)[:10]}, but all {len(self.states)} environments step at once: pass "
+                f"sampler.states, which is list(range({len(self.states)}))"
+            )
 
     def _start(self) -> Features:
         self._returns[:] = 0

@@ -6,13 +6,13 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import gymnasium
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from typing_extensions import Protocol, runtime_checkable
 
-from grpo import Evaluation, NonFiniteError, ValueEstimates
+from grpo import Batch, Evaluation, NonFiniteError, Sampler, ValueEstimates
 from grpo_adapters.gym.checks import allows_something
 from grpo_adapters.gym.distributions import distribution_for
 from grpo_adapters.gym.networks import MLP, POLICY_GAIN, VALUE_GAIN, ActorCriticMLP, RunningNormalization
@@ -20,25 +20,12 @@ from grpo_adapters.gym.spaces import ObservationEncoder, spaces_of
 from grpo_adapters.gym.trajectories import Trajectory, TrajectoryBatch
 
 
-@runtime_checkable
-class Sampler(Protocol):
-    """Plays environments with a policy: an :class:`EpisodeSampler` or a :class:`FragmentSampler`."""
-
-    def sample(self, policy: GymPolicy, states: Sequence[int], num_actions_per_state: int) -> list[list[Trajectory]]:
-        """Trajectories for every state."""
-        ...
-
-    def get_metrics(self) -> dict[str, float]:
-        """Statistics of the episodes that were played."""
-        ...
-
-
 class GymPolicy(nn.Module):
     """A policy for an environment with Discrete, MultiDiscrete or Box actions. It has no critic.
 
     Args:
-        environment: what it is for: a :class:`FragmentSampler` or :class:`EpisodeSampler`, which also plays it in
-            training, or just an environment or vector environment.
+        environment: what it is for: an environment or vector environment; or a :class:`FragmentSampler` or
+            :class:`EpisodeSampler`, which a trainer then uses as its sampler if it is given no other.
         actor: from features [n, *shape] to the outputs of the distribution, [n, num_outputs]: logits of discrete
             actions, means of continuous ones. None for a multilayer perceptron.
         hidden_sizes: of the networks that are built here.
@@ -68,7 +55,12 @@ class GymPolicy(nn.Module):
     ) -> None:
         super().__init__()
         observation_space, action_space = spaces_of(environment)
-        self.sampler = environment if isinstance(environment, Sampler) else None
+        is_environment = isinstance(environment, gymnasium.Env | gymnasium.vector.VectorEnv)
+        self.sampler: Sampler[Sequence[int], Sequence[Trajectory]] | None = None
+        if not is_environment and isinstance(environment, Sampler):
+            self.sampler = environment
+        self.observation_space = observation_space
+        self.action_space = action_space
         self.encoder = ObservationEncoder(observation_space)
         self.distribution = distribution_for(action_space)
         self.generator = torch.Generator().manual_seed(seed)
@@ -110,16 +102,20 @@ class GymPolicy(nn.Module):
         """Precision of the parameters."""
         return next((parameter.dtype for parameter in self.parameters()), torch.float32)
 
+    def get_sampler(self) -> Sampler[Sequence[int], Sequence[Trajectory]] | None:
+        """The sampler that the policy was built from, None where it was built from an environment."""
+        return self.sampler
+
     def generate_actions(
         self, states: Sequence[int], num_actions_per_state: int, **kwargs: Any
-    ) -> list[list[Trajectory]]:
+    ) -> Batch[Sequence[Trajectory]]:
         """Play: a group of trajectories for each state, which are seeds or slots, as the sampler has it."""
         if self.sampler is None:
             raise TypeError(
-                "this GymPolicy was built from an environment and only predicts: build it from a FragmentSampler "
-                "or an EpisodeSampler to train it"
+                "this GymPolicy was built from an environment and only predicts: give the trainer or collector a "
+                "FragmentSampler or an EpisodeSampler as sampler=, or build the policy from one"
             )
-        return self.sampler.sample(self, states, num_actions_per_state)
+        return self.sampler.sample(self, states, num_actions_per_state, **kwargs)
 
     def encode_actions(self, states: Sequence[int], actions: Sequence[Trajectory]) -> TrajectoryBatch:
         """All steps of the trajectories."""
@@ -181,9 +177,18 @@ class GymPolicy(nn.Module):
         if self.normalization is not None:
             self.normalization.update(batch.observations)
 
-    def get_metrics(self) -> dict[str, float]:
-        """``episode_return``, ``episode_length`` and ``num_episodes``, as the sampler counts them."""
-        return {} if self.sampler is None else self.sampler.get_metrics()
+    def get_extra_state(self) -> Tensor:
+        """The state of the random generator, uint8, which ``state_dict`` holds beside parameters and buffers."""
+        return self.generator.get_state()
+
+    def set_extra_state(self, state: Tensor) -> None:
+        """Draw from where another generator was."""
+        self.generator.set_state(state.cpu())
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        """Weights without the state of a generator leave the policy its own."""
+        state_dict.setdefault(f"{prefix}_extra_state", self.get_extra_state())
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
 
 class GymActorCritic(GymPolicy):

@@ -81,6 +81,35 @@ class ObservationEncoder:
         return features
 
 
+def check_same_spaces(policy: Any, sampler: Any) -> None:
+    """A sampler's environments must be such as a policy was built for, whatever the bounds of their observations.
+
+    Raises:
+        TypeError: if the policy tells no spaces.
+        ValueError: if they are others.
+    """
+    if not isinstance(getattr(policy, "action_space", None), gymnasium.Space):
+        raise TypeError(
+            f"{type(sampler).__name__} was given a policy of type {type(policy).__name__}, expected a GymPolicy, which "
+            f"decides step by step: build GymPolicy(sampler)"
+        )
+    expected, came = spaces_of(policy), spaces_of(sampler)
+    if not _are_encoded_alike(expected[0], came[0]) or expected[1] != came[1]:
+        raise ValueError(
+            f"policy {type(policy).__name__} was built for observations {expected[0]} and actions {expected[1]}, but "
+            f"{type(sampler).__name__} plays environments with observations {came[0]} and actions {came[1]}: build the "
+            f"policy from this sampler"
+        )
+
+
+def _are_encoded_alike(left: gymnasium.Space[Any], right: gymnasium.Space[Any]) -> bool:
+    if isinstance(left, spaces.Box) and isinstance(right, spaces.Box):
+        return left.shape == right.shape
+    if isinstance(left, spaces.Dict) and isinstance(right, spaces.Dict):
+        return list(left) == list(right) and all(_are_encoded_alike(left[name], right[name]) for name in left)
+    return left == right
+
+
 def spaces_of(environment: Any) -> tuple[gymnasium.Space[Any], gymnasium.Space[Any]]:
     """Observation and action space of one environment, be it an environment, a vector of them, or a sampler."""
     for names in (("single_observation_space", "single_action_space"), ("observation_space", "action_space")):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Mapping
+from typing import Any
 
 WINDOW = 100
 
@@ -28,3 +30,13 @@ class EpisodeStatistics:
             metrics["episode_return"] = sum(self._returns) / len(self._returns)
             metrics["episode_length"] = sum(self._lengths) / len(self._lengths)
         return metrics
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns and lengths of the last 100 episodes, and how many there were."""
+        return {"returns": list(self._returns), "lengths": list(self._lengths), "num_episodes": self._count}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Go on from what ``state_dict`` returned."""
+        self._returns = deque(state_dict["returns"], maxlen=WINDOW)
+        self._lengths = deque(state_dict["lengths"], maxlen=WINDOW)
+        self._count = state_dict["num_episodes"]

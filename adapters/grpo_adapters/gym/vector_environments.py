@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +12,7 @@ from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
 from numpy.typing import NDArray
 
 from grpo_adapters.gym.checks import check_seed
+from grpo_adapters.gym.environment_copies import copy_environments, put_environments
 from grpo_adapters.gym.spaces import Features, ObservationEncoder, spaces_of
 
 
@@ -125,6 +127,35 @@ class VectorEnvironments:
             self._steps[done] = 0
         rewards = np.asarray(rewards, dtype=np.float32)
         return Transition(next_observations, observations, rewards, terminated, done, real)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The environments as they are, copied, and what is known of their episodes.
+
+        Raises:
+            TypeError: if they cannot be copied.
+        """
+        if self.is_envpool:
+            raise TypeError(
+                "the state of a FragmentSampler holds copies of its environments, but those of EnvPool cannot be "
+                "copied: use gymnasium.make_vec, or keep the state_dict() of the policy and of the optimizer alone "
+                "and begin new episodes"
+            )
+        return {
+            "envs": copy_environments(self.envs),
+            "masks": None if self.masks is None else self.masks.copy(),
+            "steps": self._steps.copy(),
+            "was_reset": self._was_reset,
+            "done": self._done.copy(),
+        }
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Go on from what ``state_dict`` returned."""
+        put_environments(state_dict["envs"], self.envs)
+        masks = state_dict["masks"]
+        self.masks = None if masks is None else masks.copy()
+        self._steps = state_dict["steps"].copy()
+        self._was_reset = state_dict["was_reset"]
+        self._done = state_dict["done"].copy()
 
     def _reset_where(self, done: NDArray[np.bool_]) -> Features:
         """Start new episodes in some environments; what to decide on in all."""
