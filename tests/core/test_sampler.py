@@ -128,7 +128,9 @@ def test_a_policy_may_bring_its_sampler() -> None:
     assert GRPOTrainer(config, policy, LIKES_HIGH, sampler=other).sampler is other
 
 
-@pytest.mark.parametrize("wrong", [object(), "text", lambda *arguments: None, Counting], ids=["object", "text", "function", "class"])
+@pytest.mark.parametrize(
+    "wrong", [object(), "text", lambda *arguments: None, Counting], ids=["object", "text", "function", "class"]
+)
 def test_a_sampler_that_is_none(wrong: Any) -> None:
     with pytest.raises(TypeError, match=r"^sampler .*(is not a Sampler: it lacks sample|is the class Counting)"):
         GRPOTrainer(GRPOConfig(), TablePolicy(), LIKES_HIGH, sampler=wrong)
