@@ -68,15 +68,23 @@ class ExperienceCollector(Generic[StatesT, ActionsT]):
         needs: Needs | None = None,
     ) -> None:
         needs = Needs(old_log_probs=True) if needs is None else needs
+        if not isinstance(needs, Needs):
+            raise TypeError(f"needs is {needs!r}, expected grpo.Needs(...), which says what is to be noted")
+        if dynamic_sampling is not None and not isinstance(dynamic_sampling, DynamicSampling):
+            raise TypeError(f"dynamic_sampling is {dynamic_sampling!r}, expected a grpo.DynamicSampling or None")
+        for name, number in (("group_size", group_size), ("rows_per_call", rows_per_call)):
+            is_left_out = number is None and name == "rows_per_call"
+            if not is_left_out and (isinstance(number, bool) or not isinstance(number, int) or number < 1):
+                raise ValueError(f"{name} is {number!r}, expected at least 1, an integer")
         self._notes_old_log_probs = needs.old_log_probs
         self._policy = Evaluator(policy)
+        if needs.critic:
+            self._policy.require_critic(needs)
         require_methods(reward_model, RewardModel, "reward_model")
         self._reference = None
         if reference_policy is not None and needs.reference is not False:
             self._reference = Evaluator(reference_policy, "reference_policy")
         self._notes_values = bool(needs.critic) or (needs.critic is None and self._policy.has_critic)
-        if isinstance(group_size, bool) or not isinstance(group_size, int) or group_size < 1:
-            raise ValueError(f"group_size is {group_size!r}, expected at least 1: actions for each state")
         self.reward_model = reward_model
         self.sampler = sampler_for(policy, sampler)
         self.group_size = group_size
@@ -113,7 +121,7 @@ class ExperienceCollector(Generic[StatesT, ActionsT]):
         check_groups("score was given", groups, len(states), None)
         self._policy.policy.eval()
         sizes = Segments.of_lengths([len(group) for group in groups])
-        samples = require_scored(self._score(own_copy(states), groups, sizes, "score was given"))
+        samples = require_scored(self._score(states, groups, sizes, "score was given"))
         return self.evaluate(samples, self.encode(samples), old_log_probs=self._notes_old_log_probs)
 
     def sample(self, states: StatesT, **generation_kwargs: Any) -> ScoredSamples:

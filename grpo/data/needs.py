@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, TypeVar
 
 FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
@@ -13,7 +13,8 @@ FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
 class Needs:
     """What an estimator or an objective, or a part of one, reads; it declares it as its attribute ``needs``.
 
-    What declares nothing, a plain function for instance, has the defaults: it is given whatever there is.
+    What declares nothing, a plain function for instance, has the defaults: it is given whatever there is,
+    ``old_log_probs`` only where several updates make them necessary.
 
     Attributes:
         critic: whether it reads values of a critic. True: the policy must have one; None: they are computed where it
@@ -42,6 +43,21 @@ class Needs:
     adapts: bool | None = None
     step_kl: bool = False
     group_size: int = 1
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value, may_be_none = getattr(self, field.name), field.default is None
+            is_right = (
+                isinstance(value, int) and not isinstance(value, bool) and value >= 1
+                if field.name == "group_size"
+                else isinstance(value, bool) or (may_be_none and value is None)
+            )
+            if not is_right:
+                expected = "an integer of at least 1" if field.name == "group_size" else "True or False"
+                raise TypeError(
+                    f"Needs got {field.name}={value!r}, expected {expected}{' or None' if may_be_none else ''}; as a "
+                    f"decorator it is written with what is needed, @Needs(critic=True)"
+                )
 
     def __or__(self, other: Needs) -> Needs:
         """What two parts need together."""

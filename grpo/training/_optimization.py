@@ -36,8 +36,9 @@ class Optimization:
     def __init__(self, policy: Any, optimizer: torch.optim.Optimizer | None, config: UpdateConfig) -> None:
         self._policy = policy
         self._config = config
-        self._everything = dict(check_parameters(policy.get_parameters(), "policy"))
-        self.parameters = trainable(self._everything)
+        everything = check_parameters(policy.get_parameters(), "policy")
+        self._everything = {name: (tensor, _kind(tensor)) for name, tensor in everything.items()}
+        self.parameters = trainable(everything)
         self.optimizer = optimizer_over(self.parameters, optimizer, config)
         self.rates = [float(group["lr"]) for group in self.optimizer.param_groups] if self.optimizer else []
 
@@ -62,6 +63,7 @@ class Optimization:
         if self._are_as_before(everything):
             return
         current = trainable(check_parameters(everything, "policy"))
+        self._refuse_lost(everything, current)
         known = {id(tensor) for tensor in (*self.parameters.values(), *self.held)}
         new = [name for name, tensor in current.items() if id(tensor) not in known]
         if new:
@@ -70,16 +72,37 @@ class Optimization:
                 f"policy.get_parameters now holds {', '.join(new[:3])}{', ...' if len(new) > 3 else ''}, replaced or "
                 f"unfrozen since this trainer was made, which would never be trained: make the trainer anew{otherwise}"
             )
-        self._everything, self.parameters = dict(everything), current
+        self._everything = {name: (tensor, _kind(tensor)) for name, tensor in everything.items()}
+        self.parameters = current
+
+    def _refuse_lost(self, everything: Mapping[str, Tensor], current: Mapping[str, Tensor]) -> None:
+        """Parameters that are trained must stay there, of the shape that the optimizer's state has."""
+        lost = [name for name in self.parameters if name not in everything]
+        if lost or (self.parameters and not current):
+            what = (
+                f"no longer holds {', '.join(lost[:3])}" if lost else "holds nothing any more that requires a gradient"
+            )
+            raise ValueError(
+                f"policy.get_parameters {what}, which this trainer's optimizer trains: make the trainer anew"
+            )
+        for name, tensor in everything.items():
+            before, kind = self._everything.get(name, (tensor, _kind(tensor)))
+            if tensor is before and _kind(tensor) != kind:
+                raise ValueError(
+                    f"policy.get_parameters now holds {name!r} as {_kind(tensor)}, it was {kind} when this trainer was "
+                    f"made, and the optimizer's state is for that: make the trainer anew"
+                )
 
     def _are_as_before(self, everything: Any) -> bool:
         """Whether these are the very tensors that were checked already, and as many of them are trained."""
         if not isinstance(everything, Mapping) or len(everything) != len(self._everything):
             return False
-        known = self._everything
         return all(
-            tensor is known.get(name) and known[name].requires_grad == (name in self.parameters)
-            for name, tensor in everything.items()
+            name in everything
+            and everything[name] is tensor
+            and tensor.requires_grad == (name in self.parameters)
+            and kind == _kind(tensor)
+            for name, (tensor, kind) in self._everything.items()
         )
 
     def follow_schedule(self, step: int) -> None:
@@ -100,6 +123,7 @@ class Optimization:
         return {
             "optimizer": None if self.optimizer is None else copied(self.optimizer.state_dict()),
             "learning_rates": list(self.rates),
+            "optimized": [str(_kind(tensor)) for tensor in self.held],
         }
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
@@ -110,7 +134,7 @@ class Optimization:
         self.rates = list(state_dict["learning_rates"])
 
     def check_state(self, state_dict: Mapping[str, Any]) -> None:
-        """Raise a ValueError if a state is plainly that of another optimizer."""
+        """Raise a ValueError if a state is plainly that of another optimizer, or of one over other tensors."""
         came = _groups_in(state_dict["optimizer"])
         own = _groups_in(None if self.optimizer is None else self.optimizer.state_dict())
         sizes, own_sizes = ([size for size, _ in groups] for groups in (came, own))
@@ -119,6 +143,23 @@ class Optimization:
             raise ValueError(
                 f"state_dict holds the state of {_described(came)}, expected {_described(own)}, as optimizer "
                 f"{type_name(self.optimizer)} has: construct it in the same way"
+            )
+        optimized = [str(_kind(tensor)) for tensor in self.held]
+        if state_dict["optimized"] != optimized:
+            raise ValueError(
+                f"state_dict holds the state of an optimizer over {state_dict['optimized']}, expected {optimized}, in "
+                f"this order: construct policy and optimizer in the same way"
+            )
+        self._check_rates(state_dict["learning_rates"])
+
+    def _check_rates(self, rates: Any) -> None:
+        if (
+            not isinstance(rates, list)
+            or len(rates) > len(self.optimizer.param_groups if self.optimizer is not None else [])
+            or not all(isinstance(rate, float | int) and math.isfinite(rate) for rate in rates)
+        ):
+            raise ValueError(
+                f"state_dict holds learning_rates {rates!r}, expected a finite number for each group of the optimizer"
             )
 
     def drop_gradients(self) -> None:
@@ -148,6 +189,11 @@ class Optimization:
             torch._foreach_mul_(gradients, bound / grad_norm)
         self.optimizer.step()
         return grad_norm
+
+
+def _kind(tensor: Tensor) -> tuple[torch.Size, torch.dtype]:
+    """What an optimizer's state of a tensor depends on."""
+    return tensor.shape, tensor.dtype
 
 
 def _groups_in(state: Any) -> list[tuple[int, set[str]]]:

@@ -59,7 +59,7 @@ class UndoesFailedStep:
         if self._collector is not None:
             self._collector.begin()
         self._states = states_of(self._parts)
-        self._buffers = [(*held, held[-1].detach().clone()) for held in buffers_of(self._policy)]
+        self._buffers = noted_buffers(self._policy)
         optimizer = self._optimization.optimizer
         groups = optimizer.param_groups if optimizer is not None else []
         self._settings = [
@@ -105,10 +105,13 @@ class UndoesFailedStep:
     ) -> None:
         with self._held_interrupts:
             if error is not None:
-                self._restore()
+                try:
+                    self._restore()
+                    self._restore_parts(error)
+                finally:
+                    self._random_states.restore()
 
     def _restore(self) -> None:
-        self._random_states.restore()
         optimizer = self._optimization.optimizer
         if optimizer is not None:
             self._optimization.drop_gradients()
@@ -117,14 +120,34 @@ class UndoesFailedStep:
             if self._optimizer_state is not None:
                 optimizer.state.clear()
                 optimizer.state.update(self._optimizer_state)
+        put_back_buffers(self._buffers)
         with torch.no_grad():
-            for module, name, buffer, value in self._buffers:
-                setattr(module, name, buffer.copy_(value))
             for tensor, value in self._copies:
                 tensor.copy_(value)
-        load_states_of(self._parts, self._states)
-        if self._collector is not None:
-            self._collector.abandon()
+
+    def _restore_parts(self, error: BaseException) -> None:
+        """Call the user's code that puts back; what fails of it is noted on the error that is on its way."""
+        abandon = [] if self._collector is None else [self._collector.abandon]
+        for put_back in (lambda: load_states_of(self._parts, self._states), *abandon):
+            try:
+                put_back()
+            except Exception as failure:
+                error.add_note(f"undoing the step failed too: {type(failure).__name__}: {failure}")
+
+
+Buffers = list[tuple[nn.Module, str, Tensor, Tensor]]
+
+
+def noted_buffers(model: object) -> Buffers:
+    """The buffers of a model, each with a copy of its value."""
+    return [(*held, held[-1].detach().clone()) for held in buffers_of(model)]
+
+
+@torch.no_grad()
+def put_back_buffers(buffers: Buffers) -> None:
+    """Give the buffers the values that they were noted with."""
+    for module, name, buffer, value in buffers:
+        setattr(module, name, buffer.copy_(value))
 
 
 def buffers_of(model: object) -> list[tuple[nn.Module, str, Tensor]]:
@@ -133,7 +156,8 @@ def buffers_of(model: object) -> list[tuple[nn.Module, str, Tensor]]:
     return [
         (module, name, buffer)
         for module in modules.values()
-        for name, buffer in module.named_buffers(recurse=False, remove_duplicate=False)
+        for name, buffer in module._buffers.items()
+        if buffer is not None
     ]
 
 

@@ -24,7 +24,7 @@ from grpo.training._metrics import StepMetrics
 from grpo.training._minibatches import WeightedRows
 from grpo.training._optimization import Optimization, check_reference, move_all
 from grpo.training._reference_sync import check_has_own_parameters, mix_parameters
-from grpo.training._rollback import UndoesFailedStep
+from grpo.training._rollback import UndoesFailedStep, noted_buffers, put_back_buffers
 
 
 class PolicyTrainer(Generic[StatesT, ActionsT]):
@@ -118,7 +118,10 @@ class PolicyTrainer(Generic[StatesT, ActionsT]):
                 This trainer is then as it was, unless ``config.undo_failed_updates`` is false: in that case some of
                 what it was given may have its new state already.
         """
-        require_keys(state_dict, {"num_steps", "generator", "optimizer", "learning_rates", "parts"}, self)
+        require_keys(state_dict, {"num_steps", "generator", "optimizer", "learning_rates", "optimized", "parts"}, self)
+        num_steps = state_dict["num_steps"]
+        if isinstance(num_steps, bool) or not isinstance(num_steps, int) or num_steps < 0:
+            raise ValueError(f"state_dict holds num_steps={num_steps!r}, expected a number of steps, at least 0")
         check_part_states(self._owned, state_dict["parts"], self)
         self._optimization.check_state(state_dict)
         check_generator_state(self.generator, state_dict["generator"], type_name(self))
@@ -172,11 +175,14 @@ class PolicyTrainer(Generic[StatesT, ActionsT]):
     @contextmanager
     def _left_out_where_not_finite(self, metrics: StepMetrics) -> Iterator[None]:
         """What is not finite stops the step or, where the config says so, leaves out the block, which is counted."""
+        if self.config.non_finite == "raise":
+            yield
+            return
+        buffers = noted_buffers(self.policy)  # a forward pass moves the running means of batch normalisation
         try:
             yield
         except NonFiniteError:
-            if self.config.non_finite == "raise":
-                raise
+            put_back_buffers(buffers)
             metrics.skip()
 
     def _backward(self, terms: Terms, weight: Tensor) -> Tensor:

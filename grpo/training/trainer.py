@@ -149,6 +149,11 @@ class Trainer(PolicyTrainer[StatesT, ActionsT]):
         Raises:
             TypeError, ValueError: as ``step`` does.
         """
+        if not isinstance(experience, Experience):
+            raise TypeError(
+                f"update takes a grpo.Experience, which the trainer's collector makes, got a {type_name(experience)}: "
+                f"step(states) collects one itself"
+            )
         return self._step(None, {}, experience)
 
     def _step(
