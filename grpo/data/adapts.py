@@ -14,7 +14,11 @@ from grpo.data.needs import needs_of
 
 @runtime_checkable
 class Adapts(Protocol):
-    """An estimator or an objective that changes from step to step: a coefficient that follows a divergence, say."""
+    """An estimator or an objective that changes from step to step: a coefficient that follows a divergence, say.
+
+    What changes in it is to be told by ``state_dict`` and ``load_state_dict`` (:class:`grpo.Stateful`): a failed step
+    could not put it back otherwise, nor a saved training hold it.
+    """
 
     def adapt(self, experience: Experience, metrics: Mapping[str, float]) -> None:
         """Take a step into account. Called once, at the end of a step that succeeded.
