@@ -6,7 +6,7 @@ Actions are sampled and scored, and the policies asked what they think of them.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Generic
+from typing import Any, Generic, cast
 
 import torch
 from torch import Tensor
@@ -189,7 +189,7 @@ class ExperienceCollector(Generic[StatesT, ActionsT]):
     def abandon(self) -> None:
         """Let a sampler that goes on from call to call begin anew, if it was asked since :meth:`begin`."""
         if self._has_sampled and not missing_methods(self.sampler, Restarts):
-            self.sampler.restart()  # type: ignore[attr-defined]
+            cast("Restarts", self.sampler).restart()
 
     def _sample(self, states: Any, generation_kwargs: dict[str, Any]) -> ScoredSamples:
         check_states(states)

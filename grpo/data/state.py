@@ -41,12 +41,12 @@ def copied(value: Any) -> Any:
     return copy.deepcopy(value)
 
 
-def states_of(parts: Mapping[str, object]) -> dict[str, Any]:
+def states_of(parts: Mapping[str, Any]) -> dict[str, Any]:
     """The states of those parts that have one, by name."""
-    return {name: copied(part.state_dict()) for name, part in parts.items() if is_stateful(part)}  # type: ignore[attr-defined]
+    return {name: copied(part.state_dict()) for name, part in parts.items() if is_stateful(part)}
 
 
-def load_states_of(parts: Mapping[str, object], states: Mapping[str, Any]) -> None:
+def load_states_of(parts: Mapping[str, Any], states: Mapping[str, Any]) -> None:
     """Put back what :func:`states_of` took out of parts of the same kinds.
 
     Raises:

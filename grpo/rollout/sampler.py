@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from typing_extensions import Protocol, runtime_checkable
 
@@ -84,4 +84,4 @@ def sampler_for(policy: Any, sampler: Any) -> Sampler[Any, Any]:
     if sampler is None:
         return PolicySampler()
     require_methods(sampler, Sampler, "sampler")
-    return sampler  # type: ignore[no-any-return]
+    return cast("Sampler[Any, Any]", sampler)
