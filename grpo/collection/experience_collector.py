@@ -193,7 +193,6 @@ class ExperienceCollector(Generic[StatesT, ActionsT]):
 
     def _sample(self, states: Any, generation_kwargs: dict[str, Any]) -> ScoredSamples:
         check_states(states)
-        states = own_copy(states)
         self._policy.policy.eval()
         self._has_sampled = True
         num_states = len(states)

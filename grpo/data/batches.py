@@ -58,7 +58,7 @@ def own_copy(batch: Any) -> Any:
     are.
     """
     if isinstance(batch, Tensor):
-        return batch.detach().clone()
+        return (batch.detach() if batch.requires_grad else batch).clone()
     if type(batch) in (list, tuple):
         is_plain = all(type(entry) in PLAIN for entry in batch)
         if type(batch) is tuple:

@@ -134,8 +134,11 @@ def check_evaluation(evaluation: object, rows: Segments, source: str, locate: Ca
         named["an entropy"] = entropy = _check_shape(source, "an entropy", entropy, rows)
     if values is not None:
         named["values"] = values = _check_shape(source, "values", values, rows)
-    parts = [part.detach() for part in named.values()]
-    if not math.isfinite((torch.stack(parts) if len(parts) > 1 else parts[0]).sum().item()):
+    total = log_probs.detach().sum()
+    for part in (entropy, values):
+        if part is not None:
+            total = total + part.detach().sum()
+    if not math.isfinite(total):
         for name, part in named.items():
             _check_finite(source, name, part, locate)
     return Evaluation(log_probs, entropy, values)

@@ -10,7 +10,6 @@ from torch import Tensor
 
 from grpo.data._protocols import type_name
 from grpo.data.decisions import Decisions
-from grpo.data.segments import Segments
 from grpo.models.policy import ReportsMetrics
 from grpo.objectives._checks import RESERVED_METRICS
 from grpo.training._minibatches import WeightedRows
@@ -32,16 +31,15 @@ def value_metrics(decisions: Decisions) -> dict[str, float]:
 class StepMetrics:
     """What a step tells: what is noted of it as a whole, and averages of what an objective reports.
 
-    The latter are averaged over an optimiser step by weight, then over optimiser steps; until :meth:`result` reads them
-    at once they stay tensors, copied, since what a policy returned may be the memory that it goes on computing in.
+    The latter are averaged over an optimiser step by weight, then over optimiser steps, each of which counts the same.
+    Until :meth:`result` reads them at once the sums stay tensors.
     """
 
     def __init__(self) -> None:
         self._noted: dict[str, float] = {}
         self._names: tuple[str, ...] | None = None
-        self._pending: list[tuple[Tensor, Tensor, Tensor]] = []
-        self._made: list[tuple[Tensor, Tensor, Tensor]] = []
-        self._step_sizes: list[int] = []
+        self._pending: list[Tensor] = []
+        self._made: list[Tensor] = []
         self._grad_norms: list[float] = []
         self._skipped = 0
         self._averages: dict[str, float] | None = None
@@ -82,24 +80,24 @@ class StepMetrics:
                 f"ones each time"
             )
         weight = micro_batch.weight
-        columns = [values[name].to(weight.dtype) for name in self._names]
-        table = torch.stack([torch.ones_like(weight), *columns]).detach()
-        self._pending.append((weight, table, loss))
+        # An objective may report one tensor under several names: each is summed up once.
+        sums = {id(entries): torch.dot(weight, entries.detach().to(weight.dtype)) for entries in values.values()}
+        self._pending.append(
+            torch.stack((loss.to(weight.dtype), weight.sum(), *(sums[id(values[name])] for name in self._names)))
+        )
 
     def average_of_micro_batches(self, name: str) -> float:
         """Average over the optimiser step under way of what is reported as ``name``."""
         if self._names is None or name not in self._names:
             raise ValueError(f"target_kl needs a metric {name!r}, but the objective has {sorted(self._names or ())}")
-        weight = torch.cat([weight for weight, _, _ in self._pending])
-        values = torch.cat([table[1 + self._names.index(name)] for _, table, _ in self._pending])
-        average: float = (torch.dot(weight, values) / weight.sum()).item()
+        sums = _total(self._pending)
+        average: float = (sums[2 + self._names.index(name)] / sums[1]).item()
         return average
 
     def end_update(self, grad_norm: float | None) -> None:
         """The optimiser step was made, or would have been if there were parameters."""
         self._averages = None
-        self._step_sizes.append(sum(len(weight) for weight, _, _ in self._pending))
-        self._made += self._pending
+        self._made.append(_total(self._pending))
         self._pending = []
         if grad_norm is not None:
             self._grad_norms.append(grad_norm)
@@ -116,23 +114,21 @@ class StepMetrics:
         metrics = self._noted | self._averages
         if self._grad_norms:
             metrics["grad_norm"] = sum(self._grad_norms) / len(self._grad_norms)
-        return metrics | {"num_updates": float(len(self._step_sizes)), "skipped_updates": float(self._skipped)}
+        return metrics | {"num_updates": float(len(self._made)), "skipped_updates": float(self._skipped)}
 
     def averages(self) -> dict[str, float]:
-        """The loss, and what was reported of each entry; nothing where no step was made."""
-        num_steps = len(self._step_sizes)
-        if num_steps == 0:
+        """The loss, and what was reported of each entry; nothing where no update was made."""
+        if not self._made:
             return {}
-        loss = torch.stack([loss for _, _, loss in self._made]).sum() / num_steps
-        weight = _joined([weight for weight, _, _ in self._made], 0)
-        if num_steps > 1:  # each optimiser step counts the same, whatever its weights add up to
-            steps = Segments.of_lengths(self._step_sizes, weight.device)
-            weight = weight / steps.expand(steps.sum(weight))
-        table = _joined([table for _, table, _ in self._made], 1)
-        # The first row is of ones: divided by its sum, the mean of equal values is that value.
-        loss, total, *sums = torch.cat((loss.to(weight.dtype).view(1), (table * weight).sum(1))).tolist()
-        return {"loss": loss} | {name: value / total for name, value in zip(self._names or (), sums, strict=True)}
+        sums = torch.stack(self._made) if len(self._made) > 1 else self._made[0].unsqueeze(0)
+        updates = sums.tolist()
+        names = self._names or ()
+        averages = {"loss": sum(update[0] for update in updates) / len(updates)}
+        for column, name in enumerate(names, start=2):
+            averages[name] = sum(update[column] / update[1] for update in updates) / len(updates)
+        return averages
 
 
-def _joined(parts: list[Tensor], dim: int) -> Tensor:
-    return parts[0] if len(parts) == 1 else torch.cat(parts, dim)
+def _total(sums: list[Tensor]) -> Tensor:
+    """Of the parts of an optimiser step together."""
+    return sums[0] if len(sums) == 1 else torch.stack(sums).sum(0)

@@ -62,7 +62,9 @@ def iterate_minibatches(
     is_one_part = is_one_step and (config.micro_batch_size is None or config.micro_batch_size >= units.total)
     if is_one_part:
         step = Segments(1, unit_decisions.total, unit_decisions.device)
-        all_decisions = replace(_with_final_advantages(decisions, step, config), samples=unit_decisions)
+        all_decisions = _with_final_advantages(decisions, step, config)
+        if unit_decisions is not all_decisions.samples:
+            all_decisions = replace(all_decisions, samples=unit_decisions)
         whole = [MicroBatch(None, weights.within(step), all_decisions)] if all(weights.are_any(step)) else []
         yield from repeat(whole, config.num_epochs_per_update)
         return

@@ -97,13 +97,18 @@ class Optimization:
         """Whether these are the very tensors that were checked already, and as many of them are trained."""
         if not isinstance(everything, Mapping) or len(everything) != len(self._everything):
             return False
-        return all(
-            name in everything
-            and everything[name] is tensor
-            and tensor.requires_grad == (name in self.parameters)
-            and kind == _kind(tensor)
-            for name, (tensor, kind) in self._everything.items()
-        )
+        for (name, tensor), (known_name, (known, (shape, dtype))) in zip(
+            everything.items(), self._everything.items(), strict=True
+        ):
+            if (
+                tensor is not known
+                or name != known_name
+                or tensor.requires_grad != (name in self.parameters)
+                or tensor.dtype is not dtype
+                or tensor.shape != shape
+            ):
+                return False
+        return True
 
     def follow_schedule(self, step: int) -> None:
         """Set the rates of a step: the first group's to what the schedule says, the others' in proportion."""

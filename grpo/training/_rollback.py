@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import signal
 import threading
 from collections.abc import Iterator, Sequence
@@ -20,6 +21,29 @@ from grpo.training._optimization import Optimization
 SMALL = 2**26  # bytes; up to here copies are always made
 
 
+class Copies:
+    """Copies of tensors that are about to be changed, in memory that is used again where it is the same tensors."""
+
+    def __init__(self) -> None:
+        self._tensors: list[Tensor] = []
+        self._values: list[Tensor] = []
+
+    @torch.no_grad()
+    def take(self, tensors: list[Tensor]) -> None:
+        """Copy the tensors as they are now."""
+        if len(tensors) == len(self._tensors) and all(map(operator.is_, tensors, self._tensors)):
+            if tensors:
+                torch._foreach_copy_(self._values, tensors)
+        else:
+            self._tensors, self._values = tensors, [tensor.detach().clone() for tensor in tensors]
+
+    @torch.no_grad()
+    def put_back(self) -> None:
+        """Give the tensors the values that they had."""
+        for tensor, value in zip(self._tensors, self._values, strict=True):
+            tensor.copy_(value)
+
+
 class UndoesFailedStep:
     """A ``with`` block after whose failure everything is as it was before.
 
@@ -33,6 +57,7 @@ class UndoesFailedStep:
         parts: what changes at the end of a step, such as an objective's coefficient.
         undoes_updates: whether copies are made of what updates change.
         collector: lets its sampler begin anew.
+        small_copies: the memory for copies of what updates change, where they are small.
     """
 
     def __init__(
@@ -43,6 +68,7 @@ class UndoesFailedStep:
         *,
         undoes_updates: bool,
         collector: Any = None,
+        small_copies: Copies,
     ) -> None:
         self._random_states = RestoresRandomStates(models)
         self._policy = models[0]
@@ -50,7 +76,8 @@ class UndoesFailedStep:
         self._parts = {str(place): part for place, part in enumerate(parts)}
         self._undoes_updates = undoes_updates
         self._collector = collector
-        self._copies: list[tuple[Tensor, Tensor]] = []
+        self._small_copies = small_copies
+        self._copies: list[Copies] = []
         self._notes_updates = False
         self._held_interrupts = ExitStack()
 
@@ -63,7 +90,12 @@ class UndoesFailedStep:
         optimizer = self._optimization.optimizer
         groups = optimizer.param_groups if optimizer is not None else []
         self._settings = [
-            {name: _cloned(value) for name, value in group.items() if name != "params"} for group in groups
+            {
+                name: value.detach().clone() if isinstance(value, Tensor) else value
+                for name, value in group.items()
+                if name != "params"
+            }
+            for group in groups
         ]
         self._optimizer_state: dict[Any, dict[str, Any]] | None = None
         return self
@@ -79,9 +111,12 @@ class UndoesFailedStep:
             *(value for entries in state.values() for value in entries.values() if isinstance(value, Tensor)),
         ]
         self._optimizer_state = state
-        if not may_fail_later and sum(tensor.nbytes for tensor in changing) > SMALL:
+        is_small = sum(tensor.nbytes for tensor in changing) <= SMALL
+        if not is_small and not may_fail_later:
             return
-        self._copies += [(tensor, tensor.detach().clone()) for tensor in changing]
+        copies = self._small_copies if is_small else Copies()
+        copies.take(changing)
+        self._copies.append(copies)
         self._notes_updates = True
 
     def update(self) -> AbstractContextManager[None]:
@@ -98,7 +133,9 @@ class UndoesFailedStep:
 
     def also(self, tensors: list[Tensor]) -> None:
         """Note tensors that are about to be changed."""
-        self._copies += [(tensor, tensor.detach().clone()) for tensor in tensors]
+        copies = Copies()
+        copies.take(tensors)
+        self._copies.append(copies)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
@@ -121,9 +158,8 @@ class UndoesFailedStep:
                 optimizer.state.clear()
                 optimizer.state.update(self._optimizer_state)
         put_back_buffers(self._buffers)
-        with torch.no_grad():
-            for tensor, value in self._copies:
-                tensor.copy_(value)
+        for copies in self._copies:
+            copies.put_back()
 
     def _restore_parts(self, error: BaseException) -> None:
         """Call the user's code that puts back; what fails of it is noted on the error that is on its way."""
@@ -159,10 +195,6 @@ def buffers_of(model: object) -> list[tuple[nn.Module, str, Tensor]]:
         for name, buffer in module._buffers.items()
         if buffer is not None
     ]
-
-
-def _cloned(value: Any) -> Any:
-    return value.detach().clone() if isinstance(value, Tensor) else value
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Generic
 
 import torch
@@ -24,7 +24,7 @@ from grpo.training._metrics import StepMetrics
 from grpo.training._minibatches import WeightedRows
 from grpo.training._optimization import Optimization, check_reference, move_all
 from grpo.training._reference_sync import check_has_own_parameters, mix_parameters
-from grpo.training._rollback import UndoesFailedStep, noted_buffers, put_back_buffers
+from grpo.training._rollback import Copies, UndoesFailedStep, noted_buffers, put_back_buffers
 
 
 class PolicyTrainer(Generic[StatesT, ActionsT]):
@@ -82,6 +82,7 @@ class PolicyTrainer(Generic[StatesT, ActionsT]):
         self.num_steps = 0
         self._reporting = those_with(ReportsMetrics, [policy])
         self._adapting: list[Any] = []
+        self._small_copies = Copies()
         doubles = any(parameter.dtype == torch.float64 for parameter in self._optimization.parameters.values())
         self._weights_dtype = torch.float64 if doubles else torch.float32
 
@@ -160,6 +161,7 @@ class PolicyTrainer(Generic[StatesT, ActionsT]):
             self._adapting,
             undoes_updates=self.config.undo_failed_updates,
             collector=collector,
+            small_copies=self._small_copies,
         )
         with torch.enable_grad(), undo:
             try:
@@ -172,12 +174,12 @@ class PolicyTrainer(Generic[StatesT, ActionsT]):
                 self.num_steps = num_steps
                 raise
 
-    @contextmanager
-    def _left_out_where_not_finite(self, metrics: StepMetrics) -> Iterator[None]:
+    def _left_out_where_not_finite(self, metrics: StepMetrics) -> AbstractContextManager[None]:
         """What is not finite stops the step or, where the config says so, leaves out the block, which is counted."""
-        if self.config.non_finite == "raise":
-            yield
-            return
+        return nullcontext() if self.config.non_finite == "raise" else self._left_out(metrics)
+
+    @contextmanager
+    def _left_out(self, metrics: StepMetrics) -> Iterator[None]:
         buffers = noted_buffers(self.policy)  # a forward pass moves the running means of batch normalisation
         try:
             yield

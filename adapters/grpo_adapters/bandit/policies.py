@@ -119,15 +119,16 @@ class SoftmaxPolicy(ContextualSoftmaxPolicy):
 
     def __init__(self, num_arms: int, generator: torch.Generator | None = None) -> None:
         super().__init__(_SameLogits(num_arms), generator)
+        self.network: _SameLogits
 
     def observe(self, states: Batch[Any]) -> Tensor:
         """Nothing is observed: [N, 0]."""
-        return torch.empty(len(states), 0, device=self.network.get_parameter("logits").device)
+        return torch.empty(len(states), 0, device=self.network.logits.device)
 
     @torch.no_grad()
     def probabilities(self) -> Tensor:
         """π of every arm, [K]."""
-        return self.network.get_parameter("logits").softmax(0)
+        return self.network.logits.softmax(0)
 
 
 def drawn(probabilities: Tensor, count: int, generator: torch.Generator | None) -> Tensor:
