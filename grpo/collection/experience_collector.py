@@ -193,6 +193,7 @@ class ExperienceCollector(Generic[StatesT, ActionsT]):
 
     def _sample(self, states: Any, generation_kwargs: dict[str, Any]) -> ScoredSamples:
         check_states(states)
+        states = own_copy(states)  # later rounds may be drawn into the same memory
         self._policy.policy.eval()
         self._has_sampled = True
         num_states = len(states)

@@ -60,16 +60,22 @@ def moved(policy: Policy, scale: float = 0.5) -> Policy:
 
 
 def pairs_for(policy_class: type[Policy], num_pairs: int = 9, seed: int = 0) -> Pairs:
-    """Pairs of different actions of the policy, sequences of different lengths."""
+    """Pairs of different actions of the policy, sequences of different lengths, none as probable as the other."""
     torch.manual_seed(seed)
     policy = policy_class()
     pairs: Pairs = []
     while len(pairs) < num_pairs:
         state = len(pairs) % 3
         chosen, rejected = policy.generate_actions([state], 2)[0]
-        if chosen != rejected:
+        if transitions(chosen) != transitions(rejected):
             pairs.append(Preference(state, chosen, rejected))
     return pairs
+
+
+def transitions(action: Any) -> list[tuple[int, int]]:
+    """What the log-prob of an action is a sum over."""
+    sequence = action if isinstance(action, tuple) else (action,)
+    return sorted(zip((-1, *sequence), sequence, strict=False))
 
 
 def swapped(pairs: Pairs) -> Pairs:
