@@ -30,6 +30,7 @@ from grpo.config.rollout import DynamicSampling, ImportanceCorrection, TrainerCo
 from grpo.config.schedules import LinearSchedule
 from grpo.config.update import ReferenceSync, UpdateConfig
 from grpo.conformance import ConformanceError, check_policy_model, check_reward_model
+from grpo.data._version import VERSION
 from grpo.data.action_batches import (
     ActionBatch,
     HasEpisodes,
@@ -90,7 +91,18 @@ from grpo.objectives.surrogates import (
     score_function_surrogate,
 )
 from grpo.rollout.importance import effective_sample_size, importance_weights
-from grpo.rollout.sampler import HasSampler, Restarts, Sampler
+from grpo.rollout.sampler import CutsEpisodes, HasSampler, Restarts, Sampler
+from grpo.runs._storage import CheckpointError
+from grpo.runs.best import BestWeights, EarlyStopping, load_best_weights
+from grpo.runs.callback import Callback
+from grpo.runs.checkpoints import Checkpoints
+from grpo.runs.evaluation import Evaluate, PolicyEvaluation, mean_with_interval, pass_at_k
+from grpo.runs.run import CallbackError, Run
+from grpo.runs.signals import RunInterrupted
+from grpo.runs.state_sources import StateLoader, StateSource
+from grpo.runs.tracking import LogsMetrics, SampleLog, Track
+from grpo.runs.trouble import WatchForTrouble
+from grpo.runs.until import Until
 from grpo.training.dpo_trainer import DPOTrainer, with_reference_log_probs
 from grpo.training.grpo_trainer import GRPOTrainer
 from grpo.training.policy_trainer import PolicyTrainer
@@ -106,17 +118,25 @@ __all__ = [
     "AdvantageEstimate",
     "AdvantageEstimator",
     "Batch",
+    "BestWeights",
+    "Callback",
+    "CallbackError",
+    "CheckpointError",
+    "Checkpoints",
     "ClippedImportanceSurrogate",
     "ClippedSurrogate",
     "CollectedPreferences",
     "ConformanceError",
+    "CutsEpisodes",
     "DPOConfig",
     "DPOObjective",
     "DPOTrainer",
     "Decisions",
     "DynamicSampling",
+    "EarlyStopping",
     "EncodesGroups",
     "EstimatesReturns",
+    "Evaluate",
     "Evaluation",
     "Experience",
     "ExperienceCollector",
@@ -139,6 +159,7 @@ __all__ = [
     "KLPenalizedRewards",
     "KLPenaltySurrogate",
     "LinearSchedule",
+    "LogsMetrics",
     "MonteCarlo",
     "Needs",
     "NonFiniteError",
@@ -149,6 +170,7 @@ __all__ = [
     "PairBatch",
     "PairLogProbs",
     "PartialRewards",
+    "PolicyEvaluation",
     "PolicyModel",
     "PolicyTrainer",
     "Preference",
@@ -162,21 +184,29 @@ __all__ = [
     "Restarts",
     "RewardModel",
     "RobustPreferenceLoss",
+    "Run",
+    "RunInterrupted",
     "SampleClippedSurrogate",
+    "SampleLog",
     "Sampler",
     "ScoreFunctionSurrogate",
     "Segments",
     "SequentialPolicy",
     "SigmoidPreferenceLoss",
     "SoftAdaptiveSurrogate",
+    "StateLoader",
+    "StateSource",
     "Stateful",
     "Surrogate",
     "TensorBatch",
     "Terms",
+    "Track",
     "Trainer",
     "TrainerConfig",
+    "Until",
     "UpdateConfig",
     "ValueEstimates",
+    "WatchForTrouble",
     "batch_normalized_advantages",
     "check_policy_model",
     "check_reward_model",
@@ -198,9 +228,12 @@ __all__ = [
     "kl_penalized_rewards",
     "kl_penalty_surrogate",
     "leave_one_out_advantages",
+    "load_best_weights",
     "mean_baseline",
+    "mean_with_interval",
     "normalized_advantages",
     "pair_best_with_worst",
+    "pass_at_k",
     "probability_ratio",
     "rewards_to_go",
     "robust_preference_loss",
@@ -213,4 +246,4 @@ __all__ = [
     "value_loss",
     "with_reference_log_probs",
 ]
-__version__ = "0.1.0"
+__version__ = VERSION

@@ -21,6 +21,7 @@ from grpo.data.action_batches import ActionBatch
 from grpo.data.batches import join_groups, own_copy, repeat_entries
 from grpo.data.experience import Experience
 from grpo.data.needs import Needs
+from grpo.data.phases import Phases
 from grpo.data.segments import Segments
 from grpo.models._checks import check_rewards
 from grpo.models._evaluator import Evaluator
@@ -90,6 +91,7 @@ class ExperienceCollector(Generic[StatesT, ActionsT]):
         self.group_size = group_size
         self.dynamic_sampling = dynamic_sampling
         self.rows_per_call = rows_per_call
+        self.phases = Phases()
         self._has_sampled = False
 
     @torch.no_grad()
@@ -103,8 +105,11 @@ class ExperienceCollector(Generic[StatesT, ActionsT]):
         Raises:
             TypeError, ValueError: if a model returned what it must not.
         """
+        self.begin()
         samples = self.sample(states, **generation_kwargs)
-        return self.evaluate(samples, self.encode(samples), old_log_probs=self._notes_old_log_probs)
+        experience = self.evaluate(samples, self.encode(samples), old_log_probs=self._notes_old_log_probs)
+        self.phases.end()
+        return experience
 
     @torch.no_grad()
     def score(self, states: StatesT, groups: Sequence[ActionsT]) -> Experience:
@@ -137,6 +142,7 @@ class ExperienceCollector(Generic[StatesT, ActionsT]):
 
     def encode(self, samples: ScoredSamples) -> ActionBatch:
         """The samples made ready for evaluation by the policy; where they already are, as they are."""
+        self.phases.begin("evaluating")
         if samples.batch is not None:
             return samples.batch
         return self._policy.encode(samples.states, samples.actions, samples.groups)
@@ -183,8 +189,9 @@ class ExperienceCollector(Generic[StatesT, ActionsT]):
         return {"reward_model": self.reward_model, "sampler": self.sampler}
 
     def begin(self) -> None:
-        """From here on it is noted whether the sampler is asked."""
+        """From here on it is noted whether the sampler is asked, and what the time goes into."""
         self._has_sampled = False
+        self.phases.clear()
 
     def abandon(self) -> None:
         """Let a sampler that goes on from call to call begin anew, if it was asked since :meth:`begin`."""
@@ -196,6 +203,7 @@ class ExperienceCollector(Generic[StatesT, ActionsT]):
         states = own_copy(states)  # later rounds may be drawn into the same memory
         self._policy.policy.eval()
         self._has_sampled = True
+        self.phases.begin("sampling")
         num_states = len(states)
         groups = self.sampler.sample(self._policy.model, own_copy(states), self.group_size, **generation_kwargs)
         source = f"{self._source} returned"
@@ -214,6 +222,7 @@ class ExperienceCollector(Generic[StatesT, ActionsT]):
                 f"{source} groups of {sizes.total} actions by their lengths, but {len(actions)} come out of them in "
                 f"turn: return lists"
             )
+        self.phases.begin("scoring")
         self.reward_model.eval()
         rewards = self.reward_model.compute_rewards(own_copy(sample_states), own_copy(actions))
         return ScoredSamples.of(sample_states, actions, sizes, rewards)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import random
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from types import TracebackType
+from typing import Any
 
 import torch
 
@@ -19,20 +21,18 @@ class RestoresRandomStates:
 
     Args:
         models: a model that draws from a :class:`torch.Generator` of its own keeps it in an attribute ``generator``.
+
+    Attributes:
+        generators: those of the models, with their states at the start of the block.
     """
 
     def __init__(self, models: Sequence[object]) -> None:
         self._models = models
 
     def __enter__(self) -> None:
-        self._python = random.getstate()
-        # NumPy is none of our imports, but a model may draw from its global generator.
-        self._numpy = sys.modules.get("numpy")
-        self._numpy_state = self._numpy.random.get_state() if self._numpy is not None else None
-        self._cpu = torch.get_rng_state()
-        self._cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None
+        self._states = global_random_states()
         generators = (getattr(model, "generator", None) for model in self._models)
-        self._generators = [
+        self.generators = [
             (generator, generator.get_state()) for generator in generators if isinstance(generator, torch.Generator)
         ]
 
@@ -45,13 +45,8 @@ class RestoresRandomStates:
     def restore(self) -> None:
         """Put all of them back to where they were at the start of the block; global ones only where they are ours."""
         if not others_may_draw():
-            random.setstate(self._python)
-            if self._numpy is not None:
-                self._numpy.random.set_state(self._numpy_state)
-            torch.set_rng_state(self._cpu)
-            if self._cuda is not None:
-                torch.cuda.set_rng_state_all(self._cuda)
-        for generator, state in self._generators:
+            set_global_random_states(self._states)
+        for generator, state in self.generators:
             generator.set_state(state)
 
 
@@ -59,3 +54,50 @@ def others_may_draw() -> bool:
     """Whether another thread than this one, which is no daemon, may be drawing from the global generators."""
     current = threading.current_thread()
     return any(thread is not current and not thread.daemon for thread in threading.enumerate())
+
+
+def global_random_states() -> dict[str, Any]:
+    """The states of the generators that everything shares: PyTorch's on each device, Python's and NumPy's."""
+    # NumPy is none of our imports, but a model may draw from its global generator.
+    numpy = sys.modules.get("numpy")
+    return {
+        "python": random.getstate(),
+        "numpy": None if numpy is None else numpy.random.get_state(),
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None,
+        "mps": torch.mps.get_rng_state() if torch.backends.mps.is_available() else None,
+    }
+
+
+def set_global_random_states(states: Mapping[str, Any]) -> None:
+    """Put back what :func:`global_random_states` took; generators of devices that are not here are left out."""
+    random.setstate(states["python"])
+    numpy = sys.modules.get("numpy")
+    if numpy is not None and states["numpy"] is not None:
+        numpy.random.set_state(states["numpy"])
+    torch.set_rng_state(states["torch"])
+    if states["cuda"] is not None and torch.cuda.device_count() == len(states["cuda"]):
+        torch.cuda.set_rng_state_all(states["cuda"])
+    if states["mps"] is not None and torch.backends.mps.is_available():
+        torch.mps.set_rng_state(states["mps"])
+
+
+@contextmanager
+def preserved_random_states(models: Sequence[object], seed: int | None = None) -> Iterator[None]:
+    """A ``with`` block after which all generators are where they were; in it, they begin with a seed where it is given.
+
+    Args:
+        models: each may keep a :class:`torch.Generator` in an attribute ``generator``.
+        seed: for all of them; None to go on from where they are.
+    """
+    states = RestoresRandomStates(models)
+    with states:
+        if seed is not None:
+            random.seed(seed)
+            if "numpy" in sys.modules:
+                sys.modules["numpy"].random.seed(seed)
+            torch.manual_seed(seed)
+            for generator, _ in states.generators:
+                generator.manual_seed(seed)
+        yield
+    states.restore()

@@ -26,6 +26,7 @@ RESERVED_METRICS = {
     "num_decisions",
     "num_pairs",
     "explained_variance",
+    "first_approx_kl",
     "policy_kl",
     "num_unscored",
     "num_groups_resampled",

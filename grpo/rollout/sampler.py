@@ -57,6 +57,19 @@ class Restarts(Protocol):
 
 
 @runtime_checkable
+class CutsEpisodes(Protocol):
+    """A sampler whose episodes go on from call to call, but cannot be saved: they are cut where the run is saved."""
+
+    def cut(self, step: int) -> None:
+        """Let the episodes under way end here, as truncated, and begin new ones with the next call.
+
+        Args:
+            step: of the run; the new episodes' seeds depend on nothing but it and the sampler's own.
+        """
+        ...
+
+
+@runtime_checkable
 class HasSampler(Protocol):
     """A policy that was built for a sampler, which a trainer then uses if it is given no other."""
 

@@ -126,6 +126,8 @@ class StepMetrics:
         averages = {"loss": sum(update[0] for update in updates) / len(updates)}
         for column, name in enumerate(names, start=2):
             averages[name] = sum(update[column] / update[1] for update in updates) / len(updates)
+            if name == "approx_kl" and len(updates) > 1:
+                averages["first_approx_kl"] = updates[0][column] / updates[0][1]
         return averages
 
 

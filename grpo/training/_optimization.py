@@ -112,9 +112,18 @@ class Optimization:
 
     def follow_schedule(self, step: int) -> None:
         """Set the rates of a step: the first group's to what the schedule says, the others' in proportion."""
-        if self.optimizer is None or not isinstance(self._config.learning_rate, LinearSchedule):
+        if isinstance(self._config.learning_rate, LinearSchedule):
+            self._set_rates(at_step(self._config.learning_rate, step))
+
+    def apply_learning_rate(self) -> None:
+        """Set the rates to the config's, where that is no schedule."""
+        if not isinstance(self._config.learning_rate, LinearSchedule):
+            self._set_rates(self._config.learning_rate)
+            self.rates = [float(group["lr"]) for group in self.optimizer.param_groups] if self.optimizer else []
+
+    def _set_rates(self, rate: float) -> None:
+        if self.optimizer is None:
             return
-        rate = at_step(self._config.learning_rate, step)
         self.rates += [float(group["lr"]) for group in self.optimizer.param_groups[len(self.rates) :]]
         for group, first_rate in zip(self.optimizer.param_groups, self.rates, strict=True):
             group_rate = rate * (first_rate / self.rates[0] if self.rates[0] > 0 else 1.0)

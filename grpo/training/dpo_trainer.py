@@ -115,7 +115,9 @@ class DPOTrainer(PolicyTrainer[StatesT, ActionsT]):
         """
         metrics = StepMetrics()
         with self._whole_step(metrics) as undo:
+            self.phases.begin("evaluating")
             pairs, reference_log_probs = self._encoded(preferences)
+            self.phases.begin("updating")
             metrics.note({"num_pairs": float(len(pairs)), "num_decisions": float(pairs.batch.samples.total)})
             metrics.note({"learning_rate": self._optimization.learning_rate})
             metrics.note_reports(self._reporting)

@@ -15,6 +15,7 @@ from grpo.data._protocols import those_with, type_name
 from grpo.data.action_batches import ActionBatch
 from grpo.data.decisions import Terms
 from grpo.data.errors import NonFiniteError
+from grpo.data.phases import Phases
 from grpo.data.state import require_keys
 from grpo.models._checks import check_parameters
 from grpo.models._evaluator import Evaluator
@@ -43,6 +44,7 @@ class PolicyTrainer(Generic[StatesT, ActionsT]):
         policy: the policy.
         reference_policy: the policy to stay near to, or None.
         generator: shuffles the rows of a step.
+        phases: what the time of the last step went into, ``phases.seconds``.
         num_steps: steps so far that ended without an error, those included of which every update was left out.
 
     Raises:
@@ -80,6 +82,7 @@ class PolicyTrainer(Generic[StatesT, ActionsT]):
         self.reference_policy = reference_policy
         self.generator = torch.Generator().manual_seed(config.seed)
         self.num_steps = 0
+        self.phases = Phases()
         self._reporting = those_with(ReportsMetrics, [policy])
         self._adapting: list[Any] = []
         self._small_copies = Copies()
@@ -95,6 +98,13 @@ class PolicyTrainer(Generic[StatesT, ActionsT]):
     def optimizer(self) -> torch.optim.Optimizer | None:
         """The optimizer; None where the policy has nothing to train."""
         return self._optimization.optimizer
+
+    def apply_learning_rate(self) -> None:
+        """Train on at ``config.learning_rate``, where a state that was loaded had another.
+
+        The optimizer's first group is given it, the others theirs in proportion; a schedule does so at each step.
+        """
+        self._optimization.apply_learning_rate()
 
     def state_dict(self) -> dict[str, Any]:
         """All that changes in the course of a training, copied.
@@ -153,6 +163,7 @@ class PolicyTrainer(Generic[StatesT, ActionsT]):
     def _whole_step(self, metrics: StepMetrics, collector: Any = None) -> Iterator[UndoesFailedStep]:
         """A step that either ends, and is counted, or leaves everything as it was."""
         self._optimization.refresh()
+        self.phases.clear()
         models = [*self._models.values(), *self._parts.values(), self]
         num_steps = self.num_steps
         undo = UndoesFailedStep(
@@ -170,6 +181,7 @@ class PolicyTrainer(Generic[StatesT, ActionsT]):
                     yield undo
                 self.num_steps += 1
                 self._sync_reference(undo)
+                self.phases.end()
             except BaseException:
                 self.num_steps = num_steps
                 raise

@@ -56,6 +56,10 @@ class Trainer(PolicyTrainer[StatesT, ActionsT]):
         advantage_estimator: from an experience to advantages.
         objective: from evaluations and advantages to losses.
 
+    Attributes:
+        last_experience: what the last step learnt from, to look at; None before the first step and while one is under
+            way.
+
     Raises:
         TypeError: if a model lacks a method; the message names each.
         ValueError: if the optimizer holds none of the policy's parameters, the reference policy shares trainable
@@ -107,6 +111,8 @@ class Trainer(PolicyTrainer[StatesT, ActionsT]):
         self.advantage_estimator = advantage_estimator
         self.objective = objective
         self.sampler = self.collector.sampler
+        self.phases = self.collector.phases
+        self.last_experience: Experience | None = None
         self._needs = needs
         self._models["reward_model"] = reward_model
         self._reporting = those_with(ReportsMetrics, [policy, reward_model, self.sampler])
@@ -161,6 +167,7 @@ class Trainer(PolicyTrainer[StatesT, ActionsT]):
     ) -> dict[str, float]:
         """The whole step, from states to metrics; from the experience on where it is given."""
         metrics, config = StepMetrics(), self.config
+        self.last_experience = None
         with self._whole_step(metrics, self.collector) as undo:
             if experience is None:
                 with torch.no_grad():
@@ -168,6 +175,7 @@ class Trainer(PolicyTrainer[StatesT, ActionsT]):
                     batch = self.collector.encode(samples)
                     reads_old = self._reads_old_log_probs(batch)
                     experience = self.collector.evaluate(samples, batch, old_log_probs=reads_old)
+            self.phases.begin("updating")
             self._note_rollout(experience, metrics)
             estimate = check_estimate(estimate_of(self.advantage_estimator, experience), experience.samples)
             metrics.note_reported(f"{type_name(self.advantage_estimator)}.estimate", estimate.metrics)
@@ -191,6 +199,7 @@ class Trainer(PolicyTrainer[StatesT, ActionsT]):
                         break
                     metrics.end_update(self._make_update(batch, minibatch, undo))
             self._finish(experience, metrics)
+        self.last_experience = experience
         return metrics.result()
 
     def _reads_old_log_probs(self, batch: ActionBatch) -> bool:

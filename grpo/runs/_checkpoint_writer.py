@@ -1,0 +1,114 @@
+"""Writes checkpoints, one after the other, and deletes those that are not to be kept."""
+
+from __future__ import annotations
+
+import math
+import threading
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from grpo.runs._plain_data import to_plain
+from grpo.runs._storage import CHECKPOINT, checkpoint_path, checkpoints_in, remove, remove_unfinished, write_state
+from grpo.runs.checkpoints import Checkpoints
+
+
+class CheckpointWriter:
+    """Writes the checkpoints of a run into a folder.
+
+    Args:
+        folder: of the checkpoints.
+        settings: what is kept, and what happens where one cannot be written.
+    """
+
+    def __init__(self, folder: Path, settings: Checkpoints) -> None:
+        self.folder = folder
+        self._settings = settings
+        self._thread: threading.Thread | None = None
+        self._error: BaseException | None = None
+        self._best: tuple[float, int] | None = None
+
+    def write(self, step: int, state: Mapping[str, Any], manifest: Mapping[str, Any], *, must: bool = False) -> None:
+        """Write a checkpoint; in the background where that is asked for.
+
+        Args:
+            step: of the checkpoint.
+            state: to be saved, which nothing changes any more.
+            manifest: what is noted of it.
+            must: whether to return only when it is there, and to raise an error where the settings would go on
+                without.
+
+        Raises:
+            TypeError: if the state holds what cannot be saved.
+            OSError: if it cannot be written, or the one before it could not.
+        """
+        self.wait()
+        plain = to_plain(state)
+        if self._settings.asynchronous and not must:
+            self._thread = threading.Thread(target=self._write_noting, args=(step, plain, manifest), daemon=True)
+            self._thread.start()
+            return
+        self._write_noting(step, plain, manifest)
+        self._raise(must=must)
+
+    def wait(self) -> None:
+        """Let what is being written be there.
+
+        Raises:
+            OSError: if it could not be written.
+        """
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+            self._raise(must=False)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The best value so far, with its step."""
+        return {"best": None if self._best is None else list(self._best)}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Go on from what ``state_dict`` returned."""
+        best = state_dict["best"]
+        self._best = None if best is None else (float(best[0]), int(best[1]))
+
+    def compare(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Note whether the checkpoint of this step, about to be written, is the best so far."""
+        name = self._settings.keep_best
+        if name is None or name not in metrics or math.isnan(metrics[name]):
+            return
+        value = metrics[name] if self._settings.best_is == "highest" else -metrics[name]
+        if self._best is None or value > self._best[0]:
+            self._best = value, step
+
+    def _write_noting(self, step: int, state: Any, manifest: Mapping[str, Any]) -> None:
+        try:
+            remove_unfinished(self.folder)
+            write_state(checkpoint_path(self.folder, step), state, manifest)
+            self._remove_old()
+        except BaseException as error:
+            self._error = error
+
+    def _raise(self, *, must: bool) -> None:
+        error, self._error = self._error, None
+        if error is None:
+            return
+        if must or self._settings.on_failure == "stop" or not isinstance(error, OSError):
+            error.add_note(
+                f"the checkpoint could not be written into {self.folder}: make room there, or choose another folder"
+            )
+            raise error
+        warnings.warn(
+            f"a checkpoint could not be written into {self.folder} ({error}); the training goes on without it",
+            stacklevel=2,
+        )
+
+    def _remove_old(self) -> None:
+        settings = self._settings
+        for path in checkpoints_in(self.folder)[settings.keep_last :]:
+            match = CHECKPOINT.fullmatch(path.name)
+            assert match is not None
+            step = int(match[1])
+            is_nth = settings.keep_every is not None and step % settings.keep_every == 0
+            if not is_nth and (self._best is None or step != self._best[1]):
+                remove(path)

@@ -1,0 +1,56 @@
+"""What a run is made of, as JSON, to be compared with what it goes on with."""
+
+from __future__ import annotations
+
+import json
+import platform
+import sys
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+
+from grpo.data._protocols import type_name
+from grpo.data._version import VERSION
+
+
+def description_of(trainer: Any) -> dict[str, Any]:
+    """The trainer's class, its config as it was resolved, and the versions that it runs with."""
+    return {
+        "trainer": type_name(trainer),
+        "config": config_of(trainer),
+        "versions": versions(),
+    }
+
+
+def config_of(trainer: Any) -> dict[str, Any]:
+    """The settings of a trainer as JSON; functions by their names."""
+    settings: dict[str, Any] = json.loads(json.dumps(trainer.config.model_dump(), default=_name_of))
+    return settings
+
+
+def versions() -> dict[str, str]:
+    """Of this library, Python, PyTorch, and NumPy where it is there."""
+    numpy = sys.modules.get("numpy")
+    return {
+        "anygrpo": VERSION,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        **({} if numpy is None else {"numpy": numpy.__version__}),
+    }
+
+
+def differing_keys(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
+    """Each setting that differs, with its values."""
+    for name in sorted(before.keys() | now.keys()):
+        old, new = before.get(name, "missing"), now.get(name, "missing")
+        if isinstance(old, Mapping) and isinstance(new, Mapping):
+            yield from (f"{name}.{part}" for part in differing_keys(old, new))
+        elif old != new:
+            yield f"{name} ({old!r} before, {new!r} now)"
+
+
+def _name_of(value: Any) -> Any:
+    if hasattr(value, "model_dump"):
+        return value.model_dump()
+    return getattr(value, "__qualname__", type_name(value))

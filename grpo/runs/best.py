@@ -1,0 +1,153 @@
+"""What is best so far."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from grpo.data._part_state import load_whole_part_states, part_states
+from grpo.data.state import require_keys
+from grpo.runs._description import versions
+from grpo.runs._plain_data import to_plain
+from grpo.runs._storage import read_manifest, read_state, write_state
+from grpo.runs.callback import Callback
+from grpo.runs.run import Run
+
+FOLDER = "best"
+
+BestIs = Literal["highest", "lowest"]
+
+
+class _FollowsMetric(Callback):
+    """Knows the best value of a metric so far, of steps or of evaluations."""
+
+    def __init__(self, metric: str, best_is: BestIs) -> None:
+        if best_is not in ("highest", "lowest"):
+            raise ValueError(f"best_is is {best_is!r}, expected 'highest' or 'lowest'")
+        self.metric = metric
+        self.best_is = best_is
+        self.best: float | None = None
+
+    def after_step(self, run: Run, metrics: Mapping[str, float]) -> None:
+        """Look at the metrics of a step."""
+        self._look(run, metrics)
+
+    def after_evaluation(self, run: Run, metrics: Mapping[str, float]) -> None:
+        """Look at the metrics of an evaluation."""
+        self._look(run, metrics)
+
+    def _look(self, run: Run, metrics: Mapping[str, float]) -> None:
+        value = metrics.get(self.metric)
+        if value is None or math.isnan(value):
+            return
+        is_better = self.best is None or (value > self.best if self.best_is == "highest" else value < self.best)
+        if is_better:
+            self.best = value
+        self._seen(run, value, is_better=is_better)
+
+    def _seen(self, run: Run, value: float, *, is_better: bool) -> None:
+        raise NotImplementedError
+
+
+class BestWeights(_FollowsMetric):
+    """Keeps the policy as it was when a metric was best, in the run's folder ``best``.
+
+    Args:
+        metric: of a step or of an evaluation, ``"evaluation/reward"`` for instance.
+        best_is: whether its ``"highest"`` or its ``"lowest"`` value is best.
+
+    Attributes:
+        best: the best value so far; None before the first one.
+
+    Example:
+        >>> BestWeights("evaluation/reward").best is None
+        True
+    """
+
+    def __init__(self, metric: str, best_is: BestIs = "highest") -> None:
+        super().__init__(metric, best_is)
+
+    def start(self, run: Run) -> None:
+        """Check that there is a folder to write to."""
+        if run.folder is None:
+            raise ValueError("BestWeights need a folder to be written to: construct the run with folder=")
+
+    def state_dict(self) -> dict[str, Any]:
+        """The best value so far."""
+        return {"best": self.best}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Go on from what ``state_dict`` returned."""
+        require_keys(state_dict, {"best"}, self)
+        self.best = state_dict["best"]
+
+    def _seen(self, run: Run, value: float, *, is_better: bool) -> None:
+        if is_better:
+            assert run.folder is not None
+            state = to_plain(part_states({"policy": run.trainer.policy}))
+            note = {"step": run.num_steps, "metric": self.metric, "value": value, "versions": versions()}
+            write_state(run.folder / FOLDER, state, note)
+
+
+def load_best_weights(policy: object, folder: str | Path) -> dict[str, Any]:
+    """Give a policy the weights that :class:`BestWeights` kept of one that was constructed in the same way.
+
+    Args:
+        policy: takes the weights.
+        folder: of the run.
+
+    Returns:
+        The ``step`` that they are of, the ``metric`` and its ``value``.
+
+    Raises:
+        CheckpointError: if they are not there, or not as they were written.
+        ValueError: if they are of another policy; nothing has changed then.
+    """
+    path = Path(folder) / FOLDER
+    note = read_manifest(path)
+    load_whole_part_states({"policy": policy}, read_state(path), policy)
+    return {name: note[name] for name in ("step", "metric", "value")}
+
+
+class EarlyStopping(_FollowsMetric):
+    """Stops a run when a metric has reached a bar, or has not become better for a while.
+
+    Args:
+        metric: of a step or of an evaluation, ``"evaluation/reward"`` for instance.
+        bar: the value at which it is good enough; None for none.
+        patience: how many times in a row it may come without being better than before; None for ever.
+        best_is: whether its ``"highest"`` or its ``"lowest"`` value is best.
+
+    Raises:
+        ValueError: if there is neither a bar nor a patience.
+    """
+
+    def __init__(
+        self, metric: str, *, bar: float | None = None, patience: int | None = None, best_is: BestIs = "highest"
+    ) -> None:
+        if bar is None and patience is None:
+            raise ValueError("EarlyStopping never stops: give a bar, a patience, or both")
+        if patience is not None and patience < 1:
+            raise ValueError(f"patience is {patience}, expected at least 1")
+        super().__init__(metric, best_is)
+        self.bar = bar
+        self.patience = patience
+        self.num_without_progress = 0
+
+    def state_dict(self) -> dict[str, Any]:
+        """The best value so far, and for how long none was better."""
+        return {"best": self.best, "num_without_progress": self.num_without_progress}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Go on from what ``state_dict`` returned."""
+        require_keys(state_dict, {"best", "num_without_progress"}, self)
+        self.best, self.num_without_progress = state_dict["best"], state_dict["num_without_progress"]
+
+    def _seen(self, run: Run, value: float, *, is_better: bool) -> None:
+        self.num_without_progress = 0 if is_better else self.num_without_progress + 1
+        if self.bar is not None and (value >= self.bar if self.best_is == "highest" else value <= self.bar):
+            run.stop(f"{self.metric}={value:.6g} has reached {self.bar:g}")
+        elif self.patience is not None and self.num_without_progress >= self.patience:
+            run.stop(f"{self.metric} has not become better than {self.best:.6g} for {self.num_without_progress} times")

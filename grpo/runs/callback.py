@@ -1,0 +1,59 @@
+"""What looks at a run while it goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from grpo.runs.run import Run
+
+
+class Callback:
+    """Is told what happens in a run. Override what you want to know; the rest does nothing.
+
+    A callback sees the run, its trainer and its metrics, and may stop it by :meth:`grpo.Run.stop`. It never reaches
+    into a step. If what it does depends on more than the present, it is :class:`grpo.Stateful`: its state is saved with
+    the run.
+
+    Example:
+        >>> class PrintsReward(Callback):
+        ...     def after_step(self, run, metrics):
+        ...         print(run.num_steps, round(metrics["reward"], 2))
+    """
+
+    def start(self, run: Run) -> None:
+        """A run begins, or goes on after it was resumed."""
+
+    def after_step(self, run: Run, metrics: Mapping[str, float]) -> None:
+        """A step has ended; ``metrics`` are its own."""
+
+    def after_evaluation(self, run: Run, metrics: Mapping[str, float]) -> None:
+        """The policy was evaluated; ``metrics`` by the names that :attr:`grpo.Run.evaluation` has them under."""
+
+    def end(self, run: Run) -> None:
+        """The run is over, or was stopped or interrupted; :attr:`grpo.Run.stopped_by` says why."""
+
+    def on_error(self, run: Run, error: BaseException) -> None:
+        """A step or a callback has failed; the error goes on its way afterwards."""
+
+
+CALLBACK_METHODS = ("start", "after_step", "after_evaluation", "end", "on_error")
+
+
+def require_callbacks(callbacks: Any) -> list[Callback]:
+    """The callbacks in a list.
+
+    Raises:
+        TypeError: if one is none.
+    """
+    if isinstance(callbacks, Callback):
+        raise TypeError(f"callbacks is a {type(callbacks).__name__}, expected a sequence of them: pass [callback]")
+    for callback in callbacks:
+        missing = [name for name in CALLBACK_METHODS if not callable(getattr(callback, name, None))]
+        if missing or isinstance(callback, type):
+            raise TypeError(
+                f"callback {callback!r} lacks {', '.join(missing) or 'an instance'}: inherit from grpo.Callback, and "
+                f"pass an instance"
+            )
+    return list(callbacks)

@@ -1,0 +1,162 @@
+"""How good a policy is, apart from the rewards that it is trained on."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from grpo.collection.experience_collector import ExperienceCollector
+from grpo.models._random_states import preserved_random_states
+from grpo.models.policy import PolicyModel
+from grpo.models.reward_model import RewardModel
+from grpo.rollout.sampler import PolicySampler, Sampler
+from grpo.runs.callback import Callback
+from grpo.runs.run import Run
+
+NORMAL_QUANTILE = 1.96
+
+Evaluator = Callable[[Any], Mapping[str, float]]
+"""From a policy to metrics of it."""
+
+
+class Evaluate(Callback):
+    """Evaluates the policy before the first step and every so many steps, as :attr:`grpo.Run.evaluation` tells.
+
+    Random generators are put back afterwards: how often a run is evaluated changes nothing of what is trained.
+
+    Args:
+        evaluator: from the policy to metrics, a :class:`grpo.PolicyEvaluation` or a function.
+        every: steps between evaluations.
+        name: before the names of the metrics, ``"evaluation/reward"`` for instance.
+        at_start: whether to evaluate before the first step as well.
+    """
+
+    def __init__(self, evaluator: Evaluator, every: int, *, name: str = "evaluation", at_start: bool = True) -> None:
+        if not callable(evaluator) or isinstance(evaluator, type):
+            raise TypeError(f"evaluator is {evaluator!r}, expected a function from a policy to metrics by name")
+        if isinstance(every, bool) or not isinstance(every, int) or every < 1:
+            raise ValueError(f"every is {every!r}, expected at least 1: steps between evaluations")
+        self.evaluator = evaluator
+        self.every = every
+        self.name = name
+        self.at_start = at_start
+
+    def start(self, run: Run) -> None:
+        """Evaluate before the first step."""
+        if self.at_start and run.num_steps == 0:
+            self._evaluate(run)
+
+    def after_step(self, run: Run, metrics: Mapping[str, float]) -> None:
+        """Evaluate if it is time to."""
+        if run.num_steps % self.every == 0:
+            self._evaluate(run)
+
+    def _evaluate(self, run: Run) -> None:
+        policy = run.trainer.policy
+        with preserved_random_states([policy]):
+            metrics = self.evaluator(policy)
+        if not isinstance(metrics, Mapping) or not all(isinstance(value, float | int) for value in metrics.values()):
+            raise TypeError(f"evaluator returned {metrics!r}, expected a mapping from names to floats")
+        run.note_evaluation({f"{self.name}/{name}": float(value) for name, value in metrics.items()})
+
+
+class PolicyEvaluation:
+    """Samples actions for states of its own and scores them by a reward model of its own.
+
+    Each call draws the same random numbers, so that evaluations differ by the policy alone. The metrics are
+    ``reward``, the mean over states of the mean over their actions; ``reward_low`` and ``reward_high``, its 95%
+    confidence interval by the normal approximation over states; and ``pass@k`` for each k asked for: the probability
+    that at least one of k actions is a success, estimated without bias from all that were sampled.
+
+    Args:
+        states: S states.
+        reward_model: scores actions, one reward a sample.
+        group_size: actions for each state, G.
+        pass_at: each k, at most G.
+        is_success: whether rewards [N] count as success, bool [N].
+        sampler: makes the actions; None for the policy itself.
+        seed: of the random numbers.
+        generation_kwargs: handed on to the sampler, and by it to ``generate_actions``: what makes it sample greedily,
+            for instance.
+
+    Raises:
+        ValueError: if a k is above the group size.
+
+    References:
+        pass@k: Chen et al. 2021, arXiv:2107.03374.
+    """
+
+    def __init__(
+        self,
+        states: Any,
+        reward_model: RewardModel[Any, Any],
+        *,
+        group_size: int = 1,
+        pass_at: Sequence[int] = (),
+        is_success: Callable[[Tensor], Tensor] = lambda rewards: rewards >= 1,
+        sampler: Sampler[Any, Any] | None = None,
+        seed: int = 0,
+        **generation_kwargs: Any,
+    ) -> None:
+        beyond = [k for k in pass_at if not 1 <= k <= group_size]
+        if beyond:
+            raise ValueError(f"pass_at holds {beyond}, expected 1 to the group_size, {group_size}")
+        self.states = states
+        self.reward_model = reward_model
+        self.group_size = group_size
+        self.pass_at = tuple(pass_at)
+        self.is_success = is_success
+        self.sampler = sampler
+        self.seed = seed
+        self.generation_kwargs = generation_kwargs
+
+    def __call__(self, policy: PolicyModel[Any, Any]) -> dict[str, float]:
+        """Metrics of the policy, which is left in evaluation mode."""
+        sampler = PolicySampler() if self.sampler is None else self.sampler
+        with preserved_random_states([policy, self.reward_model, sampler], seed=self.seed):
+            collector = ExperienceCollector(policy, self.reward_model, sampler=sampler, group_size=self.group_size)
+            rewards = collector.collect(self.states, **self.generation_kwargs).sample_rewards
+        metrics = mean_with_interval(rewards.groups.mean(rewards.values), "reward")
+        if self.pass_at:
+            successes = rewards.groups.sum(self.is_success(rewards.values).double())
+            metrics |= {
+                f"pass@{k}": pass_at_k(successes, rewards.groups.lengths, k).mean().item() for k in self.pass_at
+            }
+        return metrics
+
+
+def mean_with_interval(values: Tensor, name: str) -> dict[str, float]:
+    """The mean of independent values, [n], with the ends of its 95% confidence interval by the normal approximation.
+
+    Example:
+        >>> mean_with_interval(torch.tensor([1.0, 1.0, 1.0]), "reward")
+        {'reward': 1.0, 'reward_low': 1.0, 'reward_high': 1.0}
+    """
+    std, mean = (part.item() for part in torch.std_mean(values.double(), correction=min(1, len(values) - 1)))
+    half = NORMAL_QUANTILE * std / math.sqrt(len(values))
+    return {name: mean, f"{name}_low": mean - half, f"{name}_high": mean + half}
+
+
+def pass_at_k(successes: Tensor, samples: Tensor, k: int) -> Tensor:
+    """The probability that one of k samples succeeds, 1 - C(n - c, k) / C(n, k), without bias from c of n, [S].
+
+    Args:
+        successes: c, [S].
+        samples: n, [S], at least k.
+        k: at least 1.
+
+    References:
+        Chen et al. 2021, arXiv:2107.03374.
+
+    Example:
+        >>> pass_at_k(torch.tensor([0, 1, 4]), torch.tensor([4, 4, 4]), 2)
+        tensor([0.0000, 0.5000, 1.0000], dtype=torch.float64)
+    """
+    failures, samples = (samples - successes).double(), samples.double()
+    tries = torch.arange(k, dtype=torch.float64, device=samples.device)
+    remaining = (failures.unsqueeze(1) - tries).clamp(min=0) / (samples.unsqueeze(1) - tries)
+    return 1 - remaining.prod(1)

@@ -1,0 +1,308 @@
+"""The loop around a trainer's step."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from grpo.data._protocols import missing_methods
+from grpo.data.state import copied, is_stateful, load_state, require_keys
+from grpo.models._random_states import global_random_states, set_global_random_states
+from grpo.rollout.sampler import CutsEpisodes
+from grpo.runs._description import description_of
+from grpo.runs._folder import RunFolder
+from grpo.runs._storage import CheckpointError
+from grpo.runs.callback import Callback, require_callbacks
+from grpo.runs.checkpoints import Checkpoints
+from grpo.runs.signals import NotesSignals, RunInterrupted
+from grpo.runs.state_sources import source_of
+from grpo.runs.until import Until
+from grpo.training.policy_trainer import PolicyTrainer
+
+COUNTERS = ("num_steps", "num_samples", "num_decisions", "seconds")
+
+
+class CallbackError(RuntimeError):
+    """A callback has raised an error, which is this one's cause; the run was saved before, if it is at all."""
+
+
+class Run:
+    """A trainer, where its states come from, and what happens between its steps.
+
+    Args:
+        trainer: any trainer of this library, or one of your own that inherits from :class:`grpo.PolicyTrainer`.
+        states: what ``trainer.step`` is given: a batch, the same at each step; a function of the step, counted from 0;
+            or a :class:`grpo.StateSource`, such as a :class:`grpo.StateLoader` of rows.
+        folder: for what the run writes, made if it is not there; None to write nothing. ``run.json`` says what the run
+            is made of, ``metrics.jsonl`` has a line of metrics for each step, ``evaluations.jsonl`` one for each
+            evaluation, ``times.jsonl`` what the wall time of each step went into, and ``checkpoints`` the checkpoints.
+        checkpoints: when to save; None never to. They need a folder.
+        callbacks: told what happens, in this order.
+
+    Attributes:
+        trainer: the trainer.
+        folder: where the run writes, or None.
+        callbacks: told what happens.
+        num_steps: steps so far, those before it was resumed included; as of the following.
+        num_samples: samples, or pairs, that were learnt from.
+        num_decisions: decisions that were learnt from.
+        seconds: wall time, in which evaluations and checkpoints count.
+        metrics: of the last step.
+        evaluation: metrics of the last evaluations, by name.
+        stopped_by: why the run is over; None while it goes on.
+
+    Raises:
+        TypeError: if the trainer is none, or a callback.
+        ValueError: if there are checkpoints, but no folder.
+
+    Example:
+        >>> import torch
+        >>> from grpo import GRPOConfig, GRPOTrainer
+        >>> from grpo_adapters.bandit import SoftmaxPolicy, StationaryBandit
+        >>> trainer = GRPOTrainer(GRPOConfig(learning_rate=0.1), SoftmaxPolicy(3), StationaryBandit([0.0, 0.5, 1.0]))
+        >>> run = Run(trainer, states=["the only state"])
+        >>> run(Until(steps=50, condition=lambda metrics: metrics["reward"] == 1.0))
+        >>> run.num_steps <= 50
+        True
+    """
+
+    def __init__(
+        self,
+        trainer: PolicyTrainer[Any, Any],
+        states: Any,
+        *,
+        folder: str | Path | None = None,
+        checkpoints: Checkpoints | None = None,
+        callbacks: Sequence[Callback] = (),
+    ) -> None:
+        if not isinstance(trainer, PolicyTrainer):
+            raise TypeError(f"trainer is {trainer!r}, expected a trainer, such as grpo.GRPOTrainer(...)")
+        if checkpoints is not None and not isinstance(checkpoints, Checkpoints):
+            raise TypeError(f"checkpoints is {checkpoints!r}, expected grpo.Checkpoints(every=...) or None")
+        if checkpoints is not None and folder is None:
+            raise ValueError("checkpoints need a folder to be written to: pass folder=, or checkpoints=None")
+        self.trainer: Any = trainer
+        self.folder = None if folder is None else Path(folder)
+        self.callbacks = require_callbacks(callbacks)
+        self._source = source_of(states)
+        self._checkpoints = checkpoints
+        self._run_folder = None if self.folder is None else RunFolder(self.folder, checkpoints)
+        self._signals = NotesSignals()
+        self._saved_step: int | None = None
+        self.num_steps = self.num_samples = self.num_decisions = 0
+        self.seconds = 0.0
+        self.metrics: dict[str, float] = {}
+        self.evaluation: dict[str, float] = {}
+        self.stopped_by: str | None = None
+
+    def __call__(self, until: Until) -> None:
+        """Train.
+
+        A SIGINT, SIGTERM or SIGUSR1 lets the step under way end, saves the run where it is to be saved, and ends it; a
+        second one ends it at once.
+
+        Args:
+            until: when the run is over.
+
+        Raises:
+            RunInterrupted: if a signal has ended the run.
+            CallbackError: if a callback raises; the run is saved before.
+            FileExistsError: if the folder holds another run, which this one was not resumed from.
+        """
+        if not isinstance(until, Until):
+            raise TypeError(f"until is {until!r}, expected grpo.Until(steps=...)")
+        self.stopped_by = None
+        if self._run_folder is not None:
+            self._run_folder.begin(description_of(self.trainer))
+        try:
+            with NotesSignals() as self._signals:
+                self._loop(until)
+        except BaseException as error:
+            self._tell_error(error)
+            raise
+        finally:
+            if self._run_folder is not None:
+                self._run_folder.close()
+        if self._signals.received is not None:
+            raise RunInterrupted(self._signals.received)
+
+    def _loop(self, until: Until) -> None:
+        began = time.perf_counter() - self.seconds
+        self._tell("start")
+        self._save(must=True)
+        while not self._is_over(until):
+            metrics = self.trainer.step(self._source.next_states(self.num_steps))
+            self.seconds = time.perf_counter() - began
+            self._note(metrics)
+            self._tell("after_step", metrics)
+            if self._checkpoints is not None and self.num_steps % self._checkpoints.every == 0:
+                self._save()
+        self._save()
+        self._tell("end")
+
+    def stop(self, reason: str) -> None:
+        """End the run after the step under way; ``reason`` is kept in :attr:`stopped_by`."""
+        self.stopped_by = reason
+
+    def note_evaluation(self, metrics: Mapping[str, float]) -> None:
+        """Take in the metrics of an evaluation of the policy as it is now, and tell the callbacks."""
+        self.evaluation.update(metrics)
+        self._write("evaluations", metrics)
+        self._tell("after_evaluation", dict(metrics))
+
+    def resume(self, *, override: bool = False) -> bool:
+        """Go on from the latest checkpoint in the folder that is whole.
+
+        Files that the run writes are taken back to where they were then; to their beginning where no checkpoint was
+        written yet.
+
+        Args:
+            override: go on though settings have changed, as a warning says.
+
+        Returns:
+            Whether there was a checkpoint.
+
+        Raises:
+            CheckpointError: if the folder holds a run of another trainer or of other models, or of a later version of
+                this library, or settings have changed; the message says which. This run is then as it was.
+
+        Warns:
+            UserWarning: for each checkpoint that is not whole, and left out.
+        """
+        if self._run_folder is None:
+            raise ValueError("this run has no folder to go on from: construct it with folder=")
+        changed = self._run_folder.take_over(description_of(self.trainer), override=override)
+        found = self._run_folder.latest()
+        if found is None:
+            self._run_folder.clear()
+            return False
+        path, state = found
+        before = self.state_dict()
+        try:
+            self.load_state_dict(state)
+        except Exception as error:
+            self._load(before)
+            raise CheckpointError(f"{path} does not fit this run: {error}") from error
+        if changed:
+            warnings.warn(f"the run goes on with another config: {'; '.join(changed)}", stacklevel=2)
+            self.trainer.apply_learning_rate()
+        self._run_folder.remove_after(path)
+        self._saved_step = self.num_steps
+        return True
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that a run consists of, copied.
+
+        That is the trainer with all that it was given, the position in the states, the callbacks that are
+        :class:`grpo.Stateful`, the counters, how far files are written, and the global random generators.
+        """
+        return {
+            "trainer": self.trainer.state_dict(),
+            "parts": {name: copied(part.state_dict()) for name, part in self._stateful_parts.items()},
+            "counters": {name: getattr(self, name) for name in COUNTERS},
+            "metrics": dict(self.metrics),
+            "evaluation": dict(self.evaluation),
+            "folder": None if self._run_folder is None else self._run_folder.state_dict(),
+            "random": global_random_states(),
+        }
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Go on from what ``state_dict`` of this run, or of one constructed in the same way, returned.
+
+        Raises:
+            ValueError: if it is the state of another; this run may be half changed then.
+        """
+        names = {"trainer", "parts", "counters", "metrics", "evaluation", "folder", "random"}
+        require_keys(state_dict, names, self)
+        if state_dict["parts"].keys() != self._stateful_parts.keys():
+            raise ValueError(
+                f"state_dict holds the states of {sorted(state_dict['parts'])}, expected "
+                f"{sorted(self._stateful_parts)}: give the run the same source of states and the same callbacks"
+            )
+        self._load(state_dict)
+
+    def _load(self, state: Mapping[str, Any]) -> None:
+        self.trainer.load_state_dict(state["trainer"])
+        for name, part in self._stateful_parts.items():
+            load_state(part, state["parts"][name], name)
+        for name in COUNTERS:
+            setattr(self, name, state["counters"][name])
+        self.metrics, self.evaluation = dict(state["metrics"]), dict(state["evaluation"])
+        if self._run_folder is not None and state["folder"] is not None:
+            self._run_folder.load_state_dict(state["folder"])
+        set_global_random_states(state["random"])
+
+    @property
+    def _stateful_parts(self) -> dict[str, Any]:
+        """What has a state besides the trainer, by name."""
+        named: dict[str, Any] = {"states": self._source}
+        named |= {f"{place} {type(callback).__name__}": callback for place, callback in enumerate(self.callbacks)}
+        return {name: part for name, part in named.items() if is_stateful(part)}
+
+    def _note(self, metrics: Mapping[str, float]) -> None:
+        """Count a step, and write what it told."""
+        self.num_steps += 1
+        self.num_samples += int(metrics.get("num_samples", metrics.get("num_pairs", 0)))
+        self.num_decisions += int(metrics.get("num_decisions", 0))
+        self.metrics = dict(metrics)
+        self._write("metrics", metrics)
+        self._write("times", {"seconds": self.seconds, **self.trainer.phases.seconds})
+
+    def _write(self, file: str, line: Mapping[str, float]) -> None:
+        if self._run_folder is not None:
+            self._run_folder.write(file, {"step": self.num_steps, **line})
+
+    def _save(self, *, must: bool = False) -> None:
+        """Save the run as it is now, if it is to be saved and was not already."""
+        if self._run_folder is None or self._run_folder.writer is None or self._saved_step == self.num_steps:
+            return
+        sampler: Any = getattr(self.trainer, "sampler", None)
+        if not missing_methods(sampler, CutsEpisodes):
+            sampler.cut(self.num_steps)
+        self._run_folder.writer.compare(self.num_steps, self.metrics | self.evaluation)
+        manifest = {"step": self.num_steps, **description_of(self.trainer)}
+        self._run_folder.writer.write(self.num_steps, self.state_dict(), manifest, must=must)
+        self._saved_step = self.num_steps
+
+    def _is_over(self, until: Until) -> bool:
+        """Whether the run has ended, and by what."""
+        counters = {"steps": self.num_steps, "decisions": self.num_decisions, "samples": self.num_samples}
+        for name, count in {**counters, "seconds": self.seconds}.items():
+            bound = getattr(until, name)
+            if bound is not None and count >= bound:
+                self.stopped_by = self.stopped_by or f"{name}={bound}"
+        if until.condition is not None and self.num_steps > 0 and until.condition(self.metrics | self.evaluation):
+            self.stopped_by = self.stopped_by or "condition"
+        if self._signals.received is not None:
+            self.stopped_by = self._signals.received
+        return self.stopped_by is not None
+
+    def _tell(self, event: str, *arguments: Any) -> None:
+        for callback in self.callbacks:
+            try:
+                getattr(callback, event)(self, *arguments)
+            except CallbackError:
+                raise
+            except Exception as error:
+                raise self._failure_of(callback, event, error) from error
+
+    def _failure_of(self, callback: Callback, event: str, error: Exception) -> CallbackError:
+        """Save the run, and say whose error it is."""
+        failure = CallbackError(
+            f"{type(callback).__name__}.{event} raised {type(error).__name__} after step {self.num_steps}: {error}"
+        )
+        try:
+            self._save(must=True)
+        except Exception as another:
+            failure.add_note(f"the run could not be saved either: {type(another).__name__}: {another}")
+        return failure
+
+    def _tell_error(self, error: BaseException) -> None:
+        for callback in self.callbacks:
+            try:
+                callback.on_error(self, error)
+            except Exception as another:
+                error.add_note(f"{type(callback).__name__}.on_error failed too: {type(another).__name__}: {another}")

@@ -1,0 +1,61 @@
+"""Signals that ask a run to end."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from types import FrameType, TracebackType
+from typing import Any
+
+ASKING = ("SIGINT", "SIGTERM", "SIGUSR1")
+
+
+class RunInterrupted(SystemExit):
+    """A signal has ended a run, which was saved before; a program that does not catch it leaves with :attr:`EXIT_CODE`.
+
+    Attributes:
+        signal_name: of the signal, ``"SIGTERM"`` for instance.
+    """
+
+    EXIT_CODE = 75
+    """That of a temporary failure: call it again, and it goes on."""
+
+    def __init__(self, signal_name: str) -> None:
+        super().__init__(self.EXIT_CODE)
+        self.signal_name = signal_name
+
+
+class NotesSignals:
+    """A ``with`` block in which the first SIGINT, SIGTERM or SIGUSR1 is noted; a second one does what it always does.
+
+    In another thread than the main one, where Python hands out no signals, nothing is noted.
+
+    Attributes:
+        received: the name of the signal; None before one has come.
+    """
+
+    def __init__(self) -> None:
+        self.received: str | None = None
+        self._originals: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> NotesSignals:
+        if threading.current_thread() is threading.main_thread():
+            for name in ASKING:
+                if hasattr(signal, name):
+                    number = signal.Signals[name]
+                    self._originals[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._put_back()
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self.received = signal.Signals(number).name
+        self._put_back()
+
+    def _put_back(self) -> None:
+        for number, original in self._originals.items():
+            signal.signal(number, signal.SIG_DFL if original is None else original)
+        self._originals = {}

@@ -1,0 +1,130 @@
+"""What a run tells, told to others."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from typing_extensions import Protocol, runtime_checkable
+
+from grpo.data._protocols import require_methods
+from grpo.data.experience import Experience
+from grpo.data.state import load_state, require_keys, states_of
+from grpo.runs._files import LinesFile
+from grpo.runs.callback import Callback
+from grpo.runs.run import Run
+
+LONGEST_TEXT = 2000
+
+
+@runtime_checkable
+class LogsMetrics(Protocol):
+    """Takes metrics by step, as the trackers of ``grpo_adapters.tracking`` do."""
+
+    def log(self, metrics: Mapping[str, float], step: int) -> Any:
+        """Note numbers by name."""
+        ...
+
+
+class Track(Callback):
+    """Tells a tracker the metrics of steps and evaluations, and what the time of a step went into, ``time/sampling``.
+
+    They are logged under the number of steps so far, 1 for those of the first step. Whoever has made the tracker closes
+    it.
+
+    Args:
+        tracker: takes them. If it is :class:`grpo.Stateful`, its state is saved with the run, so that no step is logged
+            twice where the run goes on.
+
+    Raises:
+        TypeError: if it has no method ``log``.
+    """
+
+    def __init__(self, tracker: LogsMetrics) -> None:
+        require_methods(tracker, LogsMetrics, "tracker")
+        self.tracker = tracker
+
+    def after_step(self, run: Run, metrics: Mapping[str, float]) -> None:
+        """Log what a step told."""
+        times = {f"time/{phase}": seconds for phase, seconds in run.trainer.phases.seconds.items()}
+        self.tracker.log({**metrics, **times}, run.num_steps)
+
+    def after_evaluation(self, run: Run, metrics: Mapping[str, float]) -> None:
+        """Log what an evaluation told."""
+        self.tracker.log(metrics, run.num_steps)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The tracker's state, if it tells one."""
+        return {"tracker": states_of({"tracker": self.tracker}).get("tracker")}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Go on from what ``state_dict`` returned."""
+        require_keys(state_dict, {"tracker"}, self)
+        if state_dict["tracker"] is not None:
+            load_state(self.tracker, state_dict["tracker"], "tracker")
+
+
+class SampleLog(Callback):
+    """Writes samples to look at, the first few of every so many steps, to ``samples.jsonl`` in the run's folder.
+
+    A line has the step, the state, the action, the reward, and the index of the group.
+
+    Args:
+        every: steps between them.
+        count: samples of a step.
+        describe: texts of a state and an action; None for what ``str`` makes of them, cut after 2,000 characters.
+    """
+
+    def __init__(
+        self, every: int, count: int = 4, *, describe: Callable[[Any, Any], tuple[str, str]] | None = None
+    ) -> None:
+        if every < 1 or count < 1:
+            raise ValueError(f"every is {every} and count {count}, expected at least 1 each")
+        self.every = every
+        self.count = count
+        self.describe = describe if describe is not None else _as_texts
+        self._file: LinesFile | None = None
+        self._length = 0
+
+    def start(self, run: Run) -> None:
+        """Open the file."""
+        if run.folder is None:
+            raise ValueError("SampleLog needs a folder to write to: construct the run with folder=")
+        self._file = LinesFile(run.folder / "samples.jsonl")
+        self._file.go_on_from(self._length)
+
+    def after_step(self, run: Run, metrics: Mapping[str, float]) -> None:
+        """Write samples if it is time to."""
+        experience: Experience | None = getattr(run.trainer, "last_experience", None)
+        if self._file is None or experience is None or run.num_steps % self.every != 0:
+            return
+        rewards = experience.sample_rewards.values.tolist()
+        groups = experience.group_of_sample.tolist()
+        for sample in range(min(self.count, len(rewards))):
+            state, action = self.describe(experience.states[sample], experience.actions[sample])
+            line = {"step": run.num_steps, "state": state, "action": action, "reward": rewards[sample]}
+            self._file.write({**line, "group": groups[sample]})
+
+    def end(self, run: Run) -> None:
+        """Let everything be written."""
+        if self._file is not None:
+            self._file.close()
+
+    def on_error(self, run: Run, error: BaseException) -> None:
+        """Let everything be written."""
+        self.end(run)
+
+    def state_dict(self) -> dict[str, Any]:
+        """How far the file is written."""
+        return {"length": self._length if self._file is None else self._file.length}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Go on from what ``state_dict`` returned."""
+        require_keys(state_dict, {"length"}, self)
+        self._length = state_dict["length"]
+        if self._file is not None:
+            self._file.go_on_from(self._length)
+
+
+def _as_texts(state: Any, action: Any) -> tuple[str, str]:
+    return str(state)[:LONGEST_TEXT], str(action)[:LONGEST_TEXT]
