@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import signal
@@ -467,14 +468,15 @@ def test_iterables_are_gone_through_again_and_tell_their_position_where_they_can
 
 
 def test_tables_and_streams_of_datasets_are_gone_on_with_where_they_were() -> None:
-    from datasets import Dataset
+    datasets: Any = importlib.import_module("datasets")
+    table: Any = datasets.Dataset.from_dict({"prompt": list("abcdefg")})
 
-    table = Dataset.from_dict({"prompt": list("abcdefg")})
-    for make in (
-        lambda: StateLoader(table, 2, seed=1),
-        lambda: StateLoader(table.to_iterable_dataset(num_shards=2), 2, shuffle=False),
-    ):
-        loader, fresh = make(), make()
+    def make(is_stream: bool) -> StateLoader:
+        rows = table.to_iterable_dataset(num_shards=2) if is_stream else table
+        return StateLoader(rows, 2, shuffle=not is_stream)
+
+    for is_stream in (False, True):
+        loader, fresh = make(is_stream), make(is_stream)
         assert loader.next_states(0)[0].keys() == {"prompt"}
         state = loader.state_dict()
         expected = [loader.next_states(step) for step in range(1, 6)]
