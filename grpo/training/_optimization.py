@@ -294,13 +294,27 @@ def check_optimizer(optimizer: torch.optim.Optimizer, parameters: Mapping[str, T
 
 def check_reference(parameters: Mapping[str, Tensor], reference_parameters: Mapping[str, Tensor]) -> None:
     """A reference policy must not change when the policy is trained."""
-    trained = {parameter.data_ptr(): name for name, parameter in parameters.items() if parameter.numel() > 0}
-    shared = [trained[tensor.data_ptr()] for tensor in reference_parameters.values() if tensor.data_ptr() in trained]
+    taken: dict[int, list[tuple[int, int]]] = {}
+    for tensor in reference_parameters.values():
+        storage, begin, end = _memory_of(tensor)
+        taken.setdefault(storage, []).append((begin, end))
+    shared = []
+    for name, parameter in parameters.items():
+        storage, begin, end = _memory_of(parameter)
+        if any(begin < other_end and other_begin < end for other_begin, other_end in taken.get(storage, [])):
+            shared.append(name)
     if shared:
         raise ValueError(
             f"reference_policy shares trainable parameters with the policy ({', '.join(shared[:3])}"
             f"{', ...' if len(shared) > 3 else ''}) and would change with it: pass copy.deepcopy(policy)"
         )
+
+
+def _memory_of(tensor: Tensor) -> tuple[int, int, int]:
+    """The storage that a tensor lies in, and from where to where there; nowhere for an empty one."""
+    begin = int(tensor.storage_offset())
+    extent = sum(int((size - 1) * stride) for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
+    return tensor.untyped_storage().data_ptr(), begin, begin + extent + 1 if tensor.numel() > 0 else begin
 
 
 def move_all(models: Iterable[Any], device: str) -> None:

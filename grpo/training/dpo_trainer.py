@@ -10,6 +10,8 @@ from torch import Tensor
 
 from grpo.config.dpo import DPOConfig
 from grpo.config.update import UpdateConfig
+from grpo.data._protocols import type_name
+from grpo.data.adapts import adapts
 from grpo.data.decisions import Terms
 from grpo.data.preferences import Preference, Preferences, check_preferences
 from grpo.data.segments import Segments
@@ -84,6 +86,11 @@ class DPOTrainer(PolicyTrainer[StatesT, ActionsT]):
         if config.reference_free and reference_policy is not None:
             raise ValueError("reference_free=True makes no use of the reference_policy that is given: drop one of them")
         _check_objective(config, objective)
+        if objective is not None and adapts(objective):
+            raise TypeError(
+                f"objective {type_name(objective)} has a method adapt, which DPOTrainer does not call: a preference "
+                f"objective is given no experience. Leave it out, or declare needs = grpo.Needs(adapts=False)"
+            )
         super().__init__(config, policy, reference_policy, optimizer)
         self._reference = None
         if reference_policy is not None:

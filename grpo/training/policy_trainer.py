@@ -27,6 +27,8 @@ from grpo.training._optimization import Optimization, check_reference, move_all
 from grpo.training._reference_sync import check_has_own_parameters, mix_parameters
 from grpo.training._rollback import Copies, UndoesFailedStep, noted_buffers, put_back_buffers
 
+FIXED = {"config", "policy", "reference_policy", "reward_model", "sampler"}
+
 
 class PolicyTrainer(Generic[StatesT, ActionsT]):
     """A policy, the optimizer over its parameters, and the reference policy that may follow it.
@@ -88,6 +90,14 @@ class PolicyTrainer(Generic[StatesT, ActionsT]):
         self._small_copies = Copies()
         doubles = any(parameter.dtype == torch.float64 for parameter in self._optimization.parameters.values())
         self._weights_dtype = torch.float64 if doubles else torch.float32
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in FIXED and name in self.__dict__:
+            raise AttributeError(
+                f"{type(self).__name__}.{name} cannot be replaced, since other parts of the trainer were made for it: "
+                f"make the trainer anew, and give it the state_dict() of this one to go on"
+            )
+        super().__setattr__(name, value)
 
     @property
     def _parts(self) -> dict[str, object]:

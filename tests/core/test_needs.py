@@ -252,6 +252,11 @@ class Follows:
     def adapt(self, experience: Experience, metrics: Mapping[str, float]) -> None:
         self.told.append((experience, metrics))
 
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+    def load_state_dict(self, state_dict: Any) -> None: ...
+
 
 def test_parts_that_adapt_are_told_of_every_step_that_ends_once() -> None:
     estimator, objective, surrogate = Follows(GroupRelative()), Follows(GRPOObjective()), Follows(ClippedSurrogate())
