@@ -90,7 +90,7 @@ from grpo.objectives.surrogates import (
     score_function_surrogate,
 )
 from grpo.rollout.importance import effective_sample_size, importance_weights
-from grpo.rollout.sampler import HasSampler, Restarts, Sampler
+from grpo.rollout.sampler import CutsEpisodes, HasSampler, Restarts, Sampler
 from grpo.training.dpo_trainer import DPOTrainer, with_reference_log_probs
 from grpo.training.grpo_trainer import GRPOTrainer
 from grpo.training.policy_trainer import PolicyTrainer
@@ -110,6 +110,7 @@ __all__ = [
     "ClippedSurrogate",
     "CollectedPreferences",
     "ConformanceError",
+    "CutsEpisodes",
     "DPOConfig",
     "DPOObjective",
     "DPOTrainer",
