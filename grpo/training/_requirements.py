@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Iterable
 from typing import Any
 
 from grpo.advantages._checks import check_takes_experience
 from grpo.config.rollout import TrainerConfig
+from grpo.data._protocols import type_name
 from grpo.data.needs import Needs, needs_of
+from grpo.data.state import is_stateful
 from grpo.models._evaluator import Evaluator
+from grpo.training._optimization import level_of_caller
 
 
 def check_requirements(
@@ -39,3 +44,14 @@ def check_requirements(
             f"action is compared with the others of its group; raise group_size or pass another advantage_estimator"
         )
     return needs
+
+
+def warn_of_untold_states(parts: Iterable[object]) -> None:
+    """Warn of parts that change from step to step without telling how."""
+    for part in parts:
+        if not is_stateful(part):
+            warnings.warn(
+                f"{type_name(part)} changes from step to step, but does not tell its state: a failed step cannot put "
+                f"it back, and no checkpoint holds it. Give it state_dict and load_state_dict",
+                stacklevel=level_of_caller(),
+            )

@@ -25,7 +25,6 @@ from grpo.data.adapts import adapts
 from grpo.data.decisions import Decisions, Terms
 from grpo.data.experience import Experience
 from grpo.data.needs import Needs
-from grpo.data.state import is_stateful
 from grpo.divergences.estimators import kl_k3
 from grpo.models._masks import require_truncated
 from grpo.models.policy import ActionsT, FollowsData, PolicyModel, ReportsMetrics, StatesT
@@ -37,7 +36,7 @@ from grpo.rollout.sampler import Sampler
 from grpo.training._metrics import StepMetrics, value_metrics
 from grpo.training._minibatches import LossWeights, MicroBatch, iterate_minibatches
 from grpo.training._optimization import level_of_caller, move_all
-from grpo.training._requirements import check_requirements
+from grpo.training._requirements import check_requirements, warn_of_untold_states
 from grpo.training.policy_trainer import PolicyTrainer
 
 EARLY_STOP_TOLERANCE = 1.5
@@ -119,13 +118,7 @@ class Trainer(PolicyTrainer[StatesT, ActionsT]):
         self._reporting = those_with(ReportsMetrics, [policy, reward_model, self.sampler])
         self._follows_data = not missing_methods(policy, FollowsData)
         self._adapting = list(filter(adapts, (advantage_estimator, objective)))
-        for part in self._adapting:
-            if not is_stateful(part):
-                warnings.warn(
-                    f"{type_name(part)} changes from step to step, but does not tell its state: a failed step cannot "
-                    f"put it back, and no checkpoint holds it. Give it state_dict and load_state_dict",
-                    stacklevel=level_of_caller(),
-                )
+        warn_of_untold_states(self._adapting)
 
     @property
     def _parts(self) -> dict[str, object]:
