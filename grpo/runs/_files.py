@@ -16,6 +16,8 @@ SECONDS_BETWEEN_FLUSHES = 1.0
 class LinesFile:
     """A file with a line of JSON for each step, which a run that goes on takes up where its state was taken.
 
+    JSON has no NaN and no infinity: they are written as texts, ``"NaN"`` and ``"-Infinity"``.
+
     Args:
         path: of the file, which is made with its first line.
     """
@@ -29,7 +31,9 @@ class LinesFile:
         """Append a line; it is in the file within a second, or with the next :meth:`flush`."""
         if self._file is None:
             self._file = self.path.open("ab")
-        text = json.dumps({name: _json_value(value) for name, value in line.items()}, allow_nan=False)
+        text = json.dumps(line)
+        if "NaN" in text or "Infinity" in text:
+            text = json.dumps({name: _json_value(value) for name, value in line.items()})
         self._file.write(text.encode() + b"\n")
         now = time.monotonic()
         if now - self._flushed > SECONDS_BETWEEN_FLUSHES:
