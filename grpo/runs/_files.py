@@ -57,19 +57,23 @@ class LinesFile:
         self.flush()
         return self.path.stat().st_size if self.path.exists() else 0
 
+    def require_length(self, length: int) -> None:
+        """Raise a ValueError if the file is shorter than it was."""
+        if self.length < length:
+            raise ValueError(
+                f"{self.path} has {self.length} bytes, but had {length} when the run was saved: put the file of that "
+                f"run back"
+            )
+
     def go_on_from(self, length: int) -> None:
         """Remove what was written after the file had this length.
 
         Raises:
             ValueError: if the file is shorter.
         """
+        self.require_length(length)
         self.close()
-        size = self.length
-        if size < length:
-            raise ValueError(
-                f"{self.path} has {size} bytes, but had {length} when the run was saved: put the file of that run back"
-            )
-        if size > length:
+        if self.length > length:
             os.truncate(self.path, length)
 
 

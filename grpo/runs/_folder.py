@@ -10,7 +10,7 @@ from typing import Any
 from grpo.runs._checkpoint_writer import CheckpointWriter
 from grpo.runs._description import differing_keys
 from grpo.runs._files import LinesFile
-from grpo.runs._storage import CheckpointError, checkpoints_in, latest_whole, remove
+from grpo.runs._storage import UNFINISHED, CheckpointError, checkpoints_in, latest_whole, remove
 from grpo.runs.checkpoints import Checkpoints
 
 FILES = ("metrics", "evaluations", "times")
@@ -41,23 +41,29 @@ class RunFolder:
         """
         if self._is_ours:
             return
-        if self._described() is not None:
+        there = [path.name for path in (self.path / DESCRIPTION, *self._paths) if path.exists()]
+        if there:
             raise FileExistsError(
-                f"{self.path} holds a run already: choose another folder, or call run.resume() to go on with that one"
+                f"{self.path} holds a run already ({', '.join(there)}): choose another folder, or call run.resume() to "
+                f"go on with that one"
             )
         self.path.mkdir(parents=True, exist_ok=True)
-        (self.path / DESCRIPTION).write_text(json.dumps(description, indent=1) + "\n")
+        self._describe(description)
         self._is_ours = True
 
-    def take_over(self, description: Mapping[str, Any], *, override: bool) -> list[str]:
-        """Go on with the run that the folder holds; the settings that differ from it.
+    def changed_settings(self, description: Mapping[str, Any], *, override: bool) -> list[str] | None:
+        """The settings that differ from those of the run that the folder holds; None where it holds none.
 
         Raises:
             CheckpointError: if that is a run of another trainer, or settings differ and ``override`` is not set.
         """
-        before = self._described()
-        if before is None:
-            return []
+        path = self.path / DESCRIPTION
+        if not path.exists():
+            return None
+        try:
+            before = json.loads(path.read_text())
+        except ValueError as error:
+            raise CheckpointError(f"{path} cannot be read ({error}): choose another folder") from error
         if before["trainer"] != description["trainer"]:
             raise CheckpointError(
                 f"{self.path} holds a run of {before['trainer']}, expected one of {description['trainer']}: make the "
@@ -69,10 +75,12 @@ class RunFolder:
                 f"{self.path} holds a run whose config was another: {'; '.join(changed)}. Give the trainer the same "
                 f"one, or call run.resume(override=True) to change it on purpose"
             )
-        if changed:
-            (self.path / DESCRIPTION).write_text(json.dumps(description, indent=1) + "\n")
-        self._is_ours = True
         return changed
+
+    def take_over(self, description: Mapping[str, Any]) -> None:
+        """Go on with the run that the folder holds."""
+        self._describe(description)
+        self._is_ours = True
 
     def latest(self) -> tuple[Path, dict[str, Any]] | None:
         """The latest checkpoint that is whole, with its state; None without any."""
@@ -103,7 +111,13 @@ class RunFolder:
         return {"lengths": lengths, "writer": None if self.writer is None else self.writer.state_dict()}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Take the files back to where they were."""
+        """Take the files back to where they were.
+
+        Raises:
+            ValueError: if one is shorter; none has changed then.
+        """
+        for name, file in self.files.items():
+            file.require_length(state_dict["lengths"][name])
         for name, file in self.files.items():
             file.go_on_from(state_dict["lengths"][name])
         if self.writer is not None and state_dict["writer"] is not None:
@@ -114,12 +128,11 @@ class RunFolder:
         for file in self.files.values():
             file.go_on_from(0)
 
-    def _described(self) -> dict[str, Any] | None:
-        path = self.path / DESCRIPTION
-        if not path.exists():
-            return None
-        try:
-            described: dict[str, Any] = json.loads(path.read_text())
-        except ValueError as error:
-            raise CheckpointError(f"{path} cannot be read ({error}): choose another folder") from error
-        return described
+    @property
+    def _paths(self) -> list[Path]:
+        return [file.path for file in self.files.values()]
+
+    def _describe(self, description: Mapping[str, Any]) -> None:
+        unfinished = self.path / f"{UNFINISHED}{DESCRIPTION}"
+        unfinished.write_text(json.dumps(description, indent=1) + "\n")
+        unfinished.replace(self.path / DESCRIPTION)

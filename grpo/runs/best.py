@@ -136,6 +136,10 @@ class EarlyStopping(_FollowsMetric):
         self.patience = patience
         self.num_without_progress = 0
 
+    def start(self, run: Run) -> None:
+        """Stop a run that goes on after it was stopped."""
+        self._stop_if_enough(run, self.best)
+
     def state_dict(self) -> dict[str, Any]:
         """The best value so far, and for how long none was better."""
         return {"best": self.best, "num_without_progress": self.num_without_progress}
@@ -147,6 +151,11 @@ class EarlyStopping(_FollowsMetric):
 
     def _seen(self, run: Run, value: float, *, is_better: bool) -> None:
         self.num_without_progress = 0 if is_better else self.num_without_progress + 1
+        self._stop_if_enough(run, value)
+
+    def _stop_if_enough(self, run: Run, value: float | None) -> None:
+        if value is None:
+            return
         if self.bar is not None and (value >= self.bar if self.best_is == "highest" else value <= self.bar):
             run.stop(f"{self.metric}={value:.6g} has reached {self.bar:g}")
         elif self.patience is not None and self.num_without_progress >= self.patience:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -131,8 +132,8 @@ class Run:
 
     def _loop(self, until: Until) -> None:
         began = time.perf_counter() - self.seconds
-        self._tell("start")
         self._save(must=True)
+        self._tell("start")
         while not self._is_over(until):
             metrics = self.trainer.step(self._source.next_states(self.num_steps))
             self.seconds = time.perf_counter() - began
@@ -174,18 +175,18 @@ class Run:
         """
         if self._run_folder is None:
             raise ValueError("this run has no folder to go on from: construct it with folder=")
-        changed = self._run_folder.take_over(description_of(self.trainer), override=override)
+        description = description_of(self.trainer)
+        changed = self._run_folder.changed_settings(description, override=override)
+        if changed is None:
+            return False
         found = self._run_folder.latest()
         if found is None:
+            self._run_folder.take_over(description)
             self._run_folder.clear()
             return False
         path, state = found
-        before = self.state_dict()
-        try:
-            self.load_state_dict(state)
-        except Exception as error:
-            self._load(before)
-            raise CheckpointError(f"{path} does not fit this run: {error}") from error
+        self._load_or_leave(path, state)
+        self._run_folder.take_over(description)
         if changed:
             warnings.warn(f"the run goes on with another config: {'; '.join(changed)}", stacklevel=2)
             self.trainer.apply_learning_rate()
@@ -223,6 +224,18 @@ class Run:
                 f"{sorted(self._stateful_parts)}: give the run the same source of states and the same callbacks"
             )
         self._load(state_dict)
+
+    def _load_or_leave(self, path: Path, state: Mapping[str, Any]) -> None:
+        """Load the state of a checkpoint; if it does not fit, trainer and states are as they were."""
+        before = self.state_dict()
+        try:
+            self.load_state_dict(state)
+        except Exception as error:
+            self.trainer.load_state_dict(before["trainer"])
+            for name, part in self._stateful_parts.items():
+                with suppress(ValueError):  # a file that was cut stays cut
+                    load_state(part, before["parts"][name], name)
+            raise CheckpointError(f"{path} does not fit this run: {error}") from error
 
     def _load(self, state: Mapping[str, Any]) -> None:
         self.trainer.load_state_dict(state["trainer"])

@@ -156,7 +156,7 @@ def test_the_folder_tells_the_run(tmp_path: Path) -> None:
 
 def test_a_folder_that_holds_a_run_is_not_written_over(tmp_path: Path) -> None:
     make_run(tmp_path)(Until(steps=1))
-    with pytest.raises(FileExistsError, match=r"holds a run already: choose another folder, or call run\.resume"):
+    with pytest.raises(FileExistsError, match=r"holds a run already \(run.json, metrics.*choose another folder, or call run\.resume"):
         make_run(tmp_path)(Until(steps=1))
     assert len(lines(tmp_path / "metrics.jsonl")) == 1
 
@@ -370,6 +370,42 @@ def test_a_run_killed_before_its_first_checkpoint_begins_anew(tmp_path: Path) ->
     assert not run.resume()
     run(Until(steps=1))
     assert [line["step"] for line in lines(tmp_path / "metrics.jsonl")] == [1]
+
+
+def test_a_file_that_is_no_runs_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "metrics.jsonl").write_text("mine")
+    run = make_run(tmp_path, checkpoints=Checkpoints(every=2))
+    assert not run.resume()
+    with pytest.raises(FileExistsError, match=r"metrics\.jsonl"):
+        run(Until(steps=1))
+    assert (tmp_path / "metrics.jsonl").read_text() == "mine"
+
+
+def test_a_run_killed_before_its_first_step_evaluates_once(tmp_path: Path) -> None:
+    def run_of() -> Run:
+        return make_run(tmp_path, checkpoints=Checkpoints(every=5), callbacks=[Evaluate(evaluation(), every=5)])
+
+    run_of()(Until(steps=2))
+    for path in (tmp_path / "checkpoints").glob("step-*2"):
+        (path / "state.pt").unlink()
+    again = run_of()
+    with pytest.warns(UserWarning, match="is not whole"):
+        assert again.resume()
+    again(Until(steps=2))
+    assert [line["step"] for line in lines(tmp_path / "evaluations.jsonl")] == [0]
+
+
+def test_a_run_that_was_stopped_early_stays_stopped(tmp_path: Path) -> None:
+    def run_of(bar: float) -> Run:
+        callbacks = [Evaluate(lambda policy: {"value": 1.0}, every=2), EarlyStopping("evaluation/value", bar=bar)]
+        return make_run(tmp_path, checkpoints=Checkpoints(every=5), callbacks=callbacks)
+
+    run_of(1.0)(Until(steps=9))
+    for bar, steps in ((1.0, 0), (2.0, 9)):
+        again = run_of(bar)
+        assert again.resume()
+        again(Until(steps=9))
+        assert again.num_steps == steps
 
 
 @given(
