@@ -1,4 +1,4 @@
-"""Writes checkpoints, one after the other, and deletes those that are not to be kept."""
+"""Writes checkpoints, one after the other; those that are not to be kept go."""
 
 from __future__ import annotations
 

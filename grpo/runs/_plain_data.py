@@ -1,4 +1,4 @@
-"""States as plain data, which can be written and read without running code."""
+"""States as plain data, which is read without running code."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""When a run is saved, and what of it is kept."""
+"""The settings of checkpoints: when one is saved, how many are kept."""
 
 from __future__ import annotations
 

@@ -81,6 +81,7 @@ class StateLoader:
                 f"rows is a {type_name(rows)}, which has no length and cannot be taken by index, so that it cannot be "
                 f"shuffled: pass list(rows), or shuffle=False to take them as they come"
             )
+        self._beginning = copied(rows.state_dict()) if self._is_resumable else None
 
     @property
     def epoch(self) -> float:
@@ -183,6 +184,8 @@ class StateLoader:
                 )
             if len(states) < count:
                 self._iterator = None
+                if self._is_resumable:  # a stream would begin where its state was put back, not at its start
+                    load_state(self._rows, self._beginning, "rows")
         self._position += len(states)
         return states
 
