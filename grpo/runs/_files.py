@@ -53,6 +53,14 @@ class LinesFile:
         self.flush()
         return self.path.stat().st_size if self.path.exists() else 0
 
+    def require_length(self, length: int) -> None:
+        """Raise a ValueError if the file is shorter than that."""
+        size = self.length
+        if size < length:
+            raise ValueError(
+                f"{self.path} has {size} bytes, but had {length} when the run was saved: put the file of that run back"
+            )
+
     def go_on_from(self, length: int) -> None:
         """Remove what was written after the file had this length.
 
@@ -60,13 +68,16 @@ class LinesFile:
             ValueError: if the file is shorter.
         """
         self.close()
-        size = self.length
-        if size < length:
-            raise ValueError(
-                f"{self.path} has {size} bytes, but had {length} when the run was saved: put the file of that run back"
-            )
-        if size > length:
+        self.require_length(length)
+        if self.length > length:
             os.truncate(self.path, length)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file that is whole or as it was before."""
+    unfinished = path.with_name(f"{path.name}.unfinished")
+    unfinished.write_text(text, encoding="utf-8")
+    unfinished.replace(path)
 
 
 def _json_value(value: Any) -> Any:

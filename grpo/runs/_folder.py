@@ -9,7 +9,7 @@ from typing import Any
 
 from grpo.runs._checkpoint_writer import CheckpointWriter
 from grpo.runs._description import differing_keys
-from grpo.runs._files import LinesFile
+from grpo.runs._files import LinesFile, write_text
 from grpo.runs._storage import CheckpointError, checkpoints_in, latest_whole, remove
 from grpo.runs.checkpoints import Checkpoints
 
@@ -39,52 +39,70 @@ class RunFolder:
             FileExistsError: if it holds another run.
             OSError: if it cannot be written to.
         """
-        if self._is_ours:
-            return
-        if self._described() is not None:
+        if not self._is_ours and (
+            (self.path / DESCRIPTION).exists() or self._has_lines() or checkpoints_in(self.checkpoints)
+        ):
             raise FileExistsError(
                 f"{self.path} holds a run already: choose another folder, or call run.resume() to go on with that one"
             )
-        self.path.mkdir(parents=True, exist_ok=True)
-        (self.path / DESCRIPTION).write_text(json.dumps(description, indent=1) + "\n")
+        text = json.dumps(description, indent=1) + "\n"
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            write_text(self.path / DESCRIPTION, text)
+        except OSError as error:
+            error.add_note(f"the run cannot write into {self.path}: choose a folder that it may write to")
+            raise
         self._is_ours = True
 
-    def take_over(self, description: Mapping[str, Any], *, override: bool) -> list[str]:
-        """Go on with the run that the folder holds; the settings that differ from it.
+    def latest(self) -> tuple[Path, dict[str, Any], dict[str, Any]] | None:
+        """The latest checkpoint that is whole, what was noted of it, and its state; None where nothing was done yet.
 
         Raises:
-            CheckpointError: if that is a run of another trainer, or settings differ and ``override`` is not set.
+            CheckpointError: if steps were made, but no checkpoint is whole: nothing is written over.
         """
-        before = self._described()
-        if before is None:
-            return []
-        if before["trainer"] != description["trainer"]:
+        found = latest_whole(self.checkpoints)
+        if found is None and (self._has_lines() or checkpoints_in(self.checkpoints)):
             raise CheckpointError(
-                f"{self.path} holds a run of {before['trainer']}, expected one of {description['trainer']}: make the "
+                f"{self.path} holds a run, but no checkpoint that is whole, so that it cannot be gone on with: choose "
+                f"another folder, or delete this one to begin anew"
+            )
+        return found
+
+    def changes_since(self, manifest: Mapping[str, Any], now: Mapping[str, Any], *, override: bool) -> list[str]:
+        """The settings that differ from those that a checkpoint was written with.
+
+        Raises:
+            CheckpointError: if it is one of another trainer, or settings differ and ``override`` is not set.
+        """
+        if manifest["trainer"] != now["trainer"]:
+            raise CheckpointError(
+                f"{self.path} holds a run of {manifest['trainer']}, expected one of {now['trainer']}: make the "
                 f"trainer that the run was begun with, or choose another folder"
             )
-        changed = list(differing_keys(before["config"], description["config"]))
+        changed = list(differing_keys(manifest["config"], now["config"]))
         if changed and not override:
             raise CheckpointError(
                 f"{self.path} holds a run whose config was another: {'; '.join(changed)}. Give the trainer the same "
                 f"one, or call run.resume(override=True) to change it on purpose"
             )
-        if changed:
-            (self.path / DESCRIPTION).write_text(json.dumps(description, indent=1) + "\n")
-        self._is_ours = True
         return changed
 
-    def latest(self) -> tuple[Path, dict[str, Any]] | None:
-        """The latest checkpoint that is whole, with its state; None without any."""
-        found = latest_whole(self.checkpoints)
-        return None if found is None else (found[0], found[2])
+    def take_over(self, checkpoint: Path | None) -> None:
+        """Go on with the run that the folder holds, from a checkpoint or, where it has none, from its beginning.
 
-    def remove_after(self, path: Path) -> None:
-        """Delete the checkpoints of later steps, which are not whole."""
-        for later in checkpoints_in(self.checkpoints):
-            if later == path:
-                return
-            remove(later)
+        Checkpoints of later steps, which are not whole, and what else a writer that was killed has left, are deleted.
+        """
+        self._is_ours = True
+        if checkpoint is None:
+            for file in self.files.values():
+                file.go_on_from(0)
+            return
+        for path in checkpoints_in(self.checkpoints):
+            if path == checkpoint:
+                break
+            remove(path)
+        if self.writer is not None:
+            self.writer.tidy()
 
     def write(self, file: str, line: Mapping[str, Any]) -> None:
         """Append a line to a file."""
@@ -103,23 +121,17 @@ class RunFolder:
         return {"lengths": lengths, "writer": None if self.writer is None else self.writer.state_dict()}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Take the files back to where they were."""
+        """Take the files back to where they were.
+
+        Raises:
+            ValueError: if one is shorter; all are left as they are then.
+        """
+        for name, file in self.files.items():
+            file.require_length(state_dict["lengths"][name])
         for name, file in self.files.items():
             file.go_on_from(state_dict["lengths"][name])
         if self.writer is not None and state_dict["writer"] is not None:
             self.writer.load_state_dict(state_dict["writer"])
 
-    def clear(self) -> None:
-        """Take the files back to the beginning of the run."""
-        for file in self.files.values():
-            file.go_on_from(0)
-
-    def _described(self) -> dict[str, Any] | None:
-        path = self.path / DESCRIPTION
-        if not path.exists():
-            return None
-        try:
-            described: dict[str, Any] = json.loads(path.read_text())
-        except ValueError as error:
-            raise CheckpointError(f"{path} cannot be read ({error}): choose another folder") from error
-        return described
+    def _has_lines(self) -> bool:
+        return any(file.length > 0 for file in self.files.values())

@@ -111,6 +111,43 @@ def adapters(dropout: float = 0.0) -> LoraConfig:
     return LoraConfig(r=2, init_lora_weights=False, lora_dropout=dropout, fan_in_fan_out=True)
 
 
+def ppo(sampler: FragmentSampler, folder: Path, num_steps: int, checkpoints: Checkpoints) -> tuple[Run, Until]:
+    """PPO in running environments, with observations that are normalised by what was seen so far."""
+    policy = GymActorCritic(sampler, normalization=RunningNormalization(), hidden_sizes=(16,), seed=10)
+    config = PPOConfig(
+        batch_size=32,
+        num_epochs_per_update=2,
+        learning_rate=LinearSchedule(start=3e-3, end=0.0, num_steps=num_steps),
+        target_kl=0.02,
+    )
+    run = Run(
+        PPOTrainer(config, policy, EnvironmentReward()),
+        sampler.states,
+        folder=folder,
+        checkpoints=checkpoints,
+        callbacks=[BestWeights("episode_return"), WatchForTrouble(lambda text: None)],
+    )
+    return run, Until(steps=num_steps)
+
+
+def cartpole(folder: Path) -> tuple[Run, Until]:
+    """Episodes that go on from where they were."""
+    seed_everything(10)
+    envs = gymnasium.make_vec("CartPole-v1", num_envs=4)
+    sampler = FragmentSampler(envs, num_steps=16, seed=11)
+    return ppo(sampler, folder, 30, Checkpoints(every=3, keep_last=2, keep_every=9, asynchronous=True))
+
+
+def lunar_lander(folder: Path) -> tuple[Run, Until]:
+    """Episodes that are cut where the run is saved."""
+    seed_everything(12)
+    envs = gymnasium.make_vec(
+        "LunarLander-v3", num_envs=4, vectorization_mode="sync", vector_kwargs={"autoreset_mode": "SameStep"}
+    )
+    sampler = FragmentSampler(envs, num_steps=48, seed=13, environments_in_state="restart")
+    return ppo(sampler, folder, 20, Checkpoints(every=4, keep_last=1, keep_best="episode_return"))
+
+
 def share_of_seven(completions: list[str], **columns: Any) -> list[float]:
     """The share of a character in each completion."""
     return [completion.count("7") / max(1, len(completion)) for completion in completions]
@@ -161,6 +198,8 @@ def preferences(folder: Path) -> tuple[Run, Until]:
 
 TRAININGS: dict[str, MakeRun] = {
     "bandit": grpo_on_bandit,
+    "cartpole": cartpole,
+    "lunar-lander": lunar_lander,
     "language-model": language_model,
     "preferences": preferences,
 }
