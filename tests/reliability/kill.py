@@ -27,7 +27,6 @@ from typing import Any
 
 import torch
 import tyro
-
 from reliability.trainings import TRACKED, TRAININGS
 
 UNFINISHED = ".unfinished-*"
@@ -221,9 +220,7 @@ def _parts(value: Any, name: str) -> dict[str, Any]:
         }
     if isinstance(value, list | tuple):
         return {
-            place: leaf
-            for index, part in enumerate(value)
-            for place, leaf in _parts(part, f"{name}/{index}").items()
+            place: leaf for index, part in enumerate(value) for place, leaf in _parts(part, f"{name}/{index}").items()
         }
     return {name: repr(value)}
 

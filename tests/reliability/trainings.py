@@ -8,8 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import gymnasium
 import numpy as np
 import torch
+from gymnasium.vector import AutoresetMode
 from language_models import PROMPTS, build_policy, sampled
 from peft import LoraConfig
 from torch import nn
@@ -29,6 +31,8 @@ from grpo import (
     KLPenaltySurrogate,
     LinearSchedule,
     PolicyEvaluation,
+    PPOConfig,
+    PPOTrainer,
     Preference,
     ReferenceSync,
     Run,
@@ -39,6 +43,7 @@ from grpo import (
     WatchForTrouble,
 )
 from grpo_adapters.bandit import ContextualBandit, ContextualSoftmaxPolicy, GaussianRewards
+from grpo_adapters.gym import EnvironmentReward, FragmentSampler, GymActorCritic
 from grpo_adapters.huggingface import FunctionReward
 from grpo_adapters.tracking import JSONLinesTracker
 
@@ -113,7 +118,7 @@ def adapters(dropout: float = 0.0) -> LoraConfig:
 
 def ppo(sampler: FragmentSampler, folder: Path, num_steps: int, checkpoints: Checkpoints) -> tuple[Run, Until]:
     """PPO in running environments, with observations that are normalised by what was seen so far."""
-    policy = GymActorCritic(sampler, normalization=RunningNormalization(), hidden_sizes=(16,), seed=10)
+    policy = GymActorCritic(sampler, normalize_observations=True, hidden_sizes=(16,), seed=10)
     config = PPOConfig(
         batch_size=32,
         num_epochs_per_update=2,
@@ -133,7 +138,9 @@ def ppo(sampler: FragmentSampler, folder: Path, num_steps: int, checkpoints: Che
 def cartpole(folder: Path) -> tuple[Run, Until]:
     """Episodes that go on from where they were."""
     seed_everything(10)
-    envs = gymnasium.make_vec("CartPole-v1", num_envs=4)
+    envs = gymnasium.make_vec("CartPole-v1", num_envs=4, vectorization_mode="sync")
+    for space in (envs.action_space, envs.observation_space, envs.single_action_space, envs.single_observation_space):
+        space.seed(11)  # nobody draws from them, but they are in the state
     sampler = FragmentSampler(envs, num_steps=16, seed=11)
     return ppo(sampler, folder, 30, Checkpoints(every=3, keep_last=2, keep_every=9, asynchronous=True))
 
@@ -142,7 +149,10 @@ def lunar_lander(folder: Path) -> tuple[Run, Until]:
     """Episodes that are cut where the run is saved."""
     seed_everything(12)
     envs = gymnasium.make_vec(
-        "LunarLander-v3", num_envs=4, vectorization_mode="sync", vector_kwargs={"autoreset_mode": "SameStep"}
+        "LunarLander-v3",
+        num_envs=4,
+        vectorization_mode="sync",
+        vector_kwargs={"autoreset_mode": AutoresetMode.SAME_STEP},
     )
     sampler = FragmentSampler(envs, num_steps=48, seed=13, environments_in_state="restart")
     return ppo(sampler, folder, 20, Checkpoints(every=4, keep_last=1, keep_best="episode_return"))
