@@ -13,6 +13,9 @@ from grpo.runs._plain_data import to_plain
 from grpo.runs._storage import CHECKPOINT, checkpoint_path, checkpoints_in, remove, remove_unfinished, write_state
 from grpo.runs.checkpoints import Checkpoints
 
+Best = tuple[float, int] | None
+"""The best value so far, with its step."""
+
 
 class CheckpointWriter:
     """Writes the checkpoints of a run into a folder.
@@ -27,7 +30,7 @@ class CheckpointWriter:
         self._settings = settings
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
-        self._best: tuple[float, int] | None = None
+        self._best: Best = None
 
     def write(self, step: int, state: Mapping[str, Any], manifest: Mapping[str, Any], *, must: bool = False) -> None:
         """Write a checkpoint; in the background where that is asked for.
@@ -46,10 +49,11 @@ class CheckpointWriter:
         self.wait()
         plain = to_plain(state)
         if self._settings.asynchronous and not must:
-            self._thread = threading.Thread(target=self._write_noting, args=(step, plain, manifest), daemon=True)
+            arguments = (step, plain, manifest, self._best)
+            self._thread = threading.Thread(target=self._write_noting, args=arguments, daemon=True)
             self._thread.start()
             return
-        self._write_noting(step, plain, manifest)
+        self._write_noting(step, plain, manifest, self._best)
         self._raise(must=must)
 
     def wait(self) -> None:
@@ -81,11 +85,16 @@ class CheckpointWriter:
         if self._best is None or value > self._best[0]:
             self._best = value, step
 
-    def _write_noting(self, step: int, state: Any, manifest: Mapping[str, Any]) -> None:
+    def tidy(self) -> None:
+        """Delete what is not to be kept, and what a writer that was killed has left."""
+        remove_unfinished(self.folder)
+        self._remove_old(self._best)
+
+    def _write_noting(self, step: int, state: Any, manifest: Mapping[str, Any], best: Best) -> None:
         try:
             remove_unfinished(self.folder)
             write_state(checkpoint_path(self.folder, step), state, manifest)
-            self._remove_old()
+            self._remove_old(best)
         except BaseException as error:
             self._error = error
 
@@ -103,12 +112,12 @@ class CheckpointWriter:
             stacklevel=2,
         )
 
-    def _remove_old(self) -> None:
+    def _remove_old(self, best: Best) -> None:
         settings = self._settings
         for path in checkpoints_in(self.folder)[settings.keep_last :]:
             match = CHECKPOINT.fullmatch(path.name)
             assert match is not None
             step = int(match[1])
             is_nth = settings.keep_every is not None and step % settings.keep_every == 0
-            if not is_nth and (self._best is None or step != self._best[1]):
+            if not is_nth and (best is None or step != best[1]):
                 remove(path)

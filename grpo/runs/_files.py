@@ -58,11 +58,11 @@ class LinesFile:
         return self.path.stat().st_size if self.path.exists() else 0
 
     def require_length(self, length: int) -> None:
-        """Raise a ValueError if the file is shorter than it was."""
-        if self.length < length:
+        """Raise a ValueError if the file is shorter than that."""
+        size = self.length
+        if size < length:
             raise ValueError(
-                f"{self.path} has {self.length} bytes, but had {length} when the run was saved: put the file of that "
-                f"run back"
+                f"{self.path} has {size} bytes, but had {length} when the run was saved: put the file of that run back"
             )
 
     def go_on_from(self, length: int) -> None:
@@ -71,10 +71,17 @@ class LinesFile:
         Raises:
             ValueError: if the file is shorter.
         """
-        self.require_length(length)
         self.close()
+        self.require_length(length)
         if self.length > length:
             os.truncate(self.path, length)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file that is whole or as it was before."""
+    unfinished = path.with_name(f"{path.name}.unfinished")
+    unfinished.write_text(text, encoding="utf-8")
+    unfinished.replace(path)
 
 
 def _json_value(value: Any) -> Any:

@@ -9,8 +9,8 @@ from typing import Any
 
 from grpo.runs._checkpoint_writer import CheckpointWriter
 from grpo.runs._description import differing_keys
-from grpo.runs._files import LinesFile
-from grpo.runs._storage import UNFINISHED, CheckpointError, checkpoints_in, latest_whole, remove
+from grpo.runs._files import LinesFile, write_text
+from grpo.runs._storage import CheckpointError, checkpoints_in, latest_whole, remove
 from grpo.runs.checkpoints import Checkpoints
 
 FILES = ("metrics", "evaluations", "times")
@@ -39,37 +39,47 @@ class RunFolder:
             FileExistsError: if it holds another run.
             OSError: if it cannot be written to.
         """
-        if self._is_ours:
-            return
-        there = [path.name for path in (self.path / DESCRIPTION, *self._paths) if path.exists()]
-        if there:
+        if not self._is_ours and (
+            (self.path / DESCRIPTION).exists() or self._has_lines() or checkpoints_in(self.checkpoints)
+        ):
             raise FileExistsError(
-                f"{self.path} holds a run already ({', '.join(there)}): choose another folder, or call run.resume() to "
-                f"go on with that one"
+                f"{self.path} holds a run already: choose another folder, or call run.resume() to go on with that one"
             )
-        self.path.mkdir(parents=True, exist_ok=True)
-        self._describe(description)
+        text = json.dumps(description, indent=1) + "\n"
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            write_text(self.path / DESCRIPTION, text)
+        except OSError as error:
+            error.add_note(f"the run cannot write into {self.path}: choose a folder that it may write to")
+            raise
         self._is_ours = True
 
-    def changed_settings(self, description: Mapping[str, Any], *, override: bool) -> list[str] | None:
-        """The settings that differ from those of the run that the folder holds; None where it holds none.
+    def latest(self) -> tuple[Path, dict[str, Any], dict[str, Any]] | None:
+        """The latest checkpoint that is whole, what was noted of it, and its state; None where nothing was done yet.
 
         Raises:
-            CheckpointError: if that is a run of another trainer, or settings differ and ``override`` is not set.
+            CheckpointError: if steps were made, but no checkpoint is whole: nothing is written over.
         """
-        path = self.path / DESCRIPTION
-        if not path.exists():
-            return None
-        try:
-            before = json.loads(path.read_text())
-        except ValueError as error:
-            raise CheckpointError(f"{path} cannot be read ({error}): choose another folder") from error
-        if before["trainer"] != description["trainer"]:
+        found = latest_whole(self.checkpoints)
+        if found is None and (self._has_lines() or checkpoints_in(self.checkpoints)):
             raise CheckpointError(
-                f"{self.path} holds a run of {before['trainer']}, expected one of {description['trainer']}: make the "
+                f"{self.path} holds a run, but no checkpoint that is whole, so that it cannot be gone on with: choose "
+                f"another folder, or delete this one to begin anew"
+            )
+        return found
+
+    def changes_since(self, manifest: Mapping[str, Any], now: Mapping[str, Any], *, override: bool) -> list[str]:
+        """The settings that differ from those that a checkpoint was written with.
+
+        Raises:
+            CheckpointError: if it is one of another trainer, or settings differ and ``override`` is not set.
+        """
+        if manifest["trainer"] != now["trainer"]:
+            raise CheckpointError(
+                f"{self.path} holds a run of {manifest['trainer']}, expected one of {now['trainer']}: make the "
                 f"trainer that the run was begun with, or choose another folder"
             )
-        changed = list(differing_keys(before["config"], description["config"]))
+        changed = list(differing_keys(manifest["config"], now["config"]))
         if changed and not override:
             raise CheckpointError(
                 f"{self.path} holds a run whose config was another: {'; '.join(changed)}. Give the trainer the same "
@@ -77,22 +87,22 @@ class RunFolder:
             )
         return changed
 
-    def take_over(self, description: Mapping[str, Any]) -> None:
-        """Go on with the run that the folder holds."""
-        self._describe(description)
+    def take_over(self, checkpoint: Path | None) -> None:
+        """Go on with the run that the folder holds, from a checkpoint or, where it has none, from its beginning.
+
+        Checkpoints of later steps, which are not whole, and what else a writer that was killed has left, are deleted.
+        """
         self._is_ours = True
-
-    def latest(self) -> tuple[Path, dict[str, Any]] | None:
-        """The latest checkpoint that is whole, with its state; None without any."""
-        found = latest_whole(self.checkpoints)
-        return None if found is None else (found[0], found[2])
-
-    def remove_after(self, path: Path) -> None:
-        """Delete the checkpoints of later steps, which are not whole."""
-        for later in checkpoints_in(self.checkpoints):
-            if later == path:
-                return
-            remove(later)
+        if checkpoint is None:
+            for file in self.files.values():
+                file.go_on_from(0)
+            return
+        for path in checkpoints_in(self.checkpoints):
+            if path == checkpoint:
+                break
+            remove(path)
+        if self.writer is not None:
+            self.writer.tidy()
 
     def write(self, file: str, line: Mapping[str, Any]) -> None:
         """Append a line to a file."""
@@ -114,7 +124,7 @@ class RunFolder:
         """Take the files back to where they were.
 
         Raises:
-            ValueError: if one is shorter; none has changed then.
+            ValueError: if one is shorter; all are left as they are then.
         """
         for name, file in self.files.items():
             file.require_length(state_dict["lengths"][name])
@@ -123,16 +133,5 @@ class RunFolder:
         if self.writer is not None and state_dict["writer"] is not None:
             self.writer.load_state_dict(state_dict["writer"])
 
-    def clear(self) -> None:
-        """Take the files back to the beginning of the run."""
-        for file in self.files.values():
-            file.go_on_from(0)
-
-    @property
-    def _paths(self) -> list[Path]:
-        return [file.path for file in self.files.values()]
-
-    def _describe(self, description: Mapping[str, Any]) -> None:
-        unfinished = self.path / f"{UNFINISHED}{DESCRIPTION}"
-        unfinished.write_text(json.dumps(description, indent=1) + "\n")
-        unfinished.replace(self.path / DESCRIPTION)
+    def _has_lines(self) -> bool:
+        return any(file.length > 0 for file in self.files.values())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import pickle
 import re
 import shutil
 import warnings
@@ -20,7 +21,7 @@ FORMAT = 1
 """Of what is written here; a library reads its own and earlier ones."""
 STATE, MANIFEST, CHECKSUMS = "state.pt", "manifest.json", "SHA256SUMS"
 CHECKPOINT = re.compile(r"step-(\d{9,})")
-UNFINISHED = ".unfinished-"
+UNFINISHED, REPLACED = ".unfinished-", ".replaced-"
 
 
 class CheckpointError(ValueError):
@@ -42,7 +43,7 @@ def write_state(folder: Path, state: Mapping[str, Any], manifest: Mapping[str, A
     Raises:
         OSError: if it cannot be written; nothing is left behind.
     """
-    unfinished = folder.with_name(f"{UNFINISHED}{folder.name}-{os.getpid()}")
+    unfinished = folder.with_name(f"{UNFINISHED}{folder.name}")
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir(parents=True)
     try:
@@ -55,9 +56,13 @@ def write_state(folder: Path, state: Mapping[str, Any], manifest: Mapping[str, A
         sums[MANIFEST] = file.hexdigest()
         with _HashedFile(unfinished / CHECKSUMS) as file:
             file.write("".join(f"{digest}  {name}\n" for name, digest in sums.items()).encode())
-        remove(folder)
+        _flush_folder(unfinished)
+        if folder.exists():
+            remove(aside(folder))
+            folder.rename(aside(folder))
         unfinished.rename(folder)
         _flush_folder(folder.parent)
+        remove(aside(folder))
     except BaseException:
         shutil.rmtree(unfinished, ignore_errors=True)
         raise
@@ -93,10 +98,15 @@ def read_state(folder: Path) -> dict[str, Any]:
             actual = hashlib.file_digest(file, "sha256").hexdigest()
             if actual == expected:
                 file.seek(0)
-                return cast("dict[str, Any]", from_plain(torch.load(file, map_location="cpu", weights_only=True)))
+                return _loaded(file)
     except OSError as error:
         raise IncompleteError(f"{folder} is not whole: {STATE} cannot be read ({error})") from error
     raise IncompleteError(f"{folder} is not whole: {STATE} has changed since it was written")
+
+
+def present(folder: Path) -> Path:
+    """Where a state is that is written again and again; set aside where a writer was killed while it replaced it."""
+    return aside(folder) if aside(folder).exists() and not folder.exists() else folder
 
 
 def checkpoints_in(folder: Path) -> list[Path]:
@@ -127,9 +137,15 @@ def latest_whole(folder: Path) -> tuple[Path, dict[str, Any], dict[str, Any]] | 
 def remove(folder: Path) -> None:
     """Delete a folder that a state was written to; half deleted it is not taken for a whole one."""
     if folder.exists():
-        doomed = folder.with_name(f"{UNFINISHED}{folder.name}-{os.getpid()}-old")
+        doomed = folder.with_name(f"{UNFINISHED}{folder.name}")
+        shutil.rmtree(doomed, ignore_errors=True)
         folder.rename(doomed)
         shutil.rmtree(doomed)
+
+
+def aside(folder: Path) -> Path:
+    """Where a state is while another one takes its place."""
+    return folder.with_name(f"{REPLACED}{folder.name}")
 
 
 def remove_unfinished(folder: Path) -> None:
@@ -148,7 +164,8 @@ def _read_checksums(folder: Path) -> dict[str, str]:
         text = (folder / CHECKSUMS).read_text()
     except (OSError, UnicodeDecodeError) as error:
         raise IncompleteError(f"{folder} is not whole: {CHECKSUMS} cannot be read ({error})") from error
-    lines = re.fullmatch(rf"([0-9a-f]{{64}})  {STATE}\n([0-9a-f]{{64}})  {MANIFEST}\n", text)
+    pattern = rf"([0-9a-f]{{64}})  {re.escape(STATE)}\n([0-9a-f]{{64}})  {re.escape(MANIFEST)}\n"
+    lines = re.fullmatch(pattern, text)
     if lines is None:
         raise IncompleteError(f"{folder} is not whole: {CHECKSUMS} has changed since it was written")
     return {STATE: lines[1], MANIFEST: lines[2]}
@@ -164,16 +181,31 @@ def _verified(path: Path, expected: str) -> bytes:
     return content
 
 
+def _loaded(file: BinaryIO) -> dict[str, Any]:
+    try:
+        return cast("dict[str, Any]", from_plain(torch.load(file, map_location="cpu", weights_only=True)))
+    except (pickle.UnpicklingError, RuntimeError, ValueError, EOFError) as error:
+        raise CheckpointError(
+            f"{file.name} is as its checksum says, but not what this library writes, and is not loaded, since it might "
+            f"run code: take a checkpoint that you trust ({type(error).__name__})"
+        ) from error
+
+
 class _HashedFile:
     """A file to write to, flushed to the disk when it is closed, with the checksum of what was written."""
 
     def __init__(self, path: Path) -> None:
         self._file: BinaryIO = path.open("wb")
         self._sum = hashlib.sha256()
+        self._error: OSError | None = None
 
     def write(self, content: Any) -> int:
         self._sum.update(content)
-        return self._file.write(content)
+        try:
+            return self._file.write(content)
+        except OSError as error:
+            self._error = error
+            raise
 
     def flush(self) -> None:
         self._file.flush()
@@ -186,6 +218,8 @@ class _HashedFile:
 
     def __exit__(self, *_: object) -> None:
         with self._file:
+            if self._error is not None:
+                raise self._error  # PyTorch makes a RuntimeError of it
             self._file.flush()
             os.fsync(self._file.fileno())
 

@@ -11,7 +11,7 @@ from grpo.data._part_state import load_whole_part_states, part_states
 from grpo.data.state import require_keys
 from grpo.runs._description import versions
 from grpo.runs._plain_data import to_plain
-from grpo.runs._storage import read_manifest, read_state, write_state
+from grpo.runs._storage import present, read_manifest, read_state, write_state
 from grpo.runs.callback import Callback
 from grpo.runs.run import Run
 
@@ -105,7 +105,7 @@ def load_best_weights(policy: object, folder: str | Path) -> dict[str, Any]:
         CheckpointError: if they are not there, or not as they were written.
         ValueError: if they are of another policy; nothing has changed then.
     """
-    path = Path(folder) / FOLDER
+    path = present(Path(folder) / FOLDER)
     note = read_manifest(path)
     load_whole_part_states({"policy": policy}, read_state(path), policy)
     return {name: note[name] for name in ("step", "metric", "value")}

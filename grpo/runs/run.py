@@ -134,6 +134,7 @@ class Run:
         began = time.perf_counter() - self.seconds
         self._save(must=True)
         self._tell("start")
+        self._compare()
         while not self._is_over(until):
             metrics = self.trainer.step(self._source.next_states(self.num_steps))
             self.seconds = time.perf_counter() - began
@@ -157,8 +158,8 @@ class Run:
     def resume(self, *, override: bool = False) -> bool:
         """Go on from the latest checkpoint in the folder that is whole.
 
-        Files that the run writes are taken back to where they were then; to their beginning where no checkpoint was
-        written yet.
+        Files that the run writes are taken back to where they were then. A run that was killed before its first
+        checkpoint, and so before its first step, begins anew.
 
         Args:
             override: go on though settings have changed, as a warning says.
@@ -168,29 +169,25 @@ class Run:
 
         Raises:
             CheckpointError: if the folder holds a run of another trainer or of other models, or of a later version of
-                this library, or settings have changed; the message says which. This run is then as it was.
+                this library, or settings have changed, or steps were made, but no checkpoint is whole; the message
+                says which. This run and the folder are then as they were.
 
         Warns:
             UserWarning: for each checkpoint that is not whole, and left out.
         """
         if self._run_folder is None:
             raise ValueError("this run has no folder to go on from: construct it with folder=")
-        description = description_of(self.trainer)
-        changed = self._run_folder.changed_settings(description, override=override)
-        if changed is None:
-            return False
         found = self._run_folder.latest()
         if found is None:
-            self._run_folder.take_over(description)
-            self._run_folder.clear()
+            self._run_folder.take_over(None)
             return False
-        path, state = found
+        path, manifest, state = found
+        changed = self._run_folder.changes_since(manifest, description_of(self.trainer), override=override)
         self._load_or_leave(path, state)
-        self._run_folder.take_over(description)
         if changed:
             warnings.warn(f"the run goes on with another config: {'; '.join(changed)}", stacklevel=2)
             self.trainer.apply_learning_rate()
-        self._run_folder.remove_after(path)
+        self._run_folder.take_over(path)
         self._saved_step = self.num_steps
         return True
 
@@ -275,10 +272,15 @@ class Run:
         sampler: Any = getattr(self.trainer, "sampler", None)
         if not missing_methods(sampler, CutsEpisodes):
             sampler.cut(self.num_steps)
-        self._run_folder.writer.compare(self.num_steps, self.metrics | self.evaluation)
+        self._compare()
         manifest = {"step": self.num_steps, **description_of(self.trainer)}
         self._run_folder.writer.write(self.num_steps, self.state_dict(), manifest, must=must)
         self._saved_step = self.num_steps
+
+    def _compare(self) -> None:
+        """Note whether the checkpoint of this step, there already or about to be, is the best so far."""
+        if self._run_folder is not None and self._run_folder.writer is not None:
+            self._run_folder.writer.compare(self.num_steps, self.metrics | self.evaluation)
 
     def _is_over(self, until: Until) -> bool:
         """Whether the run has ended, and by what."""
