@@ -268,7 +268,7 @@ def test_metrics() -> None:
         (
             {"environment": MatchingEnv},
             ValueError,
-            "was built for .* but MatchingEnv has .*: build the policy",
+            "was built for .* but MatchingEnv plays .*: build the policy",
         ),
         ({"environment": ScriptedEnv, "seed": -1}, TypeError, "seed is -1, expected a seed"),
         (

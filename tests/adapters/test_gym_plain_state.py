@@ -350,3 +350,38 @@ def test_a_function_that_was_exchanged_is_found_where_the_object_holds_it() -> N
     one.function = max
     put_state(take_state(one), other)
     assert other.function is max
+
+
+def test_objects_that_are_the_same_only_in_the_fresh_one_are_told_apart() -> None:
+    shared = Environment()
+    one, other = Environment(Environment(), Environment()), Environment(shared, shared)
+    one.held.number, one.function.number = 1, 2
+    put_state(take_state(one), other)
+    assert (other.held.number, other.function.number) == (1, 2)
+    again = Environment(Environment(), Environment())
+    put_state(take_state(Environment(shared, shared)), again)
+    assert again.held is again.function
+
+
+def test_what_came_later_is_gone() -> None:
+    one = Environment()
+    state = take_state(one)
+    one.later = 1  # type: ignore[attr-defined]
+    put_state(state, one)
+    assert vars(one) == vars(Environment())
+
+
+def test_a_space_goes_on_from_another_seed() -> None:
+    one, other = (Environment(spaces.Tuple([spaces.Discrete(1000)], seed=seed)) for seed in (1, 2))
+    state = take_state(one)
+    expected = [one.held.sample() for _ in range(3)]
+    put_state(state, other)
+    assert [other.held.sample() for _ in range(3)] == expected
+
+
+def test_nothing_has_changed_where_something_further_on_is_refused() -> None:
+    one, other = Environment(Environment(), io.BytesIO.read), Environment(Environment(), io.BytesIO.write)
+    one.held.number = 3
+    with pytest.raises(ValueError, match="the state refers to"):
+        put_state(take_state(one), other)
+    assert other.held.number == 0

@@ -51,19 +51,23 @@ class Changed(gymnasium.Wrapper[Any, Any, Any, Any]):
     def __init__(self, what: str) -> None:
         super().__init__(ScriptedEnv())
         self.what = what
+        self.is_over = True
 
     def reset(self, **arguments: Any) -> Any:
         observation, info = self.env.reset(**arguments)
+        self.is_over = False
         environment: Any = self.env.unwrapped
         return observation + (self.what == "start" and environment.seed == 3), info
 
     def step(self, action: Any) -> Any:
+        assert not self.is_over
         environment: Any = self.env.unwrapped
         observation, reward, terminated, truncated, info = self.env.step(action)
         if (environment.seed, environment.steps) == (2, 2):
             observation = observation + (self.what == "observation")
             reward = float(reward) + (self.what == "reward")
             terminated = terminated or self.what == "end"
+        self.is_over = terminated or truncated
         return observation, reward, terminated, truncated, info
 
 
