@@ -10,9 +10,16 @@ from pathlib import Path
 from typing import Any
 
 from grpo.runs._plain_data import to_plain
-from grpo.runs._storage import CHECKPOINT, checkpoint_path, checkpoints_in, remove, remove_unfinished, write_state
+from grpo.runs._storage import (
+    CHECKPOINT,
+    checkpoint_path,
+    checkpoints_in,
+    flush_to_disk,
+    remove,
+    remove_unfinished,
+    write_state,
+)
 from grpo.runs.checkpoints import Checkpoints
-
 
 Best = tuple[float, int] | None
 """The best value so far, with its step."""
@@ -32,6 +39,7 @@ class CheckpointWriter:
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
         self._best: Best = None
+        self._best_of = [settings.keep_best, settings.best_is]
 
     def write(self, step: int, state: Mapping[str, Any], manifest: Mapping[str, Any], *, must: bool = False) -> None:
         """Write a checkpoint; in the background where that is asked for.
@@ -69,16 +77,16 @@ class CheckpointWriter:
             self._raise(must=False)
 
     def state_dict(self) -> dict[str, Any]:
-        """The best value so far, with its step."""
-        return {"best": None if self._best is None else list(self._best)}
+        """The best value so far, with its step, and what it is the best of."""
+        return {"best": None if self._best is None else list(self._best), "best_of": self._best_of}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Go on from what ``state_dict`` returned."""
-        best = state_dict["best"]
+        """Go on from what ``state_dict`` returned; anew where another metric is followed now."""
+        best = state_dict["best"] if state_dict["best_of"] == self._best_of else None
         self._best = None if best is None else (float(best[0]), int(best[1]))
 
     def compare(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Note whether the checkpoint of this step, about to be written, is the best so far."""
+        """Note whether the checkpoint of this step is the best so far."""
         name = self._settings.keep_best
         if name is None or name not in metrics or math.isnan(metrics[name]):
             return
@@ -94,6 +102,7 @@ class CheckpointWriter:
     def _write_noting(self, step: int, state: Any, manifest: Mapping[str, Any], best: Best) -> None:
         try:
             remove_unfinished(self.folder)
+            flush_to_disk(self.folder.parent.glob("*.jsonl"))  # the state tells how long they are
             write_state(checkpoint_path(self.folder, step), state, manifest)
             self._remove_old(best)
         except BaseException as error:

@@ -365,10 +365,13 @@ def test_another_trainer_and_other_callbacks_are_refused_with_nothing_changed(tm
 
 
 def test_a_run_killed_before_its_first_checkpoint_begins_anew(tmp_path: Path) -> None:
-    make_run(tmp_path)(Until(steps=2))
+    (tmp_path / "run.json").write_text("{}")
+    (tmp_path / "checkpoints" / ".unfinished-step-000000000").mkdir(parents=True)
     run = make_run(tmp_path, checkpoints=Checkpoints(every=2))
     assert not run.resume()
     run(Until(steps=1))
+    assert json.loads((tmp_path / "run.json").read_text())["trainer"] == "GRPOTrainer"
+    assert not list(tmp_path.rglob(".unfinished-*"))
     assert [line["step"] for line in lines(tmp_path / "metrics.jsonl")] == [1]
 
 
