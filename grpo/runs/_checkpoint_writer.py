@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import threading
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -41,12 +41,15 @@ class CheckpointWriter:
         self._best: Best = None
         self._best_of = [settings.keep_best, settings.best_is]
 
-    def write(self, step: int, state: Mapping[str, Any], manifest: Mapping[str, Any], *, must: bool = False) -> None:
+    def write(
+        self, step: int, take_state: Callable[[], Any], manifest: Mapping[str, Any], *, must: bool = False
+    ) -> None:
         """Write a checkpoint; in the background where that is asked for.
 
         Args:
             step: of the checkpoint.
-            state: to be saved, which nothing changes any more.
+            take_state: gives what is to be saved, which nothing changes any more. It is called when the checkpoint
+                before is there, so that no more than one copy is in memory.
             manifest: what is noted of it.
             must: whether to return only when it is there, and to raise an error where the settings would go on
                 without.
@@ -56,7 +59,12 @@ class CheckpointWriter:
             OSError: if it cannot be written, or the one before it could not.
         """
         self.wait()
-        plain = to_plain(state)
+        try:
+            plain = to_plain(take_state())
+        except OSError as error:  # lines that the state tells of cannot be written
+            self._error = error
+            self._raise(must=must)
+            return
         if self._settings.asynchronous and not must:
             arguments = (step, plain, manifest, self._best)
             self._thread = threading.Thread(target=self._write_noting, args=arguments, daemon=True)
@@ -75,6 +83,11 @@ class CheckpointWriter:
             self._thread.join()
             self._thread = None
             self._raise(must=False)
+
+    @property
+    def stops_on_failure(self) -> bool:
+        """Whether the run ends where a checkpoint cannot be written."""
+        return self._settings.on_failure == "stop"
 
     def state_dict(self) -> dict[str, Any]:
         """The best value so far, with its step, and what it is the best of."""
@@ -112,7 +125,7 @@ class CheckpointWriter:
         error, self._error = self._error, None
         if error is None:
             return
-        if must or self._settings.on_failure == "stop" or not isinstance(error, OSError):
+        if must or self.stops_on_failure or not isinstance(error, OSError):
             error.add_note(
                 f"the checkpoint could not be written into {self.folder}: make room there, or choose another folder"
             )

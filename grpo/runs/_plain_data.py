@@ -11,9 +11,9 @@ from torch import Tensor
 
 from grpo.data._protocols import type_name
 
-ARRAY = "__array__"
-"""The only name in a dictionary that stands for an array of NumPy's."""
-ATOMS = (type(None), bool, float, complex, str, bytes, torch.dtype, torch.device, torch.Size)
+ARRAY, BYTES = "__array__", "__bytes__"
+"""The only name in a dictionary that stands for an array of NumPy's, or for bytes."""
+ATOMS = (type(None), bool, float, complex, str, torch.dtype, torch.device, torch.Size)
 LONGEST_INTEGER = 255 * 8 - 1  # bits, of what PyTorch reads back
 
 
@@ -28,11 +28,15 @@ def to_plain(value: Any, path: str = "state") -> Any:
     if isinstance(value, Tensor) and type(value.detach()) is Tensor:
         return value.detach()
     if isinstance(value, Mapping):
-        if ARRAY in value or not all(type(name) in (str, int, bool) for name in value):
-            raise TypeError(f"{path} has the names {list(value)[:5]}, expected texts and integers, and not {ARRAY!r}")
+        if not all(type(name) in (str, int, bool) and name not in (ARRAY, BYTES) for name in value):
+            raise TypeError(
+                f"{path} has the names {list(value)[:5]}, expected texts and integers, and not {ARRAY!r} or {BYTES!r}"
+            )
         return {name: to_plain(part, f"{path}.{name}") for name, part in value.items()}
     if type(value) in (list, tuple):
         return type(value)(to_plain(part, f"{path}.{index}") for index, part in enumerate(value))
+    if type(value) is bytes:
+        return {BYTES: _as_tensor(value)}
     if _is_plain_array(value):
         return {ARRAY: _array_to_plain(value)}
     raise TypeError(
@@ -46,6 +50,8 @@ def from_plain(value: Any) -> Any:
     if type(value) is dict:
         if ARRAY in value:
             return _array_from_plain(*value[ARRAY])
+        if BYTES in value:
+            return _as_bytes(value[BYTES])
         return {name: from_plain(part) for name, part in value.items()}
     if type(value) in (list, tuple):
         return type(value)(from_plain(part) for part in value)
@@ -69,18 +75,25 @@ def _array_to_plain(value: Any) -> list[Any]:
     numpy = sys.modules["numpy"]
     array = numpy.asarray(value)
     axes = sorted(range(array.ndim), key=lambda axis: -abs(array.strides[axis]))
-    content = array.transpose(axes).tobytes()
-    plain = torch.frombuffer(bytearray(content), dtype=torch.uint8) if content else torch.empty(0, dtype=torch.uint8)
-    return [array.dtype.str, list(array.shape), axes, plain, isinstance(value, numpy.generic)]
+    content = _as_tensor(array.transpose(axes).tobytes())
+    return [array.dtype.str, list(array.shape), axes, content, isinstance(value, numpy.generic)]
 
 
 def _array_from_plain(dtype: str, shape: list[int], axes: list[int], content: Tensor, is_scalar: bool) -> Any:
     import numpy
 
-    array = numpy.frombuffer(content.numpy().tobytes(), dtype=numpy.dtype(dtype)).copy()
+    array = numpy.frombuffer(_as_bytes(content), dtype=numpy.dtype(dtype)).copy()
     if is_scalar:
         return array[0]
     return array.reshape([shape[axis] for axis in axes]).transpose(numpy.argsort(axes))
+
+
+def _as_tensor(content: bytes) -> Tensor:
+    return torch.frombuffer(bytearray(content), dtype=torch.uint8) if content else torch.empty(0, dtype=torch.uint8)
+
+
+def _as_bytes(content: Tensor) -> bytes:
+    return bytes(content.numpy())
 
 
 def _described(value: Any) -> str:

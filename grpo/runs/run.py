@@ -266,7 +266,7 @@ class Run:
             sampler.cut(self.num_steps)
         self._compare()
         manifest = {"step": self.num_steps, **description_of(self.trainer)}
-        self._run_folder.writer.write(self.num_steps, self.state_dict(), manifest, must=must)
+        self._run_folder.writer.write(self.num_steps, self.state_dict, manifest, must=must)
         self._saved_step = self.num_steps
 
     def _compare(self) -> None:
