@@ -5,12 +5,20 @@ from __future__ import annotations
 import math
 import threading
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from grpo.runs._plain_data import to_plain
-from grpo.runs._storage import CHECKPOINT, checkpoint_path, checkpoints_in, remove, remove_unfinished, write_state
+from grpo.runs._storage import (
+    CHECKPOINT,
+    checkpoint_path,
+    checkpoints_in,
+    flush_to_disk,
+    remove,
+    remove_unfinished,
+    write_state,
+)
 from grpo.runs.checkpoints import Checkpoints
 
 Best = tuple[float, int] | None
@@ -31,13 +39,17 @@ class CheckpointWriter:
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
         self._best: Best = None
+        self._best_of = [settings.keep_best, settings.best_is]
 
-    def write(self, step: int, state: Mapping[str, Any], manifest: Mapping[str, Any], *, must: bool = False) -> None:
+    def write(
+        self, step: int, take_state: Callable[[], Any], manifest: Mapping[str, Any], *, must: bool = False
+    ) -> None:
         """Write a checkpoint; in the background where that is asked for.
 
         Args:
             step: of the checkpoint.
-            state: to be saved, which nothing changes any more.
+            take_state: gives what is to be saved, which nothing changes any more. It is called when the checkpoint
+                before is there, so that no more than one copy is in memory.
             manifest: what is noted of it.
             must: whether to return only when it is there, and to raise an error where the settings would go on
                 without.
@@ -47,7 +59,12 @@ class CheckpointWriter:
             OSError: if it cannot be written, or the one before it could not.
         """
         self.wait()
-        plain = to_plain(state)
+        try:
+            plain = to_plain(take_state())
+        except OSError as error:  # lines that the state tells of cannot be written
+            self._error = error
+            self._raise(must=must)
+            return
         if self._settings.asynchronous and not must:
             arguments = (step, plain, manifest, self._best)
             self._thread = threading.Thread(target=self._write_noting, args=arguments, daemon=True)
@@ -67,17 +84,22 @@ class CheckpointWriter:
             self._thread = None
             self._raise(must=False)
 
+    @property
+    def stops_on_failure(self) -> bool:
+        """Whether the run ends where a checkpoint cannot be written."""
+        return self._settings.on_failure == "stop"
+
     def state_dict(self) -> dict[str, Any]:
-        """The best value so far, with its step."""
-        return {"best": None if self._best is None else list(self._best)}
+        """The best value so far, with its step, and what it is the best of."""
+        return {"best": None if self._best is None else list(self._best), "best_of": self._best_of}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Go on from what ``state_dict`` returned."""
-        best = state_dict["best"]
+        """Go on from what ``state_dict`` returned; anew where another metric is followed now."""
+        best = state_dict["best"] if state_dict["best_of"] == self._best_of else None
         self._best = None if best is None else (float(best[0]), int(best[1]))
 
     def compare(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Note whether the checkpoint of this step, about to be written, is the best so far."""
+        """Note whether the checkpoint of this step is the best so far."""
         name = self._settings.keep_best
         if name is None or name not in metrics or math.isnan(metrics[name]):
             return
@@ -93,6 +115,7 @@ class CheckpointWriter:
     def _write_noting(self, step: int, state: Any, manifest: Mapping[str, Any], best: Best) -> None:
         try:
             remove_unfinished(self.folder)
+            flush_to_disk(self.folder.parent.glob("*.jsonl"))  # the state tells how long they are
             write_state(checkpoint_path(self.folder, step), state, manifest)
             self._remove_old(best)
         except BaseException as error:
@@ -102,7 +125,7 @@ class CheckpointWriter:
         error, self._error = self._error, None
         if error is None:
             return
-        if must or self._settings.on_failure == "stop" or not isinstance(error, OSError):
+        if must or self.stops_on_failure or not isinstance(error, OSError):
             error.add_note(
                 f"the checkpoint could not be written into {self.folder}: make room there, or choose another folder"
             )

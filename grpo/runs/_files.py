@@ -6,9 +6,11 @@ import json
 import math
 import os
 import time
+import warnings
 from collections.abc import Mapping
+from io import FileIO
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 SECONDS_BETWEEN_FLUSHES = 1.0
 
@@ -24,32 +26,54 @@ class LinesFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._file: BinaryIO | None = None
+        self._file: FileIO | None = None
+        self._pending = bytearray()
         self._flushed = 0.0
+        self._has_warned = False
 
     def write(self, line: Mapping[str, Any]) -> None:
-        """Append a line; it is in the file within a second, or with the next :meth:`flush`."""
-        if self._file is None:
-            self._file = self.path.open("ab")
+        """Append a line; it is in the file within a second, or with the next :meth:`flush`.
+
+        Warns:
+            UserWarning: once, if it cannot be written now; then it is written as soon as it can be.
+        """
         text = json.dumps(line)
         if "NaN" in text or "Infinity" in text:
             text = json.dumps({name: _json_value(value) for name, value in line.items()})
-        self._file.write(text.encode() + b"\n")
+        self._pending += text.encode() + b"\n"
         now = time.monotonic()
         if now - self._flushed > SECONDS_BETWEEN_FLUSHES:
-            self._file.flush()
             self._flushed = now
+            try:
+                self.flush()
+            except OSError as error:
+                if not self._has_warned:
+                    warnings.warn(f"{self.path} cannot be written ({error}): lines are kept in memory", stacklevel=2)
+                self._has_warned = True
 
     def flush(self) -> None:
-        """Let everything be in the file."""
-        if self._file is not None:
-            self._file.flush()
+        """Let everything be in the file.
+
+        Raises:
+            OSError: if it cannot be written; what is left is written with the next call.
+        """
+        while self._pending:
+            if self._file is None:
+                self._file = FileIO(self.path, "ab")
+            del self._pending[: self._file.write(self._pending)]
 
     def close(self) -> None:
-        """Let go of the file; it is opened again by the next line."""
-        if self._file is not None:
-            self._file.close()
-            self._file = None
+        """Let everything be in the file, and let go of it; it is opened again by the next line.
+
+        Raises:
+            OSError: if it cannot be written.
+        """
+        try:
+            self.flush()
+        finally:
+            if self._file is not None:
+                self._file.close()
+                self._file = None
 
     @property
     def length(self) -> int:
@@ -71,8 +95,8 @@ class LinesFile:
         Raises:
             ValueError: if the file is shorter.
         """
-        self.close()
         self.require_length(length)
+        self.close()
         if self.length > length:
             os.truncate(self.path, length)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -109,11 +110,23 @@ class RunFolder:
         self.files[file].write(line)
 
     def close(self) -> None:
-        """Let everything be written, and let go of the files."""
+        """Let everything be written, and let go of the files.
+
+        Raises:
+            OSError: if something cannot be written, and the settings would not go on without.
+        """
+        failures = []
         for file in self.files.values():
-            file.close()
+            try:
+                file.close()
+            except OSError as error:
+                failures.append(error)
         if self.writer is not None:
             self.writer.wait()
+        if failures and (self.writer is None or self.writer.stops_on_failure):
+            raise failures[0]
+        for failure in failures:
+            warnings.warn(f"lines could not be written into {self.path} ({failure})", stacklevel=2)
 
     def state_dict(self) -> dict[str, Any]:
         """How far the files are written, and which checkpoint is the best."""

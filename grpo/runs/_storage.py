@@ -5,11 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import pickle
 import re
 import shutil
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -183,8 +182,12 @@ def _verified(path: Path, expected: str) -> bytes:
 
 def _loaded(file: BinaryIO) -> dict[str, Any]:
     try:
-        return cast("dict[str, Any]", from_plain(torch.load(file, map_location="cpu", weights_only=True)))
-    except (pickle.UnpicklingError, RuntimeError, ValueError, EOFError) as error:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # PyTorch warns of pickles that it then refuses
+            return cast("dict[str, Any]", from_plain(torch.load(file, map_location="cpu", weights_only=True)))
+    except OSError:
+        raise
+    except Exception as error:
         raise CheckpointError(
             f"{file.name} is as its checksum says, but not what this library writes, and is not loaded, since it might "
             f"run code: take a checkpoint that you trust ({type(error).__name__})"
@@ -222,6 +225,13 @@ class _HashedFile:
                 raise self._error  # PyTorch makes a RuntimeError of it
             self._file.flush()
             os.fsync(self._file.fileno())
+
+
+def flush_to_disk(files: Iterable[Path]) -> None:
+    """Let what was written to files last through a power cut."""
+    for path in files:
+        with path.open("ab") as file:
+            os.fsync(file.fileno())
 
 
 def _flush_folder(folder: Path) -> None:

@@ -223,7 +223,7 @@ class Run:
         self._load(state_dict)
 
     def _load_or_leave(self, path: Path, state: Mapping[str, Any]) -> None:
-        """Load the state of a checkpoint; if it does not fit, trainer and states are as they were."""
+        """Load the state of a checkpoint; if it does not fit, nothing has changed."""
         before = self.state_dict()
         try:
             self.load_state_dict(state)
@@ -232,18 +232,23 @@ class Run:
             for name, part in self._stateful_parts.items():
                 with suppress(ValueError):  # a file that was cut stays cut
                     load_state(part, before["parts"][name], name)
+            self._count_from(before)
+            set_global_random_states(before["random"])
             raise CheckpointError(f"{path} does not fit this run: {error}") from error
 
     def _load(self, state: Mapping[str, Any]) -> None:
         self.trainer.load_state_dict(state["trainer"])
         for name, part in self._stateful_parts.items():
             load_state(part, state["parts"][name], name)
-        for name in COUNTERS:
-            setattr(self, name, state["counters"][name])
-        self.metrics, self.evaluation = dict(state["metrics"]), dict(state["evaluation"])
+        self._count_from(state)
         if self._run_folder is not None and state["folder"] is not None:
             self._run_folder.load_state_dict(state["folder"])
         set_global_random_states(state["random"])
+
+    def _count_from(self, state: Mapping[str, Any]) -> None:
+        for name in COUNTERS:
+            setattr(self, name, state["counters"][name])
+        self.metrics, self.evaluation = dict(state["metrics"]), dict(state["evaluation"])
 
     @property
     def _stateful_parts(self) -> dict[str, Any]:
@@ -274,7 +279,7 @@ class Run:
             sampler.cut(self.num_steps)
         self._compare()
         manifest = {"step": self.num_steps, **description_of(self.trainer)}
-        self._run_folder.writer.write(self.num_steps, self.state_dict(), manifest, must=must)
+        self._run_folder.writer.write(self.num_steps, self.state_dict, manifest, must=must)
         self._saved_step = self.num_steps
 
     def _compare(self) -> None:
