@@ -58,13 +58,17 @@ class Restarts(Protocol):
 
 @runtime_checkable
 class CutsEpisodes(Protocol):
-    """A sampler whose episodes go on from call to call, but cannot be saved: they are cut where the run is saved."""
+    """A sampler whose state does not hold the episodes under way, as where environments cannot be copied.
+
+    Who saves a training at some of its steps calls :meth:`cut` right before each ``state_dict``, and so in every run,
+    be it interrupted there or not: both then go on alike.
+    """
 
     def cut(self, step: int) -> None:
         """Let the episodes under way end here, as truncated, and begin new ones with the next call.
 
         Args:
-            step: of the run; the new episodes' seeds depend on nothing but it and the sampler's own.
+            step: how many steps were done. The new episodes' seeds depend on nothing but the sampler's seed and this.
         """
         ...
 

@@ -10,6 +10,7 @@ from threading import Lock
 from typing import Any
 
 import gymnasium
+import numpy as np
 import pytest
 import torch
 from gym_environments import MatchingEnv, ParityActor, ScriptedEnv, SpacesEnv
@@ -70,6 +71,14 @@ def train(trainer: AnyTrainer, num_steps: int) -> tuple[list[dict[str, float]], 
     return metrics, [value.clone() for value in policy.state_dict().values()]
 
 
+def saved_and_loaded(state: Any) -> Any:
+    """Through a file that holds nothing but plain data."""
+    file = io.BytesIO()
+    torch.save(state, file)
+    file.seek(0)
+    return torch.load(file, weights_only=True)
+
+
 def check_same(
     left: tuple[list[dict[str, float]], list[torch.Tensor]], right: tuple[list[dict[str, float]], list[torch.Tensor]]
 ) -> None:
@@ -128,12 +137,10 @@ def test_steps_are_counted_on_from_a_state() -> None:
 def test_a_state_can_be_saved(kind: str) -> None:
     trainer = trainer_of(GymActorCritic, SAMPLERS[kind]())
     train(trainer, 1)
-    file = io.BytesIO()
-    torch.save(trainer.state_dict(), file)
+    state = saved_and_loaded(trainer.state_dict())
     expected = train(trainer, 2)
-    file.seek(0)
     fresh = trainer_of(GymActorCritic, SAMPLERS[kind](), seed=1)
-    fresh.load_state_dict(torch.load(file, weights_only=False))
+    fresh.load_state_dict(state)
     check_same(train(fresh, 2), expected)
 
 
@@ -169,86 +176,71 @@ def test_what_environments_share_is_shared_by_their_copies() -> None:
     assert all(other is first for other in others)
 
 
-def test_a_copy_that_is_deleted_closes_nothing_of_what_goes_on() -> None:
-    closed: list[int] = []
-
-    class Closes(SyncVectorEnv):
-        def close_extras(self, **kwargs: Any) -> None:
-            closed.extend(id(environment) for environment in getattr(self, "envs", ()))
-
-        def __del__(self) -> None:
-            self.close()
-
-    envs = Closes([ScriptedEnv] * NUM_ENVS)
-    sampler = FragmentSampler(envs, 4)
-    sampler.load_state_dict(sampler.state_dict())
-    assert not envs.closed
-    assert not {id(environment) for environment in envs.envs} & set(closed)
-
-
 class Locked(ScriptedEnv):
     def __init__(self) -> None:
         super().__init__()
         self.lock = Lock()
 
 
-class CopiesItself(Locked):
-    def __deepcopy__(self, memo: dict[int, Any]) -> CopiesItself:
-        copied = CopiesItself()
-        copied.__dict__.update(vars(self) | {"lock": Lock()})
-        return copied
+class TellsItsState(Locked):
+    """One that knows better than anyone what changes in it."""
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"place": np.array([self.seed, self.episode, self.steps])}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.seed, self.episode, self.steps = state["place"].tolist()
 
 
-class Constructed(gymnasium.utils.EzPickle, ScriptedEnv):
-    def __init__(self) -> None:
-        gymnasium.utils.EzPickle.__init__(self)
-        ScriptedEnv.__init__(self)
-
-
-UNCOPIABLE = [
-    (
-        lambda: SyncVectorEnv([Locked]),
-        r"SyncVectorEnv cannot be copied: copy\.deepcopy raised TypeError \(cannot pickle",
-    ),
-    (
-        lambda: SyncVectorEnv([ScriptedEnv, lambda: gymnasium.wrappers.TimeLimit(Constructed(), 9)]),
-        r"Constructed cannot be copied: copy\.deepcopy would make a new one from its arguments",
-    ),
-]
-
-
-@pytest.mark.parametrize(("make", "message"), UNCOPIABLE)
-def test_environments_that_cannot_be_copied(make: Callable[[], Any], message: str) -> None:
-    sampler = FragmentSampler(make(), 4)
-    fix = r".*Give it a method __deepcopy__ .*, or keep the state_dict\(\) of the policy and of the optimizer alone"
-    with pytest.raises(TypeError, match=message + fix):
+def test_environments_that_hold_what_is_no_data() -> None:
+    sampler = FragmentSampler(SyncVectorEnv([Locked]), 4)
+    message = (
+        r"in Locked, SyncVectorEnv\.envs\[0\]\.lock is a lock, which is more than attributes in Python\. Pass "
+        r"FragmentSampler\(\.\.\., environments_in_state='restart'\).*, or give the environment methods state_dict"
+    )
+    with pytest.raises(TypeError, match=message):
         trainer_of(GymPolicy, sampler).state_dict()
 
 
 @pytest.mark.filterwarnings("ignore:builtin type .* has no __module__ attribute:DeprecationWarning")
-def test_environments_of_box2d_cannot_be_copied() -> None:
-    envs = gymnasium.make_vec("LunarLander-v3", vectorization_mode="sync")
-    with pytest.raises(TypeError, match=r"LunarLander cannot be copied: copy\.deepcopy would make a new one"):
-        FragmentSampler(envs, 4).state_dict()
+def test_environments_of_box2d_are_no_data() -> None:
+    sampler = FragmentSampler(gymnasium.make_vec("LunarLander-v3", vectorization_mode="sync"), 4)
+    with pytest.raises(TypeError, match=r"in LunarLander, SyncVectorEnv\.envs\[0\].*\.world\.this is a SwigPyObject"):
+        sampler.state_dict()
 
 
-def test_environments_in_other_processes_cannot_be_copied() -> None:
+def test_environments_in_other_processes_are_no_data() -> None:
     envs = AsyncVectorEnv([ScriptedEnv], context="spawn")
     try:
-        with pytest.raises(TypeError, match=r"AsyncVectorEnv cannot be copied: .* \(a SyncVectorEnv holds them here\)"):
+        with pytest.raises(TypeError, match=r"in AsyncVectorEnv, .* runs its environments in other processes"):
             FragmentSampler(gymnasium.wrappers.vector.RecordEpisodeStatistics(envs), 4).state_dict()
     finally:
         envs.close()
 
 
-def test_an_environment_that_copies_itself() -> None:
-    sampler = FragmentSampler(SyncVectorEnv([CopiesItself]), 4, seed=5)
+def test_an_environment_that_tells_its_own_state() -> None:
+    def make() -> FragmentSampler:
+        return FragmentSampler(SyncVectorEnv([lambda: gymnasium.wrappers.TimeLimit(TellsItsState(), 99)]), 4, seed=5)
+
+    sampler, fresh = make(), make()
     policy = GymPolicy(sampler, ParityActor())
     sampler.sample(policy, [0], 1)
-    state = sampler.state_dict()
-    rewards = [sampler.sample(policy, [0], 1)[0][0].rewards.tolist()]
-    sampler.load_state_dict(state)
-    assert [sampler.sample(policy, [0], 1)[0][0].rewards.tolist()] == rewards
+    state = saved_and_loaded(sampler.state_dict())
+    rewards = [sampler.sample(policy, [0], 1)[0][0].rewards.tolist() for _ in range(3)]
+    for other in (fresh, sampler):
+        other.load_state_dict(state)
+        assert [other.sample(policy, [0], 1)[0][0].rewards.tolist() for _ in range(3)] == rewards
+
+
+def test_an_environment_that_does_not_take_its_own_state_back() -> None:
+    class Refuses(TellsItsState):
+        def load_state_dict(self, state: dict[str, Any]) -> None:
+            raise ValueError("the wheel came off")
+
+    sampler = FragmentSampler(SyncVectorEnv([Refuses]), 4)
+    sampler.sample(GymPolicy(sampler), [0], 1)
+    with pytest.raises(RuntimeError, match=r"a part of the state \(ValueError: the wheel came off\): make it anew"):
+        sampler.load_state_dict(sampler.state_dict())
 
 
 def fragments(num_envs: int = NUM_ENVS) -> FragmentSampler:

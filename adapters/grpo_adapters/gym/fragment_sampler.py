@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -12,6 +11,8 @@ from gymnasium.vector import AutoresetMode
 from numpy.typing import NDArray
 
 from grpo_adapters.gym.checks import check_finite, check_masks, check_state, check_successors
+from grpo_adapters.gym.episode_sampler import EpisodeSampler
+from grpo_adapters.gym.plain_state import new_array
 from grpo_adapters.gym.spaces import Features, check_same_spaces
 from grpo_adapters.gym.statistics import EpisodeStatistics
 from grpo_adapters.gym.trajectories import Trajectory
@@ -39,11 +40,17 @@ class FragmentSampler:
         num_steps: steps in each environment in a rollout.
         seed: of the first reset; environment i gets ``seed + i`` where each has a generator of its own.
             EnvPool's is given when it is made.
+        environments_in_state: what a state holds of the environments. ``"copy"``: all that changes in them, so that
+            their episodes go on; it must be made of attributes in Python. ``"restart"``: nothing, for any environments,
+            as those of Box2D and those in other processes. A run then cuts the episodes under way at each checkpoint
+            (:meth:`cut`), whether it is interrupted or not, and goes on with new ones. What environments keep from
+            episode to episode, such as a wrapper's running mean, is not in such a state, and EnvPool's new episodes
+            follow from where its own generators are: with these, a run that goes on is not the same bit for bit.
 
     Raises:
         TypeError: if ``envs`` is no vector environment, or the seed no integer of at least 0.
-        ValueError: if its autoreset mode is unknown, or ``num_steps`` is below 1, or below 2 where environments take a
-            step to reset.
+        ValueError: if ``environments_in_state`` or the autoreset mode is unknown, or ``num_steps`` is below 1, or below
+            2 where environments take a step to reset.
 
     Example:
         >>> import gymnasium
@@ -56,7 +63,16 @@ class FragmentSampler:
         2.0
     """
 
-    def __init__(self, envs: Any, num_steps: int, *, seed: int = 0) -> None:
+    def __init__(
+        self,
+        envs: Any,
+        num_steps: int,
+        *,
+        seed: int = 0,
+        environments_in_state: Literal["copy", "restart"] = "copy",
+    ) -> None:
+        if environments_in_state not in ("copy", "restart"):
+            raise ValueError(f"environments_in_state is {environments_in_state!r}, expected 'copy' or 'restart'")
         if num_steps < 1:
             raise ValueError(f"num_steps is {num_steps}, expected at least 1: steps in each environment in a rollout")
         self.environments = VectorEnvironments(envs, seed)
@@ -67,6 +83,9 @@ class FragmentSampler:
             )
         self.envs = envs
         self.num_steps = num_steps
+        self.environments_in_state = environments_in_state
+        self._seed = self.environments.seed
+        self._next_seed: int | None = None
         self.states = list(range(self.environments.num_envs))
         self.statistics = EpisodeStatistics()
         self._statistics_before = self.statistics.state_dict()
@@ -96,45 +115,84 @@ class FragmentSampler:
         self._observations = None
         self.statistics.load_state_dict(self._statistics_before)
 
-    def state_dict(self) -> dict[str, Any]:
-        """Copies of the environments as they are, and what was played of the episodes under way.
+    def cut(self, step: int) -> None:
+        """Let the episodes under way end here, as truncated, where the environments are not in the state.
 
-        What the environments hold, such as an opponent, is copied with them.
+        The next rollout begins new ones, from seeds that follow from this sampler's seed and ``step``. The last
+        fragments had been cut there already, and their value bootstrapped; episodes that are cut do not count.
+        """
+        if self.environments_in_state == "restart":
+            self._next_seed = _seed_from(self._seed, step)
+            self._forget_episodes()
+
+    def state_dict(self) -> dict[str, Any]:
+        """What was played, and the environments as plain data or the seed that their next episodes begin with.
+
+        What environments hold, such as an opponent, is in their state. Where ``environments_in_state`` is
+        ``"restart"`` and the episodes under way were not :meth:`cut`, what is loaded begins new ones all the same.
 
         Raises:
-            TypeError: if the environments cannot be copied, as those of Box2D and EnvPool and those in other processes.
+            TypeError: if something in the environments cannot be taken as data; the message names it.
         """
-        return {
-            "environments": self.environments.state_dict(),
-            "observations": copy.copy(self._observations),
-            "returns": self._returns.copy(),
-            "lengths": self._lengths.copy(),
+        state = {
+            "kind": type(self.envs).__name__,
+            "num_envs": len(self.states),
             "statistics": self.statistics.state_dict(),
+        }
+        if self.environments_in_state == "restart":
+            return {**state, "next_seed": self._next_seed_if_begun_anew()}
+        return {
+            **state,
+            "environments": self.environments.state_dict(LEFT_ALONE),
+            "observations": None if self._observations is None else torch.tensor(self._observations),
+            "returns": torch.tensor(self._returns),
+            "lengths": torch.tensor(self._lengths),
         }
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Go on from what ``state_dict`` of this sampler, or of one constructed in the same way, returned.
 
-        :attr:`envs` stays the same object; what is in it are copies.
+        :attr:`envs` stays the same object, and so do the environments in it.
 
         Raises:
-            ValueError: if it is the state of a sampler of other environments.
+            ValueError: if it is the state of a sampler of other environments; nothing has then changed.
+            RuntimeError: if an environment did not take back the state that it told itself.
         """
-        check_state(state_dict, {"environments", "observations", "returns", "lengths", "statistics"}, self)
-        expected, envs = len(self.states), state_dict["environments"]["envs"]
-        came = len(state_dict["returns"])
-        if came != expected or type(envs) is not type(self.envs):
+        does_restart = self.environments_in_state == "restart"
+        own = {"next_seed"} if does_restart else {"environments", "observations", "returns", "lengths"}
+        check_state(state_dict, {"kind", "num_envs", "statistics"} | own, self)
+        expected, came = (len(self.states), type(self.envs).__name__), (state_dict["num_envs"], state_dict["kind"])
+        if came != expected:
             raise ValueError(
-                f"FragmentSampler.load_state_dict was given the state of {came} environments in a "
-                f"{type(envs).__name__}, expected {expected} in a {type(self.envs).__name__}: load it into a sampler "
-                f"that was constructed in the same way"
+                f"FragmentSampler.load_state_dict was given the state of {came[0]} environments in a {came[1]}, "
+                f"expected {expected[0]} in a {expected[1]}: load it into a sampler that was constructed in the same "
+                f"way"
             )
-        self.environments.load_state_dict(state_dict["environments"])
-        self._observations = copy.copy(state_dict["observations"])
-        self._returns = state_dict["returns"].copy()
-        self._lengths = state_dict["lengths"].copy()
+        if does_restart:
+            self._next_seed = state_dict["next_seed"]
+            self._forget_episodes()
+        else:
+            self._load_environments(state_dict)
         self.statistics.load_state_dict(state_dict["statistics"])
         self._statistics_before = self.statistics.state_dict()
+
+    def _load_environments(self, state_dict: Mapping[str, Any]) -> None:
+        try:
+            self.environments.load_state_dict(state_dict["environments"], LEFT_ALONE)
+        except RuntimeError:
+            self._forget_episodes()
+            raise
+        observations = state_dict["observations"]
+        self._observations = None if observations is None else new_array(observations)
+        self._returns = new_array(state_dict["returns"])
+        self._lengths = new_array(state_dict["lengths"])
+
+    def _next_seed_if_begun_anew(self) -> int:
+        if self._next_seed is not None:
+            return self._next_seed
+        if not self.environments.were_reset:
+            return self._seed
+        return _seed_from(self._seed, int(self.get_metrics()["num_episodes"]), 1)
 
     @torch.no_grad()
     def sample(
@@ -195,9 +253,14 @@ class FragmentSampler:
             )
 
     def _start(self) -> Features:
+        self._forget_episodes()
+        seed, self._next_seed = self._next_seed, None
+        return self.environments.reset(seed)
+
+    def _forget_episodes(self) -> None:
+        self._observations = None
         self._returns[:] = 0
         self._lengths[:] = 0
-        return self.environments.reset()
 
     def _count(self, slot: int, fragment: Trajectory, num_ended: int) -> None:
         """Note the episodes that ended in a fragment, the first of its pieces, and how far the last one has got."""
@@ -207,6 +270,15 @@ class FragmentSampler:
             if piece < num_ended:
                 self.statistics.add(float(self._returns[slot]), int(self._lengths[slot]))
                 self._returns[slot] = self._lengths[slot] = 0
+
+
+LEFT_ALONE = (FragmentSampler, EpisodeSampler)
+"""What an opponent that is a policy may hold, and is not an environment's own."""
+
+
+def _seed_from(*numbers: int) -> int:
+    """A seed of 31 bits that follows from these."""
+    return int(np.random.SeedSequence(numbers).generate_state(1)[0] >> 1)
 
 
 class _Rollout:

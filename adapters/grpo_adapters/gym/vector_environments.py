@@ -8,11 +8,12 @@ from typing import Any
 
 import gymnasium
 import numpy as np
+import torch
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
 from numpy.typing import NDArray
 
 from grpo_adapters.gym.checks import check_seed
-from grpo_adapters.gym.environment_copies import copy_environments, put_environments
+from grpo_adapters.gym.plain_state import NotPlainError, new_array, put_state, take_state
 from grpo_adapters.gym.spaces import Features, ObservationEncoder, spaces_of
 
 
@@ -78,13 +79,22 @@ class VectorEnvironments:
         self._done = np.zeros(self.num_envs, dtype=bool)
         self._everywhere = np.ones(self.num_envs, dtype=bool)
 
-    def reset(self) -> Features:
-        """Start all episodes anew, with the seed the first time; what to decide on.
+    def reset(self, seed: int | None = None) -> Features:
+        """Start all episodes anew; what to decide on.
+
+        Args:
+            seed: environment i gets ``seed + i``. None for the first one at the first time, and then for whatever the
+                environments' own generators make of it. EnvPool's episodes always follow from its own generators.
 
         Raises:
             EnvironmentFailedError: if one raises.
         """
-        seed = None if self._was_reset or self.is_envpool else self.seed
+        if self.is_envpool:
+            seed = None
+        elif seed is not None:
+            self.seed = seed
+        elif not self._was_reset:
+            seed = self.seed
         try:
             observations, infos = self.envs.reset() if seed is None else self.envs.reset(seed=seed)
         except Exception as error:
@@ -128,34 +138,59 @@ class VectorEnvironments:
         rewards = np.asarray(rewards, dtype=np.float32)
         return Transition(next_observations, observations, rewards, terminated, done, real)
 
-    def state_dict(self) -> dict[str, Any]:
-        """The environments as they are, copied, and what is known of their episodes.
+    @property
+    def were_reset(self) -> bool:
+        """Whether they have begun."""
+        return self._was_reset
+
+    def state_dict(self, left_alone: tuple[type, ...] = ()) -> dict[str, Any]:
+        """All that changes in the environments, and what is known of their episodes, as plain data.
+
+        Args:
+            left_alone: classes of objects that are not theirs, wherever they hold one.
 
         Raises:
-            TypeError: if they cannot be copied.
+            TypeError: if something in them cannot be taken as data.
         """
-        if self.is_envpool:
+        try:
+            if self.is_envpool:
+                raise NotPlainError(f"{type(self.envs).__name__} holds its environments in C++")
+            envs = take_state(self.envs, left_alone)
+        except NotPlainError as error:
             raise TypeError(
-                "the state of a FragmentSampler holds copies of its environments, but those of EnvPool cannot be "
-                "copied: use gymnasium.make_vec, or keep the state_dict() of the policy and of the optimizer alone "
-                "and begin new episodes"
-            )
+                f"the state of a FragmentSampler holds all that changes in its environments, as plain data, but "
+                f"{error}. Pass FragmentSampler(..., environments_in_state='restart'), which begins new episodes at "
+                f"each checkpoint instead, or give the environment methods state_dict and load_state_dict"
+            ) from error
         return {
-            "envs": copy_environments(self.envs),
-            "masks": None if self.masks is None else self.masks.copy(),
-            "steps": self._steps.copy(),
+            "envs": envs,
+            "masks": None if self.masks is None else torch.tensor(self.masks),
+            "steps": torch.tensor(self._steps),
             "was_reset": self._was_reset,
-            "done": self._done.copy(),
+            "done": torch.tensor(self._done),
+            "seed": self.seed,
         }
 
-    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Go on from what ``state_dict`` returned."""
-        put_environments(state_dict["envs"], self.envs)
+    def load_state_dict(self, state_dict: Mapping[str, Any], left_alone: tuple[type, ...] = ()) -> None:
+        """Go on from what ``state_dict`` returned.
+
+        Raises:
+            ValueError: if it is the state of other environments; nothing has then changed.
+            RuntimeError: if an environment did not take back what it told itself.
+        """
+        try:
+            put_state(state_dict["envs"], self.envs, left_alone)
+        except ValueError as error:
+            raise ValueError(
+                f"the environments in a {type(self.envs).__name__} did not take their state back: {error}. Load it "
+                f"into a sampler that was constructed in the same way"
+            ) from error
         masks = state_dict["masks"]
-        self.masks = None if masks is None else masks.copy()
-        self._steps = state_dict["steps"].copy()
+        self.masks = None if masks is None else new_array(masks)
+        self._steps = new_array(state_dict["steps"])
         self._was_reset = state_dict["was_reset"]
-        self._done = state_dict["done"].copy()
+        self._done = new_array(state_dict["done"])
+        self.seed = state_dict["seed"]
 
     def _reset_where(self, done: NDArray[np.bool_]) -> Features:
         """Start new episodes in some environments; what to decide on in all."""
