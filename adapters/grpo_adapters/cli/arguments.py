@@ -6,7 +6,7 @@ import types
 import typing
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 import tyro
 from pydantic import BaseModel, ValidationError
@@ -41,10 +41,10 @@ def parse(
     """
     known = dict(given or {})
     with as_usage_errors():
-        default = options.model_validate({name: UNKNOWN for name in required} | known)
+        default = options.model_validate(dict.fromkeys(required, UNKNOWN) | known)
     missing = {name: tyro.MISSING for name in required if name not in known}
     default = default.model_copy(update=missing)
-    parsed = tyro.cli(
+    return tyro.cli(
         options,
         args=list(words),
         default=default,
@@ -52,7 +52,6 @@ def parse(
         registry=_registry(),
         config=(tyro.conf.FlagConversionOff, tyro.conf.PositionalMetavarFromFieldName),
     )
-    return cast("OptionsT", parsed)
 
 
 def take_option(words: Sequence[str], name: str) -> tuple[str | None, list[str]]:

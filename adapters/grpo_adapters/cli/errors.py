@@ -19,7 +19,9 @@ def as_usage_errors(*more: type[Exception]) -> Iterator[None]:
         yield
     except ValidationError as error:
         raise UsageError(described(error)) from error
-    except (ImportError, OSError, TypeError, ValueError, *more) as error:
+    except Exception as error:
+        if not isinstance(error, (ImportError, OSError, TypeError, ValueError, *more)):
+            raise
         raise UsageError(str(error)) from error
 
 
@@ -34,7 +36,8 @@ def described(error: ValidationError) -> str:
         ...     print(described(error))
         gae_lambda: input should be less than or equal to 1, got 3
     """
-    return "\n".join(
-        f"{'.'.join(map(str, each['loc'])) or 'options'}: {each['msg'][:1].lower()}{each['msg'][1:]}, got {each['input']!r}"
-        for each in error.errors(include_url=False)
-    )
+    lines = []
+    for each in error.errors(include_url=False):
+        place, text = ".".join(map(str, each["loc"])) or "options", each["msg"]
+        lines.append(f"{place}: {text[:1].lower()}{text[1:]}, got {each['input']!r:.100}")
+    return "\n".join(lines)

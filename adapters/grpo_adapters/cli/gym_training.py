@@ -136,7 +136,6 @@ def parse_options(words: Sequence[str]) -> GymOptions:
     options = _options_of(algorithm)
     require_fields(settings, options, "the file of --config")
     named = rest[0] if rest and not rest[0].startswith("-") else settings.get("environment")
-    known = {} if named is None else {"environment": named}
     own = preset(named or "", algorithm)
     if settings.keys() & ENDS or any(word.startswith(END_WORDS) for word in rest):
         own = {name: value for name, value in own.items() if name not in ENDS}
@@ -205,10 +204,8 @@ def make(name: str, **settings: Any) -> gymnasium.Env[Any, Any]:
     Raises:
         UsageError: if gymnasium has none of that name, or lacks what it needs.
     """
-    try:
+    with as_usage_errors(gymnasium.error.Error):
         return gymnasium.make(name, **settings)
-    except (gymnasium.error.Error, ImportError) as error:
-        raise UsageError(f"{name}: {error}") from error
 
 
 def _options_of(algorithm: Any) -> type[GymOptions]:
@@ -248,15 +245,16 @@ def _how_to_save(options: GymOptions) -> str:
 
 
 def _environments(name: str, count: int) -> gymnasium.vector.VectorEnv[Any, Any, Any]:
-    return gymnasium.make_vec(
-        name,
-        num_envs=count,
-        vectorization_mode="sync",
-        vector_kwargs={"autoreset_mode": AutoresetMode.SAME_STEP},
-    )
+    with as_usage_errors(gymnasium.error.Error):
+        return gymnasium.make_vec(
+            name,
+            num_envs=count,
+            vectorization_mode="sync",
+            vector_kwargs={"autoreset_mode": AutoresetMode.SAME_STEP},
+        )
 
 
-def _policy(options: GymOptions, environment: Any) -> GymPolicy:
+def _policy(options: GymOptions, environment: Any) -> Any:
     kind = GymActorCritic if options.algorithm == "ppo" else GymPolicy
     return kind(
         environment,

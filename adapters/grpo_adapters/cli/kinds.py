@@ -44,8 +44,8 @@ class Kind:
     Attributes:
         parse: from the words of a command line to options.
         load: from settings that were stored to options.
-        build: from options, with what is not yet known filled in, to a run with more callbacks.
-        resolve: fills in what is not yet known.
+        resolve: fills in what the options leave open.
+        build: from options, nothing in them left open, and more callbacks to a run.
         evaluate: from options, what is asked for, and what gives a policy its weights, to what is to be told.
         name: what a run of these options trains, in words.
     """

@@ -64,8 +64,10 @@ def build(options: ModuleOptions, more: Sequence[Callback]) -> Run:
     made = _made(options)
     if isinstance(made, Run):
         if made.folder is None:
-            raise UsageError(f"{options.target} returned a Run without a folder: construct it with folder=, or return "
-                             f"(trainer, states) and give --folder")
+            raise UsageError(
+                f"{options.target} returned a Run without a folder: construct it with folder=, or return "
+                f"(trainer, states) and give --folder"
+            )
         made.callbacks.extend(more)
         return made
     trainer, states, callbacks = _parts(options.target, made)
@@ -84,11 +86,15 @@ def evaluate_run(options: ModuleOptions, asked: EvaluationOptions, load: Callabl
     run = build(options, ())
     evaluations = [callback for callback in run.callbacks if isinstance(callback, Evaluate)]
     if not evaluations:
-        raise UsageError(f"{options.target} has no evaluation: return (trainer, states, [grpo.Evaluate(...)]), or a Run "
-                         f"with such a callback")
+        raise UsageError(
+            f"{options.target} has no evaluation: return (trainer, states, [grpo.Evaluate(...)]), or a Run "
+            f"with such a callback"
+        )
     load(run.trainer.policy)
     metrics = {
-        f"{each.name}/{name}": value for each in evaluations for name, value in each.evaluator(run.trainer.policy).items()
+        f"{each.name}/{name}": value
+        for each in evaluations
+        for name, value in each.evaluator(run.trainer.policy).items()
     }
     return "\n".join(f"{name}: {value:.6g}" for name, value in metrics.items())
 
@@ -104,7 +110,9 @@ def attribute(target: str) -> Any:
         raise UsageError(f"{target!r} names no function: expected file.py:function or package.module:function")
     module = _module_of_file(Path(place)) if place.endswith(".py") else _module_called(place)
     if not hasattr(module, name):
-        raise UsageError(f"{place} has no {name!r}: expected one of {', '.join(_functions(module)) or 'none, it is empty'}")
+        raise UsageError(
+            f"{place} has no {name!r}: expected one of {', '.join(_functions(module)) or 'none, it is empty'}"
+        )
     return getattr(module, name)
 
 
@@ -131,7 +139,9 @@ def _module_called(name: str) -> Any:
     except ModuleNotFoundError as error:
         if error.name is None or not name.startswith(error.name):
             raise
-        raise UsageError(f"there is no module {name}: expected one of {Path.cwd()}, or one that is installed") from error
+        raise UsageError(
+            f"there is no module {name}: expected one of {Path.cwd()}, or one that is installed"
+        ) from error
 
 
 def _functions(module: Any) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, TypeVar, cast
 
 import tyro
 from pydantic import BaseModel, PositiveFloat, PositiveInt
@@ -52,10 +52,12 @@ class RunOptions(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
 
 def explained(options: ModelT) -> ModelT:
     """Give each setting the sentence that the docstring of its class, or of a base, has for it, as plain text."""
-    for name, field in options.model_fields.items():
+    for name, field in cast("type[BaseModel]", options).model_fields.items():
         for owner in options.__mro__:
             found = re.search(
-                rf"^    {name}: (.+?)(?=^    \w+: |^\S|\Z)", inspect.cleandoc(owner.__doc__ or ""), re.DOTALL | re.MULTILINE
+                rf"^    {name}: (.+?)(?=^    \w+: |^\S|\Z)",
+                inspect.cleandoc(owner.__doc__ or ""),
+                re.DOTALL | re.MULTILINE,
             )
             if found is not None:
                 field.description = _plain(found[1])
@@ -65,12 +67,11 @@ def explained(options: ModelT) -> ModelT:
 
 
 def _plain(text: str) -> str:
-    """Without the marks of reStructuredText.
+    r"""Without the marks of reStructuredText.
 
     Example:
-        >>> _plain("either ``1`` or\\n    more, for :class:`grpo.Run`")
-        'Either 1 or more, for grpo.Run'
+        >>> _plain("either ``1`` or\n    more, for :class:`grpo.Run`")
+        'either 1 or more, for grpo.Run'
     """
     text = re.sub(r":\w+:`~?([^`]+)`", r"\1", text).replace("``", "")
-    text = " ".join(text.split())
-    return text[:1].upper() + text[1:]
+    return " ".join(text.split())

@@ -65,8 +65,9 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     if not path.is_file():
         return []
     text = path.read_text(encoding="utf-8")
-    lines = []
-    for line in text[: text.rfind("\n") + 1].splitlines():
-        lines.append({name: NOT_FINITE.get(value, value) if isinstance(value, str) else value
-                      for name, value in json.loads(line).items()})
-    return lines
+    return [_with_numbers(json.loads(line)) for line in text[: text.rfind("\n") + 1].splitlines()]
+
+
+def _with_numbers(line: Mapping[str, Any]) -> dict[str, Any]:
+    """A line with its numbers that are not finite, which are written as text."""
+    return {name: NOT_FINITE.get(value, value) if isinstance(value, str) else value for name, value in line.items()}

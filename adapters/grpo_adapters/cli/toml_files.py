@@ -46,14 +46,14 @@ def from_text(text: str) -> Any:
 
 
 def to_toml(settings: Mapping[str, Any]) -> str:
-    """Settings as lines of TOML.
+    r"""Settings as lines of TOML.
 
     Example:
-        >>> print(to_toml({"seed": 0, "clip": {"start": 0.2, "end": 0.0}, "device": None, "name": "a\\tb"}), end="")
+        >>> print(to_toml({"seed": 0, "clip": {"start": 0.2, "end": 0.0}, "device": None, "name": "a\tb"}), end="")
         seed = 0
         clip = { start = 0.2, end = 0.0 }
         device = "none"
-        name = "a\\tb"
+        name = "a\tb"
     """
     return "".join(f"{name} = {_written(value)}\n" for name, value in settings.items())
 

@@ -1,4 +1,4 @@
-"""Runs that begin and runs that go on."""
+"""Runs that begin or go on."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pydantic import BaseModel, PositiveFloat, PositiveInt
 from rich.console import Console
 from rich.text import Text
 
-from grpo import CheckpointError, Callback, Run, RunInterrupted, Track, Until, WatchForTrouble
+from grpo import Callback, CheckpointError, Run, RunInterrupted, Track, Until, WatchForTrouble
 from grpo_adapters.cli.arguments import parse
 from grpo_adapters.cli.errors import UsageError, as_usage_errors
 from grpo_adapters.cli.kinds import Kind, kind_called
@@ -65,8 +65,10 @@ def train(words: Sequence[str]) -> int:
         run = kind.build(options, [*callbacks, WatchForTrouble(progress.warn), progress])
         assert run.folder is not None
         if (run.folder / "run.json").exists():
-            raise UsageError(f"{run.folder} holds a run already: choose another --folder, or go on with that one by "
-                             f"anygrpo resume {run.folder}")
+            raise UsageError(
+                f"{run.folder} holds a run already: choose another --folder, or go on with that one by "
+                f"anygrpo resume {run.folder}"
+            )
         with as_usage_errors():
             store(options, name, run.folder)
         return _carry_out(run, options.until, kind.name(options))
@@ -157,19 +159,24 @@ def _trackers(options: RunOptions, *, goes_on: bool) -> Iterator[list[Callback]]
 
 def _carry_out(run: Run, until: Until, name: str) -> int:
     """Train, and say how it ended."""
+    assert run.folder is not None
     _say(f"{name}, in {run.folder}")
     with _short_warnings():
         try:
             run(until)
         except RunInterrupted as interrupted:
-            _say(f"{interrupted.signal_name} ended the run after step {run.num_steps:,}, which is saved. Go on with:\n"
-                 f"anygrpo resume {run.folder}")
+            _say(
+                f"{interrupted.signal_name} ended the run after step {run.num_steps:,}, which is saved. Go on with:\n"
+                f"anygrpo resume {run.folder}"
+            )
             return RunInterrupted.EXIT_CODE
         except FileExistsError as error:
             raise UsageError(str(error)) from error
     best = "" if not (run.folder / "best").is_dir() else ", the best weights are in best/"
-    _say(f"ended after step {run.num_steps:,} by {run.stopped_by}{best}. To go on:\n"
-         f"anygrpo evaluate {run.folder}\nanygrpo plot {run.folder}\nanygrpo show {run.folder}")
+    _say(
+        f"ended after step {run.num_steps:,} by {run.stopped_by}{best}. To go on:\n"
+        f"anygrpo evaluate {run.folder}\nanygrpo plot {run.folder}\nanygrpo show {run.folder}"
+    )
     return 0
 
 

@@ -13,7 +13,7 @@ def sparkline(values: Sequence[float]) -> str:
 
     Example:
         >>> sparkline([0.0, 1.0, 4.0, 9.0, float("nan"), 7.0])
-        '▁▂▄█ ▇'
+        '▁▂▄█ ▆'
         >>> sparkline([3.0, 3.0])
         '▁▁'
     """

@@ -90,7 +90,7 @@ class Progress(Callback):
         """Leave the screen to the error."""
         self._close()
 
-    def _begin(self, fraction: float, seconds: float) -> None:
+    def _begin(self, fraction: float | None, seconds: float) -> None:
         self._first_fraction, self._first_seconds = fraction, seconds
         self._drawn_at = -1e9
         self._curves: dict[str, Curve] = {}
