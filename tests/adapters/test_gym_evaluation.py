@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import gymnasium
@@ -11,8 +12,10 @@ import pytest
 import torch
 from gym_environments import EPISODES, MatchingEnv, ParityActor, ScriptedEnv, SpacesEnv, scripted_steps_between
 from gymnasium import spaces
+from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
 from torch import nn
 
+from grpo import NonFiniteError
 from grpo_adapters.gym import EpisodeSampler, EvaluationResult, GymPolicy, act, evaluate
 
 
@@ -111,3 +114,170 @@ def test_all_kinds_of_spaces(observation_space: Any, action_space: Any) -> None:
 def test_nothing_to_evaluate() -> None:
     with pytest.raises(ValueError, match="num_episodes is 0, expected at least 1"):
         evaluate(GymPolicy(ScriptedEnv()), ScriptedEnv(), 0)
+
+
+def played_alone(policy: GymPolicy, make: Callable[[], Any], num_episodes: int, seed: int) -> EvaluationResult:
+    """Episode by episode, in the plainest way."""
+    environment, returns, lengths = make(), [], []
+    for episode in range(num_episodes):
+        (observation, info), rewards, is_over = environment.reset(seed=seed + episode), [], False
+        while not is_over:
+            action = act(policy, observation, info)
+            observation, reward, terminated, truncated, info = environment.step(action)
+            rewards.append(float(reward))
+            is_over = terminated or truncated
+        returns.append(sum(rewards))
+        lengths.append(len(rewards))
+    return EvaluationResult(np.array(returns), np.array(lengths), np.arange(seed, seed + num_episodes))
+
+
+def vector(make: Callable[[], Any], mode: AutoresetMode, num_envs: int) -> SyncVectorEnv:
+    return SyncVectorEnv([make] * num_envs, autoreset_mode=mode)
+
+
+def check_same(result: EvaluationResult, expected: EvaluationResult) -> None:
+    assert result.lengths.tolist() == expected.lengths.tolist()
+    assert result.returns == pytest.approx(expected.returns, rel=1e-5)
+    assert result.seeds is not None
+    assert expected.seeds is not None
+    assert result.seeds.tolist() == expected.seeds.tolist()
+
+
+MAKERS: dict[str, Callable[[], Any]] = {
+    "scripted": ScriptedEnv,
+    "masked": lambda: MatchingEnv(masked=True),
+    "CartPole": lambda: gymnasium.make("CartPole-v1"),
+    "Pendulum": lambda: gymnasium.make("Pendulum-v1", max_episode_steps=30),
+}
+
+
+@pytest.mark.parametrize("kind", MAKERS)
+def test_episodes_do_not_depend_on_what_is_played_beside_them(kind: str) -> None:
+    make = MAKERS[kind]
+    policy = GymPolicy(make(), seed=3)
+    expected = played_alone(policy, make, 7, seed=20)
+    assert len(set(expected.returns)) > 1
+    check_same(evaluate(policy, make(), 7, seed=20), expected)
+    for num_envs in (1, 3, 7, 9):
+        check_same(evaluate(policy, make, 7, seed=20, num_envs=num_envs), expected)
+        for mode in AutoresetMode:
+            envs = vector(make, mode, num_envs)
+            for _ in range(2):  # the second time it has been played before
+                check_same(evaluate(policy, envs, 7, seed=20), expected)
+
+
+def test_drawn_actions_do_not_depend_on_what_is_played_beside_them() -> None:
+    policy = GymPolicy(MatchingEnv())
+    state = policy.generator.get_state()
+    results = []
+    makers: list[Any] = [MatchingEnv(), vector(MatchingEnv, AutoresetMode.NEXT_STEP, 4)]
+    for environment, num_envs in [*((maker, None) for maker in makers), (MatchingEnv, 5)]:
+        policy.generator.set_state(state)
+        results.append(evaluate(policy, environment, 9, deterministic=False, num_envs=num_envs))
+        after = policy.generator.get_state()
+    for result in results[1:]:
+        check_same(result, results[0])
+    policy.generator.set_state(state)
+    torch.randint(2**62, (), generator=policy.generator)
+    assert torch.equal(policy.generator.get_state(), after)
+
+
+def test_in_other_processes() -> None:
+    make = MAKERS["CartPole"]
+    policy, envs = GymPolicy(make()), AsyncVectorEnv([make] * 2)
+    try:
+        check_same(evaluate(policy, envs, 5, seed=1), played_alone(policy, make, 5, seed=1))
+    finally:
+        envs.close()
+
+
+class Streams(SyncVectorEnv):
+    """Resets all environments at once and one by one in no other way than by itself, as those of other libraries do."""
+
+    unwrapped = None  # type: ignore[assignment]
+
+    def reset(self, *, seed: Any = None, options: Any = None) -> Any:
+        assert seed is None or isinstance(seed, int)
+        if self.autoreset_mode is not AutoresetMode.DISABLED:
+            assert options is None
+        return super().reset(seed=seed, options=options)
+
+
+@pytest.mark.parametrize("mode", AutoresetMode)
+def test_vectors_that_reset_by_themselves_play_the_first_episodes_of_each(mode: AutoresetMode) -> None:
+    """Of 7 episodes 3 in the first environment and 2 in the others, however short the other ones' are."""
+    seed, num_envs = 2, 3
+    envs = Streams([ScriptedEnv] * num_envs, autoreset_mode=mode)
+    result = evaluate(GymPolicy(ScriptedEnv(), ParityActor()), envs, 7, seed=seed)
+    expected = [
+        len(EPISODES[(seed + episode % num_envs + episode // num_envs) % len(EPISODES)][0]) for episode in range(7)
+    ]
+    assert result.lengths.tolist() == expected
+    assert result.seeds is None
+    few = evaluate(GymPolicy(ScriptedEnv(), ParityActor()), envs, 2, seed=seed)
+    assert few.lengths.tolist() == expected[:2]
+
+
+def test_an_environment_that_computes_all_at_once() -> None:
+    envs = gymnasium.make_vec("CartPole-v1", 3, vectorization_mode="vector_entry_point")
+    policy = GymPolicy(gymnasium.make("CartPole-v1"))
+    runs = [evaluate(policy, envs, 7, seed=4) for _ in range(2)]
+    assert runs[0].lengths.tolist() == runs[1].lengths.tolist() == runs[0].returns.tolist()
+    assert min(runs[0].lengths) > 5
+
+
+def test_what_was_made_is_closed_and_what_was_given_is_not() -> None:
+    class Closes(ScriptedEnv):
+        num_open = 0
+
+        def __init__(self) -> None:
+            super().__init__()
+            Closes.num_open += 1
+
+        def close(self) -> None:
+            Closes.num_open -= 1
+
+    given = Closes()
+    evaluate(GymPolicy(given), given, 2)
+    evaluate(GymPolicy(given), Closes, 9, num_envs=3)
+    with pytest.raises(ValueError, match="was built for observations"):
+        evaluate(GymPolicy(MatchingEnv()), Closes, 1)
+    assert Closes.num_open == 1
+
+
+def test_metrics() -> None:
+    result = EvaluationResult(np.array([1.0, 2.0, 6.0]), np.array([1, 1, 4]))
+    low, high = result.interval
+    assert result.to_metrics() == {
+        "mean_return": 3.0,
+        "std_return": result.std,
+        "mean_return_low": low,
+        "mean_return_high": high,
+        "mean_length": 2.0,
+    }
+    assert {type(value) for value in result.to_metrics().values()} == {float}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"environment": ScriptedEnv, "num_envs": 0}, ValueError, "num_envs is 0, expected at least 1"),
+        ({"environment": ScriptedEnv(), "num_envs": 2}, ValueError, "num_envs is 2, .* only for a function that makes"),
+        ({"environment": "CartPole-v1"}, TypeError, "environment is a str, expected an environment, a vector environm"),
+        ({"environment": list}, TypeError, "make_environment made a list"),
+        (
+            {"environment": MatchingEnv},
+            ValueError,
+            "was built for .* but MatchingEnv has .*: build the policy",
+        ),
+        ({"environment": ScriptedEnv, "seed": -1}, TypeError, "seed is -1, expected a seed"),
+        (
+            {"environment": lambda: ScriptedEnv(bad_observation=(3, 0, 0)), "seed": 2, "num_episodes": 2},
+            NonFiniteError,
+            r"environment 1 gave the observation \[nan, .* in episode 1 of the evaluation \(from the seed 2\)",
+        ),
+    ],
+)
+def test_bad_input(arguments: dict[str, Any], error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        evaluate(GymPolicy(ScriptedEnv()), **arguments)

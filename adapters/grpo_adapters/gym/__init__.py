@@ -18,9 +18,11 @@ from grpo_adapters.gym.fragment_sampler import FragmentSampler
 from grpo_adapters.gym.networks import MLP, ActorCriticMLP, RunningNormalization
 from grpo_adapters.gym.policies import GymActorCritic, GymPolicy
 from grpo_adapters.gym.reward_models import EnvironmentReward
+from grpo_adapters.gym.rollout_files import ReplayDifference, replay, save_rollouts
 from grpo_adapters.gym.spaces import ObservationEncoder
 from grpo_adapters.gym.trajectories import Trajectory, TrajectoryBatch
 from grpo_adapters.gym.vector_environments import EnvironmentFailedError
+from grpo_adapters.gym.videos import record_video
 
 __all__ = [
     "MLP",
@@ -37,10 +39,14 @@ __all__ = [
     "GymPolicy",
     "MultiCategorical",
     "ObservationEncoder",
+    "ReplayDifference",
     "RunningNormalization",
     "Trajectory",
     "TrajectoryBatch",
     "act",
     "distribution_for",
     "evaluate",
+    "record_video",
+    "replay",
+    "save_rollouts",
 ]

@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import math
+from collections import deque
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import gymnasium
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
+from grpo import NonFiniteError
+from grpo_adapters.gym.checks import check_seed
+from grpo_adapters.gym.evaluation_slots import Slots, slots_for
 from grpo_adapters.gym.policies import GymPolicy
+from grpo_adapters.gym.spaces import check_same_spaces
 
 NORMAL_QUANTILE = 1.96
+NOISE_STEPS = 64
 
 
 @dataclass(frozen=True)
@@ -22,10 +30,12 @@ class EvaluationResult:
     Attributes:
         returns: undiscounted, [n].
         lengths: in steps, [n].
+        seeds: what each episode's environment was reset with, [n]; None where episodes had no seed of their own.
     """
 
     returns: NDArray[np.float64]
     lengths: NDArray[np.int64]
+    seeds: NDArray[np.int64] | None = None
 
     @property
     def mean(self) -> float:
@@ -43,6 +53,17 @@ class EvaluationResult:
         half = NORMAL_QUANTILE * self.std / math.sqrt(len(self.returns))
         return self.mean - half, self.mean + half
 
+    def to_metrics(self) -> dict[str, float]:
+        """``mean_return``, ``std_return``, the interval from ``mean_return_low`` to ``_high``, and ``mean_length``."""
+        low, high = self.interval
+        return {
+            "mean_return": self.mean,
+            "std_return": self.std,
+            "mean_return_low": low,
+            "mean_return_high": high,
+            "mean_length": float(self.lengths.mean()),
+        }
+
     def __str__(self) -> str:
         low, high = self.interval
         return (
@@ -53,43 +74,129 @@ class EvaluationResult:
 
 def evaluate(
     policy: GymPolicy,
-    environment: gymnasium.Env[Any, Any],
+    environment: gymnasium.Env[Any, Any] | gymnasium.vector.VectorEnv[Any, Any, Any] | Callable[[], Any],
     num_episodes: int = 100,
     *,
     seed: int = 10_000,
     deterministic: bool = True,
+    num_envs: int | None = None,
 ) -> EvaluationResult:
     """Play whole episodes and learn nothing from them.
 
+    Episode i is reset with ``seed + i`` and played to its end, whatever is played beside it: returns are those of one
+    environment played alone, up to the rounding of the network. So they are in vectors of gymnasium's single
+    environments too. Other vectors (EnvPool's, and those that compute all environments at once) reset by themselves:
+    each of k environments then plays its first n/k episodes, rounded up in the first ones, so that short episodes count
+    no more than long ones.
+
     Args:
         policy: the policy; it is left in the mode that it was in.
-        environment: one environment. Made with ``render_mode="human"`` it shows itself; wrapped in
-            ``gymnasium.wrappers.RecordVideo`` it is filmed.
-        num_episodes: n; episode i is reset with ``seed + i``.
+        environment: one environment; a vector environment, but not one that a sampler goes on with; or a function that
+            makes an environment, for several side by side, which are closed in the end. Made with
+            ``render_mode="human"`` it shows itself.
+        num_episodes: n.
         seed: of the first episode.
-        deterministic: play the most probable action, or draw one.
+        deterministic: play the most probable action, or draw one. What is drawn follows from the policy's generator,
+            once a call, and from the episode.
+        num_envs: for a function, how many environments are played side by side, so that the network decides for all
+            of them at once; 8 for None.
 
     Raises:
-        ValueError: if ``num_episodes`` is below 1.
+        TypeError: if ``environment`` is something else, or the seed no integer of at least 0.
+        ValueError: if ``num_episodes`` or ``num_envs`` is below 1, or the policy was built for other spaces.
+        NonFiniteError: if an observation is not finite.
+
+    Example:
+        >>> policy = GymPolicy(gymnasium.make("CartPole-v1"))
+        >>> result = evaluate(policy, lambda: gymnasium.make("CartPole-v1"), num_episodes=3, num_envs=2)
+        >>> result.seeds.tolist()
+        [10000, 10001, 10002]
     """
     if num_episodes < 1:
         raise ValueError(f"num_episodes is {num_episodes}, expected at least 1")
+    seed = check_seed(seed, "seed")
+    slots = slots_for(environment, num_envs, num_episodes, seed)
     was_training = policy.training
     policy.eval()
-    returns, lengths = np.zeros(num_episodes), np.zeros(num_episodes, dtype=np.int64)
     try:
-        for episode in range(num_episodes):
-            observation, info = environment.reset(seed=seed + episode)
-            done = False
-            while not done:
-                action = act(policy, observation, info, deterministic=deterministic)
-                observation, reward, terminated, truncated, info = environment.step(action)
-                returns[episode] += float(reward)
-                lengths[episode] += 1
-                done = terminated or truncated
+        check_same_spaces(policy, slots.environment)
+        return _play(policy, slots, num_episodes, seed, None if deterministic else _Noise(policy))
     finally:
         policy.train(was_training)
-    return EvaluationResult(returns, lengths)
+        slots.close()
+
+
+@torch.no_grad()
+def _play(policy: GymPolicy, slots: Slots, num_episodes: int, seed: int, noise: _Noise | None) -> EvaluationResult:
+    """Each episode once, in whatever slot is free, or the first ones of each slot where episodes have no seeds."""
+    returns, lengths = np.zeros(num_episodes), np.zeros(num_episodes, dtype=np.int64)
+    waiting = [deque(range(slot, num_episodes, slots.num_slots)) for slot in range(slots.num_slots)]
+    if slots.takes_seeds:
+        waiting = [deque(range(num_episodes))] * slots.num_slots
+    playing: dict[int, int] = {}
+    free = list(range(slots.num_slots))
+    while free or playing:
+        begun = {slot: waiting[slot].popleft() for slot in free if waiting[slot]}
+        playing |= begun
+        if not playing:
+            break
+        if begun:
+            slots.begin({slot: seed + episode for slot, episode in begun.items()})
+        numbers, features, masks = slots.observed(list(playing))
+        _check(features, numbers, playing, seed)
+        drawn = None if noise is None else noise.of([playing.get(slot) for slot in numbers])
+        rewards, done, real = slots.step(numbers, _decide(policy, features, masks, drawn))
+        for slot, episode in playing.items():
+            if real[slot]:
+                returns[episode] += float(rewards[slot])
+                lengths[episode] += 1
+        free = [slot for slot in playing if done[slot]]
+        for slot in free:
+            del playing[slot]
+    seeds = np.arange(seed, seed + num_episodes, dtype=np.int64) if slots.takes_seeds else None
+    return EvaluationResult(returns, lengths, seeds)
+
+
+def _check(features: NDArray[np.float32], numbers: list[int], playing: dict[int, int], seed: int) -> None:
+    if np.isfinite(features).all():
+        return
+    for slot, values in zip(numbers, features, strict=True):
+        if slot in playing and not np.isfinite(values).all():
+            raise NonFiniteError(
+                f"environment {slot} gave the observation {values.tolist()} in episode {playing[slot]} of the "
+                f"evaluation (from the seed {seed}), expected finite numbers"
+            )
+
+
+def _decide(policy: GymPolicy, features: NDArray[np.float32], masks: Any, noise: torch.Tensor | None) -> NDArray[Any]:
+    allowed = None if masks is None else torch.from_numpy(np.asarray(masks, dtype=bool)).to(policy.device)
+    observations = torch.from_numpy(features).to(policy.device, policy.dtype)
+    noise = None if noise is None else noise.to(policy.device)
+    return policy.distribution.actions(policy.decide(observations, noise, allowed).cpu())
+
+
+class _Noise:
+    """What the actions of each episode are drawn with, whatever is played beside it."""
+
+    def __init__(self, policy: GymPolicy) -> None:
+        self.policy = policy
+        self.seed = int(torch.randint(2**62, (), generator=policy.generator))
+        self.streams: dict[int, Iterator[torch.Tensor]] = {}
+
+    def of(self, episodes: list[int | None]) -> torch.Tensor:
+        """The next noise of each episode, [n, K]; none for None, where what is drawn does not matter."""
+        for episode in episodes:
+            if episode is not None and episode not in self.streams:
+                self.streams[episode] = self._stream(episode)
+        drawn = [None if episode is None else next(self.streams[episode]) for episode in episodes]
+        nothing = torch.zeros_like(next(noise for noise in drawn if noise is not None))
+        return torch.stack([nothing if noise is None else noise for noise in drawn])
+
+    def _stream(self, episode: int) -> Iterator[torch.Tensor]:
+        mixed = np.random.SeedSequence([self.seed, episode]).generate_state(1, np.uint64)[0]
+        generator = torch.Generator().manual_seed(int(mixed >> np.uint64(1)))
+        while True:
+            yield from self.policy.distribution.noise((NOISE_STEPS,), generator)
 
 
 def act(policy: GymPolicy, observation: Any, info: dict[str, Any], *, deterministic: bool = True) -> Any:

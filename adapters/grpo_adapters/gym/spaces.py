@@ -97,8 +97,8 @@ def check_same_spaces(policy: Any, sampler: Any) -> None:
     if not _are_encoded_alike(expected[0], came[0]) or expected[1] != came[1]:
         raise ValueError(
             f"policy {type(policy).__name__} was built for observations {expected[0]} and actions {expected[1]}, but "
-            f"{type(sampler).__name__} plays environments with observations {came[0]} and actions {came[1]}: build the "
-            f"policy from this sampler"
+            f"{type(sampler).__name__} has observations {came[0]} and actions {came[1]}: build the policy from this "
+            f"{type(sampler).__name__}"
         )
 
 

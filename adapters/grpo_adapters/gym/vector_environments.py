@@ -36,7 +36,7 @@ class Transition:
 
     next_observations: Features
     observations: Features
-    rewards: NDArray[np.float32]
+    rewards: NDArray[np.floating[Any]]
     terminated: NDArray[np.bool_]
     done: NDArray[np.bool_]
     real: NDArray[np.bool_]
@@ -106,6 +106,30 @@ class VectorEnvironments:
         self._take_masks(infos)
         return self.encoder(observations)
 
+    def reset_to(self, seeds: Mapping[int, int]) -> Features:
+        """Start new episodes in some environments, each from its seed; what to decide on in all.
+
+        Only where :class:`gymnasium.vector.SyncVectorEnv` or ``AsyncVectorEnv`` holds them. The first call starts all
+        of them, the others from whatever seeds.
+
+        Raises:
+            EnvironmentFailedError: if one raises.
+        """
+        given = [seeds.get(index) for index in range(self.num_envs)]
+        asked = np.array([seed is not None for seed in given])
+        options: Any = {"reset_mask": asked.copy()} if self._was_reset else None
+        try:
+            raw, infos = self.envs.reset(seed=given, options=options)
+        except Exception as error:
+            raise EnvironmentFailedError(self._describe(error, asked)) from error
+        self._done[asked] = False
+        self._steps[asked] = 0
+        if not self._was_reset:
+            self.masks = None
+        self._take_masks(infos, asked=asked if self._was_reset else None)
+        self._was_reset = True
+        return self.encoder(raw)
+
     def step(self, actions: NDArray[Any]) -> Transition:
         """Take a step in all of them.
 
@@ -135,8 +159,7 @@ class VectorEnvironments:
             else:
                 observations = self._reset_where(done)
             self._steps[done] = 0
-        rewards = np.asarray(rewards, dtype=np.float32)
-        return Transition(next_observations, observations, rewards, terminated, done, real)
+        return Transition(next_observations, observations, np.asarray(rewards), terminated, done, real)
 
     @property
     def were_reset(self) -> bool:
@@ -235,6 +258,11 @@ class VectorEnvironments:
         is_shut_down = isinstance(getattr(self.envs, "unwrapped", None), AsyncVectorEnv)
         hint = "make the AsyncVectorEnv anew, it has shut down" if is_shut_down else "the next rollout starts anew"
         return f"{which} raised {type(error).__name__} at {when}: {error} ({hint})"
+
+
+def is_vector_environment(environment: Any) -> bool:
+    """Whether it is a vector environment of gymnasium's or of EnvPool's."""
+    return isinstance(environment, gymnasium.vector.VectorEnv) or _is_envpool(environment)
 
 
 def _is_envpool(envs: Any) -> bool:
