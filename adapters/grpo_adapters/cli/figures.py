@@ -212,9 +212,7 @@ def _explain(figure: Figure, groups: Mapping[str, Sequence[Record]], records: Se
     if len(groups) > 1:
         handles, labels = figure.axes[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=min(3, len(labels)), frameon=False, fontsize=9)
-    figure.axes[-1].annotate(
-        note, (1.0, 1.02), xycoords="axes fraction", ha="right", va="bottom", fontsize=7, color="0.45"
-    )
+    figure.text(0.995, 0.985, note, ha="right", va="top", fontsize=7.5, color="0.45")
 
 
 def _title(records: Sequence[Record]) -> str:

@@ -10,7 +10,6 @@ from typing import Any, Literal
 import gymnasium
 import tyro
 from gymnasium.vector import AutoresetMode
-from gymnasium.wrappers import RecordVideo
 from pydantic import PositiveInt
 
 from grpo import (
@@ -35,17 +34,18 @@ from grpo_adapters.cli.options import RunOptions, explained
 from grpo_adapters.gym import (
     EnvironmentReward,
     EpisodeSampler,
-    EvaluationResult,
     FragmentSampler,
     GymActorCritic,
     GymPolicy,
     evaluate,
+    record_video,
 )
 
 EVALUATION_SEED, FINAL_SEED = 1_000_000_000, 2_000_000_000
 SEEDS_OF_A_RUN = 1_000_000
-METRIC = "evaluation/return"
+METRIC = "evaluation/mean_return"
 EVALUATIONS = 20
+MOST_ENVS = 20
 GUESSED_EPISODE_LENGTH = 200
 ENDS = {"until_steps", "until_decisions", "until_seconds"}
 END_WORDS = ("--until-steps", "--until-decisions", "--until-seconds")
@@ -165,8 +165,8 @@ def resolve(options: GymOptions) -> GymOptions:
 
 def build(options: GymOptions, more: Sequence[Callback]) -> Run:
     """The run of these options."""
-    evaluator = partial(_evaluation, make(options.environment), options.evaluation_episodes)
-    callbacks: list[Callback] = [Evaluate(evaluator, options.evaluate_every), BestWeights(METRIC)]
+    make(options.environment).close()
+    callbacks: list[Callback] = [Evaluate(partial(_evaluation, options), options.evaluate_every), BestWeights(METRIC)]
     if options.stop_at is not None:
         callbacks.append(EarlyStopping(METRIC, bar=options.stop_at))
     with as_usage_errors():
@@ -182,20 +182,21 @@ def build(options: GymOptions, more: Sequence[Callback]) -> Run:
 
 def evaluate_run(options: GymOptions, asked: EvaluationOptions, load: Callable[[Any], None]) -> str:
     """Play episodes with a trained policy."""
-    mode = "human" if asked.render else "rgb_array" if asked.video is not None else None
-    environment = make(options.environment, render_mode=mode)
+    environment = make(options.environment, **({"render_mode": "human"} if asked.render else {}))
     policy = _policy(options, environment)
     load(policy)
-    if asked.video is not None:
-        with as_usage_errors(gymnasium.error.DependencyNotInstalled):
-            environment = RecordVideo(environment, str(asked.video), episode_trigger=_always, disable_logger=True)
     try:
-        result = evaluate(policy, environment, asked.episodes, seed=FINAL_SEED)
+        played: Any = environment if asked.render else partial(gymnasium.make, options.environment)
+        result = evaluate(policy, played, asked.episodes, seed=FINAL_SEED)
     finally:
         environment.close()
-    return f"{options.environment}, greedy policy: return {result}" + (
-        "" if asked.video is None else f"\n{asked.episodes} films in {asked.video}"
-    )
+    told = [f"{options.environment}, greedy policy: return {result}"]
+    if asked.video is not None:
+        filmed = partial(gymnasium.make, options.environment, render_mode="rgb_array")
+        count = min(asked.num_videos, asked.episodes)
+        with as_usage_errors(gymnasium.error.Error):
+            told += map(str, record_video(policy, filmed, asked.video, count, seed=FINAL_SEED))
+    return "\n".join(told)
 
 
 def make(name: str, **settings: Any) -> gymnasium.Env[Any, Any]:
@@ -300,18 +301,9 @@ def _starts(options: GymOptions, count: int) -> Callable[[int], list[int]]:
     return lambda step: list(range(first + step * count, first + (step + 1) * count))
 
 
-def _evaluation(environment: gymnasium.Env[Any, Any], num_episodes: int, policy: GymPolicy) -> dict[str, float]:
-    return metrics_of(evaluate(policy, environment, num_episodes, seed=EVALUATION_SEED))
-
-
-def metrics_of(result: EvaluationResult) -> dict[str, float]:
-    """The mean return with its interval, and the mean length."""
-    low, high = result.interval
-    return {"return": result.mean, "return_low": low, "return_high": high, "length": float(result.lengths.mean())}
-
-
-def _always(episode: int) -> bool:
-    return True
+def _evaluation(options: GymOptions, policy: GymPolicy) -> dict[str, float]:
+    environment, count = partial(gymnasium.make, options.environment), options.evaluation_episodes
+    return evaluate(policy, environment, count, seed=EVALUATION_SEED, num_envs=min(count, MOST_ENVS)).to_metrics()
 
 
 def _name(options: GymOptions) -> str:

@@ -27,7 +27,8 @@ class EvaluationOptions(BaseModel, frozen=True, extra="forbid"):
         episodes: episodes to play, in an environment.
         latest: take the weights of the latest checkpoint, and not those that an evaluation found best.
         render: show the episodes in a window.
-        video: folder for a film of each episode.
+        video: folder for films of the first episodes.
+        num_videos: how many of them are filmed.
     """
 
     folder: tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="FOLDER")]]
@@ -35,6 +36,7 @@ class EvaluationOptions(BaseModel, frozen=True, extra="forbid"):
     latest: Annotated[bool, tyro.conf.FlagConversionOff] = False
     render: bool = False
     video: Path | None = None
+    num_videos: PositiveInt = 3
 
 
 @dataclass(frozen=True)

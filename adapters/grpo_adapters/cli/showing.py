@@ -21,7 +21,7 @@ from grpo_adapters.cli.options import explained
 from grpo_adapters.cli.records import Record, read_record
 from grpo_adapters.progress import sparkline
 
-CURVE_WIDTH = 20
+CURVE_WIDTH = 16
 
 
 @explained
