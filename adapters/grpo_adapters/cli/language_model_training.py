@@ -62,7 +62,7 @@ class LanguageModelOptions(GRPOConfig, SamplingConfig, RunOptions):
 
     model: tyro.conf.Positional[str]
     data: Path
-    reward: tuple[str, ...]
+    reward: tuple[str, ...] = ()
     reward_weights: tuple[float, ...] = ()
     prompts_per_step: PositiveInt = 8
     held_out: Path | None = None
@@ -82,7 +82,7 @@ def parse_options(words: Sequence[str]) -> LanguageModelOptions:
     require_fields(settings, LanguageModelOptions, "the file of --config")
     adapts = settings.get("lora_rank") is not None or any(word.startswith("--lora-rank") for word in rest)
     given = {"learning_rate": LEARNING_RATE_OF_LORA if adapts else LEARNING_RATE} | settings
-    required = [name for name in ("model", "data", "reward") if name not in settings]
+    required = [name for name in ("model", "data") if name not in settings]
     return parse(LanguageModelOptions, rest, command="train lm", given=given, required=required)
 
 
@@ -95,6 +95,8 @@ def load_options(settings: Mapping[str, Any]) -> LanguageModelOptions:
 
 def resolve(options: LanguageModelOptions) -> LanguageModelOptions:
     """With the end of the run, how often to evaluate and to save, and files from wherever it is called."""
+    if not options.reward:
+        raise UsageError("the completions need a reward: give --reward file.py:function, one or several")
     until_steps = options.until_steps
     if until_steps is None and options.until_decisions is None and options.until_seconds is None:
         until_steps = max(1, len(read_rows(options.data)) // options.prompts_per_step)

@@ -57,18 +57,16 @@ def train(words: Sequence[str]) -> int:
         raise UsageError(f"there is no training {words[0]!r}: {USAGE}")
     kind = kind_called(name)
     options = kind.parse(words if name == "module" else words[1:])
-    _require_end(options)
+    if name != "module":
+        _require_no_run(options.folder)
     _use_threads(options)
     options = kind.resolve(options)
+    _require_end(options)
     with _trackers(options, goes_on=False) as callbacks:
         progress = Progress(options.until)
         run = kind.build(options, [*callbacks, WatchForTrouble(progress.warn), progress])
         assert run.folder is not None
-        if (run.folder / "run.json").exists():
-            raise UsageError(
-                f"{run.folder} holds a run already: choose another --folder, or go on with that one by "
-                f"anygrpo resume {run.folder}"
-            )
+        _require_no_run(run.folder)
         with as_usage_errors():
             store(options, name, run.folder)
         return _carry_out(run, options.until, kind.name(options))
@@ -86,6 +84,8 @@ def resume(words: Sequence[str]) -> int:
     with _trackers(options, goes_on=True) as callbacks:
         progress = Progress(options.until)
         run = kind.build(options, [*callbacks, WatchForTrouble(progress.warn), progress])
+        if run.folder is None or run.folder.resolve() != asked.folder.resolve():
+            raise UsageError(f"the run writes to {run.folder}, not to {asked.folder}: call it where that is the same")
         try:
             found = run.resume(override=bool(asked.override))
         except (CheckpointError, FileNotFoundError) as error:
@@ -132,6 +132,13 @@ def _other_ends(asked: ResumeOptions) -> dict[str, Any]:
     """Ends that take the place of those that the run was begun with."""
     ends = {name: getattr(asked, name) for name in ("until_steps", "until_decisions", "until_seconds")}
     return ends if any(value is not None for value in ends.values()) else {}
+
+
+def _require_no_run(folder: Path) -> None:
+    if (folder / "run.json").exists():
+        raise UsageError(
+            f"{folder} holds a run already: choose another --folder, or go on with that one by anygrpo resume {folder}"
+        )
 
 
 def _require_end(options: RunOptions) -> None:
