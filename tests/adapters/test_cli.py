@@ -163,6 +163,7 @@ def test_a_run_that_goes_on_is_the_same_as_one_that_was_not_interrupted(algorith
     assert read_toml(Path("parts", "config.toml"))["until_steps"] == 4
 
 
+@pytest.mark.filterwarnings("ignore:builtin type .* has no __module__ attribute:DeprecationWarning")
 def test_environments_that_cannot_be_saved_begin_new_episodes() -> None:
     words = [
         "train",
@@ -593,7 +594,7 @@ def test_show_tells_settings_metrics_and_times(capsys: pytest.CaptureFixture[str
     assert main(["show", "a"]) == 0
     told = capsys.readouterr().out
     for part in (
-        "bandits.py:with_evaluation",
+        "checkpoint_every",
         "after 8 steps",
         "entropy",
         "evaluation/score 7",

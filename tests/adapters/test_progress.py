@@ -6,6 +6,7 @@ import io
 import json
 import math
 import time
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -38,7 +39,7 @@ def test_a_curve_keeps_means_over_equal_stretches() -> None:
         curve.add(value)
         assert len(curve.means) <= 9
     *full, partial = curve.means
-    assert [later - earlier for earlier, later in zip(full, full[1:], strict=False)] == [128.0] * (len(full) - 1)
+    assert [later - earlier for earlier, later in pairwise(full)] == [128.0] * (len(full) - 1)
     assert full[0] == 63.5
     assert partial > full[-1]
     assert curve.last == 999
@@ -115,7 +116,7 @@ def test_a_terminal_is_drawn_at_most_four_times_a_second() -> None:
     until = Until(seconds=0.7)
     make_run(Counts(until, console=recording(terminal=True)))(until)
     assert 2 <= len(drawn) <= 5
-    between = [later - earlier for earlier, later in zip(drawn[:-2], drawn[1:-1], strict=True)]
+    between = [later - earlier for earlier, later in pairwise(drawn[:-1])]
     assert min(between) >= 0.25
 
 
@@ -185,7 +186,7 @@ def test_a_notebook_has_one_display_that_is_updated(monkeypatch: pytest.MonkeyPa
 
 
 def test_a_wrong_until_is_told() -> None:
-    with pytest.raises(TypeError, match="until is 100, expected the grpo.Until"):
+    with pytest.raises(TypeError, match=r"until is 100, expected the grpo\.Until"):
         Progress(100)  # type: ignore[arg-type]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -200,15 +201,17 @@ def _policy(options: LanguageModelOptions) -> CausalLMPolicy:
         torch.manual_seed(options.seed)  # adapters begin at random
         rank = options.lora_rank
         adapters = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear", task_type="CAUSAL_LM")
-    return CausalLMPolicy(
-        options.model,
-        sampling=SamplingConfig(**options.part(SamplingConfig)),
-        peft_config=adapters,
-        autocast_dtype=torch.bfloat16 if options.autocast_bfloat16 else None,
-        gradient_checkpointing=options.gradient_checkpointing,
-        trust_remote_code=options.trust_remote_code,
-        seed=options.seed,
-    )
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "fan_in_fan_out is set", UserWarning)  # peft sets it as each layer needs it
+        return CausalLMPolicy(
+            options.model,
+            sampling=SamplingConfig(**options.part(SamplingConfig)),
+            peft_config=adapters,
+            autocast_dtype=torch.bfloat16 if options.autocast_bfloat16 else None,
+            gradient_checkpointing=options.gradient_checkpointing,
+            trust_remote_code=options.trust_remote_code,
+            seed=options.seed,
+        )
 
 
 def _reward(options: LanguageModelOptions) -> FunctionReward:
