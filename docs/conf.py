@@ -19,8 +19,10 @@ PUBLIC_MODULES = [
     "grpo",
     "grpo_adapters.bandit",
     "grpo_adapters.bandit.baselines",
+    "grpo_adapters.cli",
     "grpo_adapters.gym",
     "grpo_adapters.huggingface",
+    "grpo_adapters.progress",
     "grpo_adapters.tracking",
 ]
 

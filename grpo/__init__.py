@@ -93,7 +93,7 @@ from grpo.objectives.surrogates import (
 from grpo.rollout.importance import effective_sample_size, importance_weights
 from grpo.rollout.sampler import CutsEpisodes, HasSampler, Restarts, Sampler
 from grpo.runs._storage import CheckpointError
-from grpo.runs.best import BestWeights, EarlyStopping, load_best_weights
+from grpo.runs.best import BestWeights, EarlyStopping, load_best_weights, load_latest_weights
 from grpo.runs.callback import Callback
 from grpo.runs.checkpoints import Checkpoints
 from grpo.runs.evaluation import Evaluate, PolicyEvaluation, mean_with_interval, pass_at_k
@@ -229,6 +229,7 @@ __all__ = [
     "kl_penalty_surrogate",
     "leave_one_out_advantages",
     "load_best_weights",
+    "load_latest_weights",
     "mean_baseline",
     "mean_with_interval",
     "normalized_advantages",

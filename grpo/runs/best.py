@@ -10,8 +10,9 @@ from typing import Any, Literal
 from grpo.data._part_state import load_whole_part_states, part_states
 from grpo.data.state import require_keys
 from grpo.runs._description import versions
+from grpo.runs._folder import CHECKPOINTS
 from grpo.runs._plain_data import to_plain
-from grpo.runs._storage import present, read_manifest, read_state, write_state
+from grpo.runs._storage import CheckpointError, latest_whole, present, read_manifest, read_state, write_state
 from grpo.runs.callback import Callback
 from grpo.runs.run import Run
 
@@ -109,6 +110,30 @@ def load_best_weights(policy: object, folder: str | Path) -> dict[str, Any]:
     note = read_manifest(path)
     load_whole_part_states({"policy": policy}, read_state(path), policy)
     return {name: note[name] for name in ("step", "metric", "value")}
+
+
+def load_latest_weights(policy: object, folder: str | Path) -> int:
+    """Give a policy the weights of a run's latest checkpoint that is whole; nothing in the folder changes.
+
+    Args:
+        policy: takes the weights; it was constructed in the same way as the one that was trained.
+        folder: of the run.
+
+    Returns:
+        The step that they are of.
+
+    Raises:
+        CheckpointError: if there is no such checkpoint.
+        ValueError: if the weights are of another policy; nothing has changed then.
+    """
+    found = latest_whole(Path(folder) / CHECKPOINTS)
+    if found is None:
+        raise CheckpointError(
+            f"{Path(folder) / CHECKPOINTS} holds no checkpoint: choose the folder of a run that was given checkpoints="
+        )
+    _, manifest, state = found
+    load_whole_part_states({"policy": policy}, {"policy": state["trainer"]["parts"]["policy"]}, policy)
+    return int(manifest["step"])
 
 
 class EarlyStopping(_FollowsMetric):
