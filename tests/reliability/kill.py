@@ -12,6 +12,7 @@ import os
 
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # a process with threads must not be forked
 
+import gc
 import json
 import random
 import signal
@@ -228,6 +229,8 @@ def _parts(value: Any, name: str) -> dict[str, Any]:
 def main(options: Options) -> int:
     """Kill the trainings, and say how they bore it; 1 where one did not."""
     torch.set_num_threads(1)
+    gc.collect()
+    gc.freeze()  # what is imported stays in memory that processes share
     names = options.training or tuple(TRAININGS)
     failed = False
     for name in names:

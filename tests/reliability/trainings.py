@@ -78,7 +78,7 @@ def softmax_policy() -> ContextualSoftmaxPolicy:
 def grpo_on_bandit(folder: Path) -> tuple[Run, Until]:
     """A schedule, a penalty that follows the divergence, a reference policy, and every callback."""
     policy = softmax_policy()
-    num_steps = 60
+    num_steps = 36
     trainer = GRPOTrainer(
         GRPOConfig(
             batch_size=16,
@@ -142,7 +142,7 @@ def cartpole(folder: Path) -> tuple[Run, Until]:
     for space in (envs.action_space, envs.observation_space, envs.single_action_space, envs.single_observation_space):
         space.seed(11)  # nobody draws from them, but they are in the state
     sampler = FragmentSampler(envs, num_steps=16, seed=11)
-    return ppo(sampler, folder, 30, Checkpoints(every=3, keep_last=2, keep_every=9, asynchronous=True))
+    return ppo(sampler, folder, 20, Checkpoints(every=3, keep_last=2, keep_every=9, asynchronous=True))
 
 
 def lunar_lander(folder: Path) -> tuple[Run, Until]:
@@ -155,7 +155,7 @@ def lunar_lander(folder: Path) -> tuple[Run, Until]:
         vector_kwargs={"autoreset_mode": AutoresetMode.SAME_STEP},
     )
     sampler = FragmentSampler(envs, num_steps=48, seed=13, environments_in_state="restart")
-    return ppo(sampler, folder, 20, Checkpoints(every=4, keep_last=1, keep_best="episode_return"))
+    return ppo(sampler, folder, 12, Checkpoints(every=3, keep_last=1, keep_best="episode_return"))
 
 
 def share_of_seven(completions: list[str], **columns: Any) -> list[float]:
@@ -186,7 +186,7 @@ def language_model(folder: Path) -> tuple[Run, Until]:
         checkpoints=Checkpoints(every=2, keep_last=1, asynchronous=True),
         callbacks=[SampleLog(every=2, count=3), BestWeights("reward")],
     )
-    return run, Until(steps=20)
+    return run, Until(steps=14)
 
 
 def preferences(folder: Path) -> tuple[Run, Until]:
@@ -195,7 +195,7 @@ def preferences(folder: Path) -> tuple[Run, Until]:
     policy = build_policy(peft_config=adapters(dropout=0.1))
     prompts, completions = sampled(build_policy(), PROMPTS, 4)
     pairs = [Preference(*each) for each in zip(prompts[::2], completions[::2], completions[1::2], strict=True)]
-    config = DPOConfig(batch_size=2, learning_rate=LinearSchedule(start=0.02, end=0.0, num_steps=30))
+    config = DPOConfig(batch_size=2, learning_rate=LinearSchedule(start=0.02, end=0.0, num_steps=20))
     run = Run(
         DPOTrainer(config, policy, policy.reference()),
         StateLoader(pairs, batch_size=3, seed=9),
@@ -203,7 +203,7 @@ def preferences(folder: Path) -> tuple[Run, Until]:
         checkpoints=Checkpoints(every=3, keep_last=3, keep_every=9, keep_best="loss", best_is="lowest"),
         callbacks=[BestWeights("loss", "lowest"), WatchForTrouble(lambda text: None)],
     )
-    return run, Until(steps=30)
+    return run, Until(steps=20)
 
 
 TRAININGS: dict[str, MakeRun] = {
