@@ -46,7 +46,7 @@ def train(options: Options, seed: int) -> str:
         return list(range(first, first + EPISODES_PER_UPDATE))
 
     environment = gymnasium.make("CartPole-v1")
-    evaluation = Evaluate(lambda policy: {"return": evaluate(policy, environment, 20).mean}, every=10)
+    evaluation = Evaluate(lambda policy: {"return": evaluate(policy, environment, 20, seed=1_000_000).mean}, every=10)
     run = Run(trainer, starts, folder=options.output / f"REINFORCE-{seed}", callbacks=[evaluation])
     run(Until(steps=num_updates))
     result = evaluate(policy, environment, 100, seed=2_000_000)

@@ -7,6 +7,7 @@ that was pulled, summed up.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -21,26 +22,21 @@ import tyro
 from torch import Tensor
 
 from grpo import GroupRelative, GRPOConfig, GRPOTrainer, Run, Until, group_centered_advantages
-from grpo_adapters.bandit import (
-    DynamicBandit,
-    GaussianRewards,
-    SoftmaxPolicy,
-    random_walk_means,
-    regret,
-    seasonal_means,
-    seeded_generator,
-    switching_means,
-)
-from grpo_adapters.bandit.baselines import UCB1, DiscountedUCB, EpsilonGreedy, SlidingWindowUCB, ThompsonSampling, play
+from grpo_adapters import bandit
+from grpo_adapters.bandit import GaussianRewards, baselines
 
-MEAN_PATHS = {"drift": random_walk_means, "switches": switching_means, "seasons": seasonal_means}
+MEAN_PATHS: dict[str, Callable[..., Tensor]] = {
+    "drift": bandit.random_walk_means,
+    "switches": bandit.switching_means,
+    "seasons": bandit.seasonal_means,
+}
 NUM_ARMS = 10
-STRATEGIES = {
-    "ε-greedy (ε = 0.1)": EpsilonGreedy,
-    "UCB1": UCB1,
-    "Thompson sampling": ThompsonSampling,
-    "discounted UCB": partial(DiscountedUCB, discount=1 - 1 / 2000),
-    "sliding-window UCB": partial(SlidingWindowUCB, window=2000),
+STRATEGIES: dict[str, Callable[..., baselines.Strategy]] = {
+    "ε-greedy (ε = 0.1)": baselines.EpsilonGreedy,
+    "UCB1": baselines.UCB1,
+    "Thompson sampling": baselines.ThompsonSampling,
+    "discounted UCB": partial(baselines.DiscountedUCB, discount=1 - 1 / 2000),
+    "sliding-window UCB": partial(baselines.SlidingWindowUCB, window=2000),
 }
 
 
@@ -65,20 +61,21 @@ def mean_path(options: Options, seed: int) -> Tensor:
 def run_grpo(options: Options, seed: int) -> Tensor:
     """Regret of each pull of GRPO, [T]."""
     torch.set_num_threads(1)
-    policy = SoftmaxPolicy(NUM_ARMS, generator=seeded_generator("policy", seed))
-    bandit = DynamicBandit(mean_path(options, seed), GaussianRewards(std=1.0), seed=seed)
+    policy = bandit.SoftmaxPolicy(NUM_ARMS, generator=bandit.seeded_generator("policy", seed))
+    changing = bandit.DynamicBandit(mean_path(options, seed), GaussianRewards(std=1.0), seed=seed)
     config = GRPOConfig(group_size=8, learning_rate=0.1, entropy_coefficient=0.2)
     # Rewards of one arm differ by noise alone; scaling by their spread would blow that noise up.
-    trainer = GRPOTrainer(config, policy, bandit, advantage_estimator=GroupRelative(group_centered_advantages))
+    trainer = GRPOTrainer(config, policy, changing, advantage_estimator=GroupRelative(group_centered_advantages))
     Run(trainer, ["the only state"])(Until(steps=options.num_pulls // 8))
-    return bandit.regret()
+    return changing.regret()
 
 
 def run_strategy(options: Options, name: str) -> Tensor:
     """Regret of each pull of a classical strategy in all runs, [runs, T]."""
     torch.set_num_threads(1)
     paths = torch.stack([mean_path(options, seed) for seed in range(options.seeds)])
-    return regret(paths, play(STRATEGIES[name](options.seeds, NUM_ARMS), paths, GaussianRewards(std=1.0))[0])
+    arms, _ = baselines.play(STRATEGIES[name](options.seeds, NUM_ARMS), paths, GaussianRewards(std=1.0))
+    return bandit.regret(paths, arms)
 
 
 def mean_and_interval(values: Tensor) -> tuple[Tensor, Tensor]:

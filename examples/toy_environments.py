@@ -53,7 +53,7 @@ class Options:
     """Folder for the runs, to be drawn by anygrpo plot."""
 
 
-def build_ppo(name: str, seed: int, steps: int) -> tuple[PPOTrainer[Any, Any], Any]:
+def build_ppo(name: str, seed: int, steps: int) -> tuple[Any, Any]:
     """With a critic, on fragments of 64 steps in each of 8 running environments.
 
     Where every episode is as good as can be, advantages are nothing but the critic's noise, and PPO scales them up to a

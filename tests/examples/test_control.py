@@ -12,10 +12,10 @@ from collections.abc import Callable
 from contextlib import redirect_stdout
 from pathlib import Path
 
-import lunarlander_ppo
 import pytest
 import tyro
 
+import lunarlander_ppo
 import tictactoe
 import toy_environments
 

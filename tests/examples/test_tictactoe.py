@@ -78,14 +78,15 @@ def test_a_short_training_makes_weights_that_load_and_a_run(tmp_path: Path) -> N
 def test_each_environment_is_given_a_copy_of_the_policy_in_turn() -> None:
     envs = SyncVectorEnv([TicTacToe] * tictactoe.NUM_ENVS)
     policy = GymActorCritic(TicTacToe(), hidden_sizes=(8,))
-    trainer = PPOTrainer(PPOConfig(), policy, EnvironmentReward(), sampler=FragmentSampler(envs, 2))
+    sampler = FragmentSampler(envs, 2)
+    trainer = PPOTrainer(PPOConfig(), policy, EnvironmentReward(), sampler=sampler)
     noticed: list[list[FrozenCopy]] = []
 
     class Notices(Callback):
         def after_step(self, run: Run, metrics: Mapping[str, float]) -> None:
             noticed.append([env.opponent for env in envs.envs])  # type: ignore[attr-defined]
 
-    Run(trainer, trainer.sampler.states, callbacks=[tictactoe.SelfPlay(envs), Notices()])(Until(steps=3))
+    Run(trainer, sampler.states, callbacks=[tictactoe.SelfPlay(envs), Notices()])(Until(steps=3))
     first = noticed[0][0]
     assert all(isinstance(opponent, FrozenCopy) for opponents in noticed for opponent in opponents)
     assert [sum(opponent is not first for opponent in opponents) for opponents in noticed] == [1, 2, 3]
