@@ -7,21 +7,21 @@ would have come; its settings are those of rl-zoo3, whose learning rate and clip
 
 from __future__ import annotations
 
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from itertools import count
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Annotated, Any
 
 import gymnasium
+import torch
 import tyro
 
-from grpo import GRPOConfig, GRPOTrainer, LinearSchedule, PPOConfig, PPOTrainer
-from grpo_adapters.gym import EnvironmentReward, EpisodeSampler, FragmentSampler, GymActorCritic, GymPolicy
-from learning import Advance, Run, learn, report, run_seeds, save_learning_curves
+from grpo import Evaluate, GRPOConfig, GRPOTrainer, LinearSchedule, PPOConfig, PPOTrainer, Run, Until
+from grpo_adapters.gym import EnvironmentReward, EpisodeSampler, FragmentSampler, GymActorCritic, GymPolicy, evaluate
 
-BAR = 475.0
-PPO_ENVS, PPO_STEPS, PPO_ANNEALED_OVER = 8, 32, 100_000
+make_environment = partial(gymnasium.make, "CartPole-v1")
 
 
 @dataclass(frozen=True)
@@ -30,55 +30,34 @@ class Options:
 
     steps: int = 100_000
     """Environment steps that GRPO trains on."""
-    groups: int = 4
-    """Starts in a step of GRPO."""
-    group_size: int = 8
-    """Episodes from each start."""
-    learning_rate: float = 1e-3
-    """Learning rate of GRPO."""
     ppo_steps: int = 30_000
     """Environment steps that PPO trains on; 0 leaves it out."""
     seeds: Annotated[int, tyro.conf.arg(metavar="COUNT")] = 3
     """Trainings, each with a seed of its own."""
-    output: Path = Path("outputs")
-    """Folder for the figure."""
+    output: Path = Path("outputs/cartpole")
+    """Folder for the runs, to be drawn by anygrpo plot."""
 
 
-def make_environment() -> gymnasium.Env[Any, Any]:
-    return gymnasium.make("CartPole-v1")
-
-
-def train_grpo(options: Options, seed: int, advance: Advance) -> Run:
-    """One training with GRPO."""
-    sampler = EpisodeSampler(make_environment, options.groups * options.group_size)
-    policy = GymPolicy(sampler, seed=seed)
+def build_grpo(seed: int) -> tuple[Any, Any]:
+    """Groups of 8 episodes from each of 4 starts."""
     config = GRPOConfig(
-        group_size=options.group_size,
-        learning_rate=options.learning_rate,
+        group_size=8,
+        learning_rate=1e-3,
         batch_size=256,
         num_epochs_per_update=10,
         max_grad_norm=0.5,
         loss_averaging="per_decision",
         seed=seed,
     )
+    policy = GymPolicy(EpisodeSampler(make_environment, num_envs=32), seed=seed)
     trainer = GRPOTrainer(config, policy, EnvironmentReward())
-    starts = count(seed * options.steps)
-    return learn(
-        trainer,
-        policy,
-        lambda: [next(starts) for _ in range(options.groups)],
-        make_environment(),
-        advance,
-        seed=seed,
-        max_steps=options.steps,
-    )
+    return trainer, lambda step: [100_000 * seed + 4 * step + start for start in range(4)]
 
 
-def train_ppo(options: Options, seed: int, advance: Advance) -> Run:
-    """One training with PPO."""
-    sampler = FragmentSampler(gymnasium.make_vec("CartPole-v1", num_envs=PPO_ENVS), PPO_STEPS, seed=seed)
-    policy = GymActorCritic(sampler, seed=seed)
-    num_updates = PPO_ANNEALED_OVER // (PPO_ENVS * PPO_STEPS)
+def build_ppo(seed: int) -> tuple[Any, Any]:
+    """8 environments side by side, 32 steps of each between updates."""
+    sampler = FragmentSampler(gymnasium.make_vec("CartPole-v1", num_envs=8), num_steps=32, seed=seed)
+    num_updates = 100_000 // (8 * 32)
     clip = LinearSchedule(start=0.2, end=0.0, num_steps=num_updates)
     config = PPOConfig(
         batch_size=256,
@@ -90,25 +69,30 @@ def train_ppo(options: Options, seed: int, advance: Advance) -> Run:
         gae_lambda=0.8,
         seed=seed,
     )
-    trainer = PPOTrainer(config, policy, EnvironmentReward())
-    return learn(
-        trainer,
-        policy,
-        lambda: sampler.states,
-        make_environment(),
-        advance,
-        seed=seed,
-        max_steps=options.ppo_steps,
+    return PPOTrainer(config, GymActorCritic(sampler, seed=seed), EnvironmentReward()), sampler.states
+
+
+def train(options: Options, name: str, seed: int) -> str:
+    """One training; what came of it."""
+    torch.set_num_threads(1)
+    trainer, states = build_grpo(seed) if name == "GRPO" else build_ppo(seed)
+    environment = make_environment()
+    evaluation = Evaluate(
+        lambda policy: {"return": evaluate(policy, environment, 20, seed=1_000_000).mean},
+        every=1 if name == "GRPO" else 6,
     )
+    run = Run(trainer, states, folder=options.output / f"{name}-{seed}", callbacks=[evaluation])
+    run(Until(decisions=options.steps if name == "GRPO" else options.ppo_steps))
+    result = evaluate(trainer.policy, environment, 100, seed=2_000_000)
+    return f"{name}, seed {seed}, {run.num_decisions:,} steps: {result}"
 
 
 def main(options: Options) -> None:
-    """Train with every seed, and show what was learnt."""
-    runs = {"GRPO": run_seeds(partial(train_grpo, options), options.seeds, "GRPO")}
-    if options.ppo_steps > 0:
-        runs["PPO"] = run_seeds(partial(train_ppo, options), options.seeds, "PPO")
-    report("CartPole-v1, greedy policy on 100 fresh episodes", runs, BAR)
-    save_learning_curves(options.output / "cartpole_grpo.png", "GRPO and PPO on CartPole-v1", runs, BAR)
+    """Train with every seed, in a process each, and print what was learnt on 100 fresh episodes."""
+    with ProcessPoolExecutor(mp_context=get_context("spawn")) as processes:
+        for name in ("GRPO", "PPO") if options.ppo_steps > 0 else ("GRPO",):
+            for result in processes.map(partial(train, options, name), range(options.seeds)):
+                print(result, flush=True)
 
 
 if __name__ == "__main__":

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from itertools import count
+from multiprocessing import get_context
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import gymnasium
+import torch
 import tyro
 
-from grpo import LinearSchedule, ReinforceConfig, ReinforceTrainer
-from grpo_adapters.gym import EnvironmentReward, EpisodeSampler, GymPolicy
-from learning import Advance, Run, learn, report, run_seeds, save_learning_curves
+from grpo import Evaluate, LinearSchedule, ReinforceConfig, ReinforceTrainer, Run, Until
+from grpo_adapters.gym import EnvironmentReward, EpisodeSampler, GymPolicy, evaluate
 
-BAR = 475.0
+EPISODES_PER_UPDATE = 10
 
 
 @dataclass(frozen=True)
@@ -23,50 +24,40 @@ class Options:
     """Options of the run."""
 
     episodes: int = 1500
-    """Episodes to train on."""
-    episodes_per_update: int = 10
-    """Episodes between two updates."""
+    """Episodes to train on, in updates of 10."""
     learning_rate: float = 1e-2
     """Learning rate at the start; it falls to 0 in equal parts."""
-    discount: float = 0.99
-    """How much a reward counts one step later."""
     seeds: Annotated[int, tyro.conf.arg(metavar="COUNT")] = 3
     """Trainings, each with a seed of its own."""
-    output: Path = Path("outputs")
-    """Folder for the figure."""
+    output: Path = Path("outputs/cartpole")
+    """Folder for the runs, to be drawn by anygrpo plot."""
 
 
-def make_environment() -> gymnasium.Env[Any, Any]:
-    return gymnasium.make("CartPole-v1")
+def train(options: Options, seed: int) -> str:
+    """One training; what came of it."""
+    torch.set_num_threads(1)
+    policy = GymPolicy(EpisodeSampler(partial(gymnasium.make, "CartPole-v1"), EPISODES_PER_UPDATE), seed=seed)
+    num_updates = options.episodes // EPISODES_PER_UPDATE
+    schedule = LinearSchedule(start=options.learning_rate, end=0.0, num_steps=num_updates)
+    trainer = ReinforceTrainer(ReinforceConfig(learning_rate=schedule, seed=seed), policy, EnvironmentReward())
 
+    def starts(step: int) -> list[int]:
+        first = seed * options.episodes + step * EPISODES_PER_UPDATE
+        return list(range(first, first + EPISODES_PER_UPDATE))
 
-def train(options: Options, seed: int, advance: Advance) -> Run:
-    """One training."""
-    policy = GymPolicy(EpisodeSampler(make_environment, options.episodes_per_update), seed=seed)
-    num_updates = options.episodes // options.episodes_per_update
-    config = ReinforceConfig(
-        discount=options.discount,
-        learning_rate=LinearSchedule(start=options.learning_rate, end=0.0, num_steps=num_updates),
-        seed=seed,
-    )
-    trainer = ReinforceTrainer(config, policy, EnvironmentReward())
-    starts = count(seed * options.episodes)
-    return learn(
-        trainer,
-        policy,
-        lambda: [next(starts) for _ in range(options.episodes_per_update)],
-        make_environment(),
-        advance,
-        seed=seed,
-        max_episodes=num_updates * options.episodes_per_update,
-    )
+    environment = gymnasium.make("CartPole-v1")
+    evaluation = Evaluate(lambda policy: {"return": evaluate(policy, environment, 20, seed=1_000_000).mean}, every=10)
+    run = Run(trainer, starts, folder=options.output / f"REINFORCE-{seed}", callbacks=[evaluation])
+    run(Until(steps=num_updates))
+    result = evaluate(policy, environment, 100, seed=2_000_000)
+    return f"REINFORCE, seed {seed}, {run.num_decisions:,} steps: {result}"
 
 
 def main(options: Options) -> None:
-    """Train with every seed, and show what was learnt."""
-    runs = {"REINFORCE": run_seeds(partial(train, options), options.seeds, "REINFORCE")}
-    report("CartPole-v1, greedy policy on 100 fresh episodes", runs, BAR)
-    save_learning_curves(options.output / "cartpole_reinforce.png", "REINFORCE on CartPole-v1", runs, BAR)
+    """Train with every seed, in a process each, and print what was learnt on 100 fresh episodes."""
+    with ProcessPoolExecutor(mp_context=get_context("spawn")) as processes:
+        for result in processes.map(partial(train, options), range(options.seeds)):
+            print(result, flush=True)
 
 
 if __name__ == "__main__":

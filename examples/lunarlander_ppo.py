@@ -1,71 +1,33 @@
 """PPO lands on the moon: train it with rl-zoo3's settings, or watch the trained policy that lies beside this script.
 
-The weights were made by
-
-    python examples/lunarlander_ppo.py train --seeds 1 --save examples/weights/lunarlander.safetensors
+Made by: python examples/lunarlander_ppo.py train --seeds 1 --save examples/weights/lunarlander.safetensors
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from concurrent.futures import ProcessPoolExecutor
 from functools import partial
-from itertools import count
+from multiprocessing import get_context
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import gymnasium
+import torch
 import tyro
 from gymnasium.vector import AutoresetMode
 from gymnasium.wrappers import RecordVideo
-from rich.console import Console
 from safetensors.torch import load_model, save_model
 
-from grpo import GRPOConfig, GRPOTrainer, MonteCarlo, PPOConfig, PPOTrainer, group_time_baseline
+from grpo import Evaluate, GRPOConfig, GRPOTrainer, MonteCarlo, PPOConfig, PPOTrainer, Run, Until, group_time_baseline
 from grpo_adapters.gym import EnvironmentReward, EpisodeSampler, FragmentSampler, GymActorCritic, GymPolicy, evaluate
-from learning import Advance, Run, learn, report, run_seeds, save_learning_curves
 
 ENVIRONMENT = "LunarLander-v3"
-BAR = 240.0
 WEIGHTS = Path(__file__).parent / "weights" / "lunarlander.safetensors"
 
 
-@dataclass(frozen=True)
-class Train:
-    """Train with several seeds, and draw the learning curves."""
-
-    algorithm: Literal["ppo", "grpo"] = "ppo"
-    """PPO with a critic, or GRPO, which compares episodes from the same start instead."""
-    steps: int = 1_000_000
-    """Environment steps to train on."""
-    seeds: Annotated[int, tyro.conf.arg(metavar="COUNT")] = 3
-    """Trainings, each with a seed of its own."""
-    save: Path | None = None
-    """File for PPO's weights of the first seed."""
-    output: Path = Path("outputs")
-    """Folder for the figure."""
-
-
-@dataclass(frozen=True)
-class Evaluate:
-    """Play episodes with trained weights."""
-
-    weights: Path = WEIGHTS
-    """Weights of a policy that this script trained with PPO."""
-    episodes: int = 100
-    """Episodes to play."""
-    render: bool = False
-    """Show them in a window."""
-    video: Path | None = None
-    """Folder for a film of each episode."""
-
-
-def train_ppo(options: Train, seed: int, advance: Advance) -> Run:
-    """16 environments side by side, 1,024 steps of each between updates."""
-    envs = gymnasium.make_vec(
-        ENVIRONMENT, num_envs=16, vectorization_mode="sync", vector_kwargs={"autoreset_mode": AutoresetMode.SAME_STEP}
-    )
+def build_ppo(seed: int) -> tuple[Any, Any]:
+    envs = gymnasium.make_vec(ENVIRONMENT, 16, "sync", {"autoreset_mode": AutoresetMode.SAME_STEP})
     sampler = FragmentSampler(envs, num_steps=1024, seed=seed)
-    policy = GymActorCritic(sampler, seed=seed)
     config = PPOConfig(
         batch_size=64,
         num_epochs_per_update=4,
@@ -75,23 +37,10 @@ def train_ppo(options: Train, seed: int, advance: Advance) -> Run:
         entropy_coefficient=0.01,
         seed=seed,
     )
-    trainer = PPOTrainer(config, policy, EnvironmentReward())
-    run = learn(
-        trainer,
-        policy,
-        lambda: sampler.states,
-        gymnasium.make(ENVIRONMENT),
-        advance,
-        seed=seed,
-        max_steps=options.steps,
-    )
-    if options.save is not None and seed == 0:
-        options.save.parent.mkdir(parents=True, exist_ok=True)
-        save_model(policy, str(options.save))
-    return run
+    return PPOTrainer(config, GymActorCritic(sampler, seed=seed), EnvironmentReward()), sampler.states
 
 
-def train_grpo(options: Train, seed: int, advance: Advance) -> Run:
+def build_grpo(seed: int) -> tuple[Any, Any]:
     """Groups of 8 episodes from each of 4 starts, each step credited against the others at the same time."""
     policy = GymPolicy(EpisodeSampler(partial(gymnasium.make, ENVIRONMENT), num_envs=32), seed=seed)
     config = GRPOConfig(
@@ -105,58 +54,67 @@ def train_grpo(options: Train, seed: int, advance: Advance) -> Run:
         advantage_normalization="per_step",
         seed=seed,
     )
-    estimator = MonteCarlo(discount=0.99, baseline=group_time_baseline)
-    trainer = GRPOTrainer(config, policy, EnvironmentReward(), advantage_estimator=estimator)
-    starts = count(seed * options.steps)
-    return learn(
-        trainer,
-        policy,
-        lambda: [next(starts) for _ in range(4)],
-        gymnasium.make(ENVIRONMENT),
-        advance,
-        seed=seed,
-        max_steps=options.steps,
-    )
+    credit = MonteCarlo(discount=0.99, baseline=group_time_baseline)
+    trainer = GRPOTrainer(config, policy, EnvironmentReward(), advantage_estimator=credit)
+    return trainer, lambda step: [100_000 * seed + 4 * step + start for start in range(4)]
 
 
-def train(options: Train) -> None:
-    """Train with every seed, and show what was learnt."""
-    name = options.algorithm.upper()
-    runs = {
-        name: run_seeds(
-            partial({"ppo": train_ppo, "grpo": train_grpo}[options.algorithm], options), options.seeds, name
-        )
-    }
-    report(f"{ENVIRONMENT}, greedy policy on 100 fresh episodes", runs, BAR)
-    save_learning_curves(options.output / f"lunarlander_{options.algorithm}.png", f"{name} on {ENVIRONMENT}", runs, BAR)
+def train_one(seed: int, algorithm: str, steps: int, save: Path | None, output: Path) -> str:
+    torch.set_num_threads(1)
+    trainer, states = {"ppo": build_ppo, "grpo": build_grpo}[algorithm](seed)
+    environment = gymnasium.make(ENVIRONMENT)
+    evaluation = Evaluate(lambda policy: {"return": evaluate(policy, environment, 20, seed=1_000_000).mean}, every=3)
+    run = Run(trainer, states, folder=output / f"{algorithm}-{seed}", callbacks=[evaluation])
+    run(Until(decisions=steps))
+    if save is not None and seed == 0:
+        save_model(trainer.policy, str(save))
+    result = evaluate(trainer.policy, environment, 100, seed=2_000_000)
+    return f"{algorithm}, seed {seed}, {run.num_decisions:,} steps: {result}"
 
 
-def every_episode(episode: int) -> bool:
-    return True
+def train(
+    algorithm: Literal["ppo", "grpo"] = "ppo",
+    steps: int = 1_000_000,
+    seeds: int = 3,
+    save: Path | None = None,
+    output: Path = Path("outputs/lunarlander"),
+) -> None:
+    """Train with several seeds, in a process each.
+
+    Args:
+        algorithm: PPO with a critic, or GRPO, which compares episodes from the same start instead.
+        steps: Environment steps to train on.
+        seeds: How many trainings.
+        save: File for the weights of seed 0.
+        output: Folder for the runs, to be drawn by anygrpo plot.
+    """
+    if save is not None:
+        save.parent.mkdir(parents=True, exist_ok=True)
+    training = partial(train_one, algorithm=algorithm, steps=steps, save=save, output=output)
+    with ProcessPoolExecutor(mp_context=get_context("spawn")) as processes:
+        for result in processes.map(training, range(seeds)):
+            print(result, flush=True)
 
 
-def play(options: Evaluate) -> None:
-    """Play, and say how it went."""
-    if not options.weights.is_file():
-        raise SystemExit(f"there are no weights at {options.weights}: make them with train --save {options.weights}")
-    mode = "human" if options.render else "rgb_array" if options.video is not None else None
-    environment: gymnasium.Env[Any, Any] = gymnasium.make(ENVIRONMENT, render_mode=mode)
-    if options.video is not None:
-        environment = RecordVideo(environment, str(options.video), episode_trigger=every_episode)
+def play(weights: Path = WEIGHTS, episodes: int = 100, render: bool = False, video: Path | None = None) -> None:
+    """Play episodes with trained weights.
+
+    Args:
+        weights: File that train saved, with PPO.
+        episodes: How many.
+        render: Show them in a window.
+        video: Folder for a film of each episode.
+    """
+    if not weights.is_file():
+        raise SystemExit(f"there are no weights at {weights}: make them with train --save {weights}")
+    environment: Any = gymnasium.make(ENVIRONMENT, render_mode="human" if render else "rgb_array" if video else None)
+    if video is not None:
+        environment = RecordVideo(environment, str(video), episode_trigger=lambda _: True)
     policy = GymActorCritic(environment)
-    load_model(policy, str(options.weights))
-    result = evaluate(policy, environment, options.episodes)
+    load_model(policy, str(weights))
+    print(f"{ENVIRONMENT}: {evaluate(policy, environment, episodes)}")
     environment.close()
-    Console().print(f"{ENVIRONMENT}: {result}")
-
-
-def main(options: Train | Evaluate) -> None:
-    """Do what was asked for."""
-    if isinstance(options, Train):
-        train(options)
-    else:
-        play(options)
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Train | Evaluate, description=__doc__))
+    tyro.extras.subcommand_cli_from_dict({"train": train, "evaluate": play}, description=__doc__)

@@ -105,6 +105,7 @@ from grpo.runs.trouble import WatchForTrouble
 from grpo.runs.until import Until
 from grpo.training.dpo_trainer import DPOTrainer, with_reference_log_probs
 from grpo.training.grpo_trainer import GRPOTrainer
+from grpo.training.online_dpo_trainer import OnlineDPOTrainer
 from grpo.training.policy_trainer import PolicyTrainer
 from grpo.training.ppo_trainer import PPOTrainer
 from grpo.training.reinforce_trainer import ReinforceTrainer
@@ -164,6 +165,7 @@ __all__ = [
     "Needs",
     "NonFiniteError",
     "Objective",
+    "OnlineDPOTrainer",
     "PPOConfig",
     "PPOObjective",
     "PPOTrainer",

@@ -14,7 +14,6 @@ from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
-import dynamic_bandit
 import matplotlib.pyplot as plt
 import nbformat
 import pytest
@@ -22,10 +21,15 @@ import tyro
 from nbclient import NotebookClient
 
 import bandit_algorithms
+import cartpole_grpo
+import cartpole_reinforce
 import dpo_synthetic
+import dynamic_bandit
+import toy_environments
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 NOTEBOOKS = sorted(EXAMPLES.glob("*.ipynb"))
+LONGEST_SCRIPT = 120
 
 
 def run(script: str, *options: str, folder: Path | None = None) -> str:
@@ -35,6 +39,11 @@ def run(script: str, *options: str, folder: Path | None = None) -> str:
     return finished.stdout
 
 
+@pytest.mark.parametrize("script", sorted(EXAMPLES.glob("*.py")), ids=lambda script: script.stem)
+def test_scripts_are_short(script: Path) -> None:
+    assert len(script.read_text().splitlines()) <= LONGEST_SCRIPT
+
+
 def test_custom_policy_is_short_and_learns_nearly_the_best_schedules() -> None:
     """The script itself checks its schedules against Smith's rule."""
     assert len((EXAMPLES / "custom_policy.py").read_text().splitlines()) < 80
@@ -42,13 +51,13 @@ def test_custom_policy_is_short_and_learns_nearly_the_best_schedules() -> None:
 
 
 def test_bandit_algorithms_all_end_near_the_best_arm() -> None:
-    output = run("bandit_algorithms.py", "--seeds", "3")
-    assert all(name in output for name in ("REINFORCE", "PPO", "GRPO", "DPO"))
-    rows = [line.strip("│ ").split("│") for line in output.splitlines() if line.startswith("│")]
-    first, last = ([float(cell) for cell in row[1:]] for row in (rows[0], rows[-1]))
-    *rewards, best = last
-    assert all(late > early for late, early in zip(rewards, first[:-1], strict=True))
-    assert all(reward > 0.9 * best for reward in rewards)
+    told, names, *rows = run("bandit_algorithms.py", "--seeds", "3").splitlines()
+    assert names.split() == ["steps", "REINFORCE", "PPO", "(clip)", "GRPO", "DPO"]
+    best = float(told.split()[-1])
+    first, last = ([float(cell) for cell in row.split()[1:]] for row in (rows[0], rows[-1]))
+    assert len(last) == 4
+    assert all(late > early for late, early in zip(last, first, strict=True))
+    assert all(reward > 0.9 * best for reward in last)
 
 
 def dynamic_bandit_in_processes(options: list[str], folder: Path) -> str:
@@ -77,23 +86,24 @@ def dynamic_bandit_in_a_thread(options: list[str], folder: Path) -> str:
 def test_dynamic_bandit_makes_a_table_and_a_figure(
     dynamics: str, run_with: Callable[[list[str], Path], str], tmp_path: Path
 ) -> None:
-    options = ["--dynamics", dynamics, "--num-pulls", "400", "--seeds", "2", "--num-arms", "4"]
+    options = ["--dynamics", dynamics, "--num-pulls", "400", "--seeds", "2"]
     output = run_with(options, tmp_path)
     for name in ("GRPO", "UCB1", "Thompson sampling", "discounted UCB", "sliding-window UCB", "ε-greedy"):
         assert name in output
     assert (tmp_path / "outputs" / f"dynamic_bandit_{dynamics}.png").stat().st_size > 10_000
 
 
-@pytest.mark.parametrize("example", [bandit_algorithms, dpo_synthetic, dynamic_bandit])
+@pytest.mark.parametrize(
+    "example", [bandit_algorithms, cartpole_grpo, cartpole_reinforce, dpo_synthetic, dynamic_bandit, toy_environments]
+)
 def test_help_explains_every_option(example: Any, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         tyro.cli(example.Options, description=example.__doc__, args=["--help"])
     told = " ".join(re.sub(r"[│╭╮╰╯─]", " ", capsys.readouterr().out).split())
     explained = re.findall(r'^    (\w+): .+\n    """(.+)"""$', inspect.getsource(example), re.MULTILINE)
-    assert len(explained) == len(re.findall(r"--(?!help)[a-z]", told))
-    for name, explanation in explained:
-        assert f"--{name.replace('_', '-')}" in told
-        assert explanation in told
+    names = [f"--{name.replace('_', '-')}" for name, _ in explained]
+    assert {*names, "--help"} == set(re.findall(r"--[a-z][a-z-]*", told))
+    assert all(explanation in told for _, explanation in explained)
 
 
 def executed(name: str, folder: Path, smaller: dict[str, str]) -> tuple[str, int]:

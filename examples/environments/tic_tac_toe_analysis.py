@@ -52,6 +52,27 @@ class Probabilities:
     loss: float
 
 
+@dataclass(frozen=True)
+class Strength:
+    """How good a deterministic agent is with the first or the second move, exactly.
+
+    Attributes:
+        lines: its results over all lines of play that an opponent may choose.
+        random: probabilities of its results against a uniformly random opponent.
+    """
+
+    lines: Outcomes
+    random: Probabilities
+
+
+def measure(agent: Agent) -> dict[str, Strength]:
+    """An agent's strength in each seat, ``"first"`` and ``"second"``."""
+    return {
+        seat: Strength(enumerate_lines(agent, starts), outcome_against_random(agent, starts))
+        for seat, starts in (("first", True), ("second", False))
+    }
+
+
 def winner(board: Iterable[int]) -> int:
     """+1 or -1, the player with three stones in a line, or 0 while there is none."""
     return _winner(_cells(board))

@@ -85,6 +85,17 @@ def pair_best_with_worst(experience: Experience) -> CollectedPreferences:
     )
 
 
+def check_group_size(group_size: int) -> int:
+    """The size of groups that pairs can be made of.
+
+    Raises:
+        ValueError: if it is too small.
+    """
+    if not isinstance(group_size, int) or group_size < 2:
+        raise ValueError(f"group_size is {group_size!r}, expected at least 2: a pair has two actions")
+    return group_size
+
+
 def _without_its_batch(entry: Any) -> Any:
     """An entry that does not keep the whole batch in memory that it was part of."""
     return entry.clone() if isinstance(entry, Tensor) else entry
@@ -122,10 +133,8 @@ class PreferenceCollector(Generic[StatesT, ActionsT]):
         sampler: Sampler[StatesT, ActionsT] | None = None,
         group_size: int = 8,
     ) -> None:
-        if not isinstance(group_size, int) or group_size < 2:
-            raise ValueError(f"group_size is {group_size!r}, expected at least 2: a pair has two actions")
         self._collector = ExperienceCollector(
-            policy, reward_model, sampler=sampler, group_size=group_size, needs=NOTHING
+            policy, reward_model, sampler=sampler, group_size=check_group_size(group_size), needs=NOTHING
         )
         self._models = (policy, reward_model, self._collector.sampler)
 

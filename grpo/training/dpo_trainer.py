@@ -29,6 +29,7 @@ from grpo.objectives.preference_objective import (
 from grpo.training._metrics import StepMetrics
 from grpo.training._preference_batch import PairMicroBatch, PreferenceBatch
 from grpo.training._presets import check_config, refuse_replaced
+from grpo.training._rollback import UndoesFailedStep
 from grpo.training.policy_trainer import PolicyTrainer
 
 LOSSES = SigmoidPreferenceLoss | HingePreferenceLoss | IdentityPreferenceLoss | RobustPreferenceLoss
@@ -122,22 +123,26 @@ class DPOTrainer(PolicyTrainer[StatesT, ActionsT]):
         """
         metrics = StepMetrics()
         with self._whole_step(metrics) as undo:
-            self.phases.begin("evaluating")
-            pairs, reference_log_probs = self._encoded(preferences)
-            self.phases.begin("updating")
-            metrics.note({"num_pairs": float(len(pairs)), "num_decisions": float(pairs.batch.samples.total)})
-            metrics.note({"learning_rate": self._optimization.learning_rate})
-            metrics.note_reports(self._reporting)
-            undo.before_updates(may_fail_later=self._may_fail_after_an_update(len(pairs)))
-            self._evaluator.policy.train()
-            for minibatch in pairs.minibatches(self.config, self.generator, self._weights_dtype):
-                with self._left_out_where_not_finite(metrics):
-                    self._optimization.drop_gradients()
-                    for part in minibatch:
-                        terms = self._terms(pairs, reference_log_probs, part)
-                        metrics.add_micro_batch(part, terms.metrics, self._backward(terms, part.weight))
-                    metrics.end_update(self._make_update(pairs.batch, minibatch, undo))
+            self._learn(preferences, metrics, undo)
         return metrics.result()
+
+    def _learn(self, preferences: Preferences, metrics: StepMetrics, undo: UndoesFailedStep) -> None:
+        """The updates of a step."""
+        self.phases.begin("evaluating")
+        pairs, reference_log_probs = self._encoded(preferences)
+        self.phases.begin("updating")
+        metrics.note({"num_pairs": float(len(pairs)), "num_decisions": float(pairs.batch.samples.total)})
+        metrics.note({"learning_rate": self._optimization.learning_rate})
+        metrics.note_reports(self._reporting)
+        undo.before_updates(may_fail_later=self._may_fail_after_an_update(len(pairs)))
+        self._evaluator.policy.train()
+        for minibatch in pairs.minibatches(self.config, self.generator, self._weights_dtype):
+            with self._left_out_where_not_finite(metrics):
+                self._optimization.drop_gradients()
+                for part in minibatch:
+                    terms = self._terms(pairs, reference_log_probs, part)
+                    metrics.add_micro_batch(part, terms.metrics, self._backward(terms, part.weight))
+                metrics.end_update(self._make_update(pairs.batch, minibatch, undo))
 
     @torch.no_grad()
     def evaluate(self, preferences: Preferences) -> dict[str, float]:

@@ -1,90 +1,20 @@
-"""DPO in the examples: what is played is counted, the labeller labels as it says, and its utility is learnt."""
+"""DPO in the examples: the labeller labels as it says, and its utility is learnt."""
 
 from __future__ import annotations
 
-import copy
 import re
 import subprocess
 import sys
-from collections.abc import Sequence
 from math import log
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-import gymnasium
-import numpy as np
 import pytest
 import torch
 
-import bandit_algorithms
 import dpo_synthetic
-import toy_environments
-from grpo import DPOConfig, DPOTrainer
-from grpo_adapters.gym import EpisodeSampler, GymPolicy
 
 EXAMPLES = Path(__file__).parent.parent.parent / "examples"
-
-
-class Counting(gymnasium.Env[np.int64, np.int64]):
-    """Episodes of one to four steps, drawn at the reset; the last one may be rewarded. Counts all steps."""
-
-    observation_space = gymnasium.spaces.Discrete(5)
-    action_space = gymnasium.spaces.Discrete(2)
-    rewarded = True
-    num_steps = 0
-
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[np.int64, dict[str, Any]]:
-        super().reset(seed=seed)
-        self.left = int(self.np_random.integers(1, 5))
-        return np.int64(self.left), {}
-
-    def step(self, action: np.int64) -> tuple[np.int64, float, bool, bool, dict[str, Any]]:
-        type(self).num_steps += 1
-        self.left -= 1
-        return np.int64(self.left), float(action * self.rewarded), self.left == 0, False, {}
-
-
-class Indifferent(Counting):
-    rewarded = False
-    num_steps = 0
-
-
-@pytest.mark.parametrize("environment", [Counting, Indifferent])
-def test_rounds_count_what_was_played_whether_or_not_it_is_in_a_pair(environment: type[Counting]) -> None:
-    environment.num_steps = 0
-    sampler = EpisodeSampler(environment, 4)
-    policy = GymPolicy(sampler)
-    before = copy.deepcopy(policy.get_parameters())
-    trainer: DPOTrainer[Sequence[int], Any] = DPOTrainer(DPOConfig(), policy, copy.deepcopy(policy))
-    rounds = toy_environments.PreferenceRounds(policy, sampler, trainer)
-    for num_rounds in (1, 2):
-        steps = environment.num_steps
-        metrics = rounds.step([7 * num_rounds, 8 * num_rounds, 9 * num_rounds])
-        assert metrics["num_decisions"] == environment.num_steps - steps > 0
-        assert metrics["num_samples"] == 3 * 8
-        assert metrics["num_episodes"] == num_rounds * 3 * 8
-        assert trainer.num_steps == (num_rounds if environment.rewarded else 0)
-    has_learnt = any(not torch.equal(tensor, before[name]) for name, tensor in policy.get_parameters().items())
-    assert has_learnt == environment.rewarded
-
-
-@pytest.mark.parametrize("pulls", [6, 0, -4])
-def test_pulls_that_do_not_make_whole_groups_are_refused(pulls: int) -> None:
-    with pytest.raises(SystemExit, match=f"^--pulls-per-step is {pulls}, expected a multiple of 4: DPO's groups$"):
-        bandit_algorithms.main(bandit_algorithms.Options(pulls_per_step=pulls))
-
-
-def test_a_moving_average_must_fit_the_steps() -> None:
-    with pytest.raises(SystemExit, match=r"^--window is 20, expected 1 to the 5 of --num-steps$"):
-        bandit_algorithms.main(bandit_algorithms.Options(num_steps=5))
-
-
-@pytest.mark.parametrize(("option", "value"), [("steps", 0), ("seeds", -1)])
-def test_toy_environments_need_steps_and_seeds(option: str, value: int) -> None:
-    with pytest.raises(SystemExit, match=f"^--{option} is {value}, expected at least 1$"):
-        toy_environments.main(toy_environments.Options(**dict[str, Any]({option: value})))
 
 
 @pytest.mark.parametrize(("label_noise", "expected"), [(0.0, 0.8), (0.25, 0.65)])
