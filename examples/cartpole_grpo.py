@@ -78,7 +78,7 @@ def train(options: Options, name: str, seed: int) -> str:
     trainer, states = build_grpo(seed) if name == "GRPO" else build_ppo(seed)
     environment = make_environment()
     evaluation = Evaluate(
-        lambda policy: {"return": evaluate(policy, environment, 20, seed=1_000_000).mean},
+        lambda policy: {"mean_return": evaluate(policy, environment, 20, seed=1_000_000).mean},
         every=1 if name == "GRPO" else 6,
     )
     run = Run(trainer, states, folder=options.output / f"{name}-{seed}", callbacks=[evaluation])
@@ -93,6 +93,7 @@ def main(options: Options) -> None:
         for name in ("GRPO", "PPO") if options.ppo_steps > 0 else ("GRPO",):
             for result in processes.map(partial(train, options, name), range(options.seeds)):
                 print(result, flush=True)
+    print(f"curves: anygrpo plot {options.output}/*")
 
 
 if __name__ == "__main__":

@@ -46,7 +46,9 @@ def train(options: Options, seed: int) -> str:
         return list(range(first, first + EPISODES_PER_UPDATE))
 
     environment = gymnasium.make("CartPole-v1")
-    evaluation = Evaluate(lambda policy: {"return": evaluate(policy, environment, 20, seed=1_000_000).mean}, every=10)
+    evaluation = Evaluate(
+        lambda policy: {"mean_return": evaluate(policy, environment, 20, seed=1_000_000).mean}, every=10
+    )
     run = Run(trainer, starts, folder=options.output / f"REINFORCE-{seed}", callbacks=[evaluation])
     run(Until(steps=num_updates))
     result = evaluate(policy, environment, 100, seed=2_000_000)
@@ -58,6 +60,7 @@ def main(options: Options) -> None:
     with ProcessPoolExecutor(mp_context=get_context("spawn")) as processes:
         for result in processes.map(partial(train, options), range(options.seeds)):
             print(result, flush=True)
+    print(f"curves: anygrpo plot {options.output}/*")
 
 
 if __name__ == "__main__":

@@ -41,7 +41,6 @@ def build_ppo(seed: int) -> tuple[Any, Any]:
 
 
 def build_grpo(seed: int) -> tuple[Any, Any]:
-    """Groups of 8 episodes from each of 4 starts, each step credited against the others at the same time."""
     policy = GymPolicy(EpisodeSampler(partial(gymnasium.make, ENVIRONMENT), num_envs=32), seed=seed)
     config = GRPOConfig(
         group_size=8,
@@ -63,12 +62,12 @@ def train_one(seed: int, algorithm: str, steps: int, save: Path | None, output: 
     torch.set_num_threads(1)
     trainer, states = {"ppo": build_ppo, "grpo": build_grpo}[algorithm](seed)
     environment = gymnasium.make(ENVIRONMENT)
-    evaluation = Evaluate(lambda policy: {"return": evaluate(policy, environment, 20, seed=1_000_000).mean}, every=3)
+    evaluation = Evaluate(lambda policy: {"mean_return": evaluate(policy, environment, 20, seed=10**6).mean}, every=3)
     run = Run(trainer, states, folder=output / f"{algorithm}-{seed}", callbacks=[evaluation])
     run(Until(decisions=steps))
     if save is not None and seed == 0:
         save_model(trainer.policy, str(save))
-    result = evaluate(trainer.policy, environment, 100, seed=2_000_000)
+    result = evaluate(trainer.policy, environment, 100, seed=2 * 10**6)
     return f"{algorithm}, seed {seed}, {run.num_decisions:,} steps: {result}"
 
 
@@ -82,7 +81,7 @@ def train(
     """Train with several seeds, in a process each.
 
     Args:
-        algorithm: PPO with a critic, or GRPO, which compares episodes from the same start instead.
+        algorithm: PPO with a critic, or GRPO, which compares 8 episodes from each of 4 starts instead.
         steps: Environment steps to train on.
         seeds: How many trainings.
         save: File for the weights of seed 0.
@@ -94,6 +93,7 @@ def train(
     with ProcessPoolExecutor(mp_context=get_context("spawn")) as processes:
         for result in processes.map(training, range(seeds)):
             print(result, flush=True)
+    print(f"curves: anygrpo plot {output}/*")
 
 
 def play(weights: Path = WEIGHTS, episodes: int = 100, render: bool = False, video: Path | None = None) -> None:

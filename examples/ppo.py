@@ -24,7 +24,7 @@ config = PPOConfig(
     seed=SEED,
 )
 environment = gymnasium.make("CartPole-v1")
-evaluation = Evaluate(lambda policy: {"return": evaluate(policy, environment, 10).mean}, every=39)
+evaluation = Evaluate(lambda policy: {"mean_return": evaluate(policy, environment, 10).mean}, every=39)
 run = Run(PPOTrainer(config, policy, EnvironmentReward()), sampler.states, callbacks=[evaluation])
 run(Until(steps=NUM_UPDATES))
 print(f"{run.num_decisions:,} steps: {evaluate(policy, environment, 100, seed=2_000_000)}")

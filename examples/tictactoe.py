@@ -34,16 +34,13 @@ HIDDEN_SIZES, NUM_ENVS, STEPS_PER_ENV = (128, 64), 64, 32
 class SelfPlay(Callback):
     """Gives one environment after the other, before each step, a copy of the policy for its opponent."""
 
-    def __init__(self, envs: SyncVectorEnv) -> None:
-        self.envs = envs
-
     def start(self, run: Run) -> None:
         self.opponents = [FrozenCopy(run.trainer.policy, random_moves=0.25)] * NUM_ENVS
-        self.envs.set_attr("opponent", self.opponents)
+        run.trainer.sampler.envs.set_attr("opponent", self.opponents)
 
     def after_step(self, run: Run, metrics: Mapping[str, float]) -> None:
         self.opponents[(run.num_steps + 1) % NUM_ENVS] = FrozenCopy(run.trainer.policy, random_moves=0.25)
-        self.envs.set_attr("opponent", self.opponents)
+        run.trainer.sampler.envs.set_attr("opponent", self.opponents)
 
 
 def train(steps: int = 1_200_000, seed: int = 0, save: Path = Path("outputs/tictactoe.safetensors")) -> None:
@@ -69,10 +66,11 @@ def train(steps: int = 1_200_000, seed: int = 0, save: Path = Path("outputs/tict
     )
     save.parent.mkdir(parents=True, exist_ok=True)
     trainer = PPOTrainer(config, policy, EnvironmentReward())
-    callbacks = [SelfPlay(envs), Evaluate(strength_metrics, every=10)]
+    callbacks = [SelfPlay(), Evaluate(strength_metrics, every=10)]
     Run(trainer, sampler.states, folder=f"outputs/tictactoe-{seed}", callbacks=callbacks)(Until(steps=num_updates))
     save_file(policy.state_dict(), save, metadata={"command": shlex.join(["python", *sys.argv])})
     tell("agent", greedy_agent(policy))
+    print(f"weights: {save}; curves: anygrpo plot outputs/tictactoe-{seed}")
 
 
 def strength_metrics(policy: Any) -> dict[str, float]:

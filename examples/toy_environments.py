@@ -96,7 +96,6 @@ def build_from_episodes(name: str, algorithm: str, seed: int) -> tuple[Any, Any]
 
 
 def main(options: Options) -> None:
-    """Train with every seed, and print what was learnt."""
     torch.set_num_threads(1)
     algorithm, (name, best) = options.algorithm, ENVIRONMENTS[options.environment]
     for seed in range(options.seeds):
@@ -107,13 +106,14 @@ def main(options: Options) -> None:
         folder = options.output / f"{options.environment}-{algorithm}-{seed}"
         run = Run(trainer, states, folder=folder, callbacks=[Evaluate(partial(greedy_return, name), every=10)])
         run(Until(decisions=options.steps))
-        reached = greedy_return(name, trainer.policy)["return"]
-        print(f"seed {seed}, {run.num_decisions:,} steps: return {reached:g}, the best one is {best:g}")
+        reached = greedy_return(name, trainer.policy)["mean_return"]
+        print(f"seed {seed}, {run.num_decisions:,} steps: the best return is {best:g}, reached was {reached:g}")
+    print(f"curves: anygrpo plot {options.output}/{options.environment}-*")
 
 
 def greedy_return(name: str, policy: Any) -> dict[str, float]:
     """The environments are deterministic: one episode that is played greedily is like any other."""
-    return {"return": evaluate(policy, gymnasium.make(name), 1).mean}
+    return {"mean_return": evaluate(policy, gymnasium.make(name), 1).mean}
 
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ def steps_to(folder: Path, bar: float) -> int | None:
     """Environment steps before the first evaluation that reached the bar; None without one."""
     decisions = [0, *accumulate(int(line["num_decisions"]) for line in lines_of(folder / "metrics.jsonl"))]
     evaluations = lines_of(folder / "evaluations.jsonl")
-    return next((decisions[line["step"]] for line in evaluations if line["evaluation/return"] >= bar), None)
+    return next((decisions[line["step"]] for line in evaluations if line["evaluation/mean_return"] >= bar), None)
 
 
 def main(options: Options) -> None:

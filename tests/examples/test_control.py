@@ -60,10 +60,10 @@ def test_every_algorithm_finds_the_best_return(
         if as_a_script
         else toy_environments_here(options, tmp_path)
     )
-    assert f"return {best:g}, the best one is {best:g}" in output
+    assert f"the best return is {best:g}, reached was {best:g}" in output
     evaluations = lines_of(tmp_path / "outputs" / "toy" / f"{environment}-{algorithm}-0" / "evaluations.jsonl")
-    assert evaluations[0]["evaluation/return"] < best
-    assert evaluations[-1]["evaluation/return"] == best
+    assert evaluations[0]["evaluation/mean_return"] < best
+    assert evaluations[-1]["evaluation/mean_return"] == best
 
 
 def lines_of(file: Path) -> list[dict[str, float]]:
@@ -85,7 +85,7 @@ def test_short_trainings_tell_what_was_reached_and_write_a_run(
     output = run(script, *options, "--seeds", "1", folder=tmp_path)
     assert len(re.findall(r"seed 0, [\d,]+ steps: .* over 100 episodes", output)) == len(folders)
     for folder in folders:
-        assert "evaluation/return" in lines_of(tmp_path / "outputs" / folder / "evaluations.jsonl")[0]
+        assert "evaluation/mean_return" in lines_of(tmp_path / "outputs" / folder / "evaluations.jsonl")[0]
         assert sum(line["num_decisions"] for line in lines_of(tmp_path / "outputs" / folder / "metrics.jsonl")) >= 250
 
 

@@ -72,7 +72,7 @@ def test_a_short_training_makes_weights_that_load_and_a_run(tmp_path: Path) -> N
     assert command_in(weights).endswith("tictactoe.py train --steps 3000 --seed 1")
     evaluations = (tmp_path / "outputs" / "tictactoe-1" / "evaluations.jsonl").read_text().splitlines()
     assert json.loads(evaluations[0])["evaluation/losing_lines_first"] > 0
-    assert run("evaluate", "--weights", str(weights), folder=tmp_path).splitlines()[:2] == output.splitlines()
+    assert run("evaluate", "--weights", str(weights), folder=tmp_path).splitlines()[:2] == output.splitlines()[:2]
 
 
 def test_each_environment_is_given_a_copy_of_the_policy_in_turn() -> None:
@@ -86,7 +86,7 @@ def test_each_environment_is_given_a_copy_of_the_policy_in_turn() -> None:
         def after_step(self, run: Run, metrics: Mapping[str, float]) -> None:
             noticed.append([env.opponent for env in envs.envs])  # type: ignore[attr-defined]
 
-    Run(trainer, sampler.states, callbacks=[tictactoe.SelfPlay(envs), Notices()])(Until(steps=3))
+    Run(trainer, sampler.states, callbacks=[tictactoe.SelfPlay(), Notices()])(Until(steps=3))
     first = noticed[0][0]
     assert all(isinstance(opponent, FrozenCopy) for opponents in noticed for opponent in opponents)
     assert [sum(opponent is not first for opponent in opponents) for opponents in noticed] == [1, 2, 3]
