@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -34,9 +35,19 @@ def make_problems(seed: int) -> tuple[list[Row], list[Row]]:
     return rows[NUM_HELD_OUT:], rows[:NUM_HELD_OUT]
 
 
-def make_tokenizer() -> PreTrainedTokenizerBase:
-    """Each character is a token."""
-    return character_tokenizer("0123456789+=")
+def starting_model(folder: Path, rows: Sequence[Row], seed: int) -> Path:
+    """The folder of a small model that has been shown some problems, made there if it is not yet."""
+    start = folder / f"start-{seed}"
+    if not start.exists():
+        torch.manual_seed(seed)
+        tokenizer = character_tokenizer("0123456789+=")
+        model = make_model(tokenizer)
+        print(f"supervised start: {supervised_start(model, tokenizer, rows)} steps")
+        unfinished = folder / f"start-{seed}.unfinished"
+        model.save_pretrained(unfinished)
+        tokenizer.save_pretrained(unfinished)
+        unfinished.rename(start)
+    return start
 
 
 def make_model(tokenizer: PreTrainedTokenizerBase) -> LlamaForCausalLM:
@@ -66,15 +77,6 @@ def supervised_start(
     most_steps: int = 1000,
 ) -> int:
     """Show the model problems with their answers until it gets some of them right, most of them still wrong.
-
-    Args:
-        model: to be trained.
-        tokenizer: the model's.
-        rows: problems to train on.
-        until: fraction of right answers at which to stop; it is measured every five steps.
-        batch_size: problems in a step.
-        learning_rate: of AdamW.
-        most_steps: where to stop anyway.
 
     Returns:
         Steps that were made.

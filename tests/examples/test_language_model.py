@@ -1,4 +1,4 @@
-"""The language model example: every algorithm trains, options are checked, and a real run leaves a model."""
+"""The language model example: every algorithm trains, a run goes on after it was killed, and own models are trained."""
 
 from __future__ import annotations
 
@@ -6,35 +6,50 @@ import json
 import re
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+import tyro
 from transformers import AutoModelForCausalLM, GPT2Config, GPT2ForSequenceClassification, GPT2LMHeadModel
 
+import fine_tune_with_rewards
+import language_model
 from arithmetic import NUM_HELD_OUT, accuracy, exact_answer, make_problems
+from grpo import LinearSchedule, StateLoader, Until
 from grpo_adapters.huggingface import CausalLMPolicy, FunctionReward, SamplingConfig, character_tokenizer
-from language_model import ARITHMETIC, WITH_MODEL, Options, Task, Training, main, options_from
 from language_model_algorithms import ALGORITHMS
-from language_model_common import read_prompts
 
-SCRIPT = Path(__file__).parents[2] / "examples" / "language_model.py"
+EXAMPLES = Path(__file__).parents[2] / "examples"
+SCRIPTS = (
+    "arithmetic",
+    "dpo_synthetic",
+    "fine_tune_on_preferences",
+    "fine_tune_with_rewards",
+    "language_model",
+    "language_model_algorithms",
+    "preference_language_model",
+)
 
 
-def run(*options: str, folder: Path) -> str:
-    command = [sys.executable, str(SCRIPT), *options]
-    finished = subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder, timeout=300)
-    assert finished.returncode == 0, finished.stderr
-    return finished.stdout
+def lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_scripts_are_short(name: str) -> None:
+    assert len((EXAMPLES / f"{name}.py").read_text().splitlines()) <= 120
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
     """What a run without any option, but for how long it takes, prints and the folder that it leaves."""
     folder = tmp_path_factory.mktemp("run")
-    options = ("--steps", "2", "--prompts-per-step", "8", "--samples", "4", "--trackers", "jsonl", "--table-every", "1")
-    return run(*options, folder=folder), folder / "outputs" / "language_model"
+    command = [sys.executable, str(EXAMPLES / "language_model.py"), "--steps", "2"]
+    outcome = subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder, timeout=300)
+    assert outcome.returncode == 0, outcome.stderr
+    return outcome.stdout, folder / "outputs" / "language_model" / "grpo-0"
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +58,7 @@ def start(finished: tuple[str, Path]) -> Path:
     printed, folder = finished
     [num_steps] = re.findall(r"supervised start: (\d+) steps", printed)
     assert int(num_steps) < 1000
-    return folder / "start"
+    return folder / "start-0"
 
 
 def test_held_out_problems_are_not_trained_on() -> None:
@@ -58,40 +73,58 @@ def test_the_start_is_right_less_than_half_the_time(start: Path) -> None:
     assert 0.2 < accuracy(policy, make_problems(0)[1]) < 0.5
 
 
-def training(folder: Path, **options: Any) -> Training:
-    rows, held_out = make_problems(0)
-    task = Task(str(folder), rows, held_out, FunctionReward(exact_answer))
-    return Training(task, replace(ARITHMETIC, device="cpu", **options))
-
-
 @pytest.mark.parametrize("lora", [False, True])
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_every_algorithm_trains(start: Path, algorithm: Any, lora: bool) -> None:
-    own = training(start, algorithm=algorithm, lora=lora, steps=2, prompts_per_step=16, kl_coefficient=0.01)
-    updates = []
-    for _ in range(2):
-        experience, metrics = own.step()
-        updates.append(metrics["num_updates"])
-        assert metrics["skipped_updates"] == 0
-        assert experience.reference_log_probs is not None
+    policy = language_model.make_policy(start, language_model.Options(algorithm=algorithm, lora=lora))
+    loader = StateLoader(make_problems(0)[0], 16)
+    schedule = LinearSchedule(start=4e-4, end=0.0, num_steps=2)
+    settings = {"group_size": 8, "batch_size": 32, "learning_rate": schedule, "seed": 0, "device": "cpu"}
+    trainer = ALGORITHMS[algorithm](policy, FunctionReward(exact_answer), loader, settings)
+    metrics = [trainer.step(loader.next_states(step)) for step in range(2)]
+    assert all(own["skipped_updates"] == 0 for own in metrics)
     most = 1 if algorithm in ("rloo", "reinforce") else 4
-    assert updates[0] == most or algorithm == "dapo"  # whose groups of equal rewards are left out
-    assert 1 <= updates[0] <= most
-    parameters = own.policy.get_parameters().values()
+    assert metrics[0]["num_updates"] == most or algorithm == "dapo"  # whose groups of equal rewards are left out
+    assert 1 <= metrics[0]["num_updates"] <= most
+    parameters = policy.get_parameters().values()
     share = sum(value.numel() for value in parameters if value.requires_grad) / sum(v.numel() for v in parameters)
     assert share < 0.05 if lora else share == 1
 
 
 def test_a_run_without_any_option(finished: tuple[str, Path]) -> None:
-    """It leaves a model, a figure and what a tracker writes."""
+    """It leaves metrics, completions and a model."""
     printed, folder = finished
-    assert re.search(r"exact answers on 500 held-out problems: [\d.]+% after the supervised start, [\d.]+%", printed)
-    assert re.search(r"\[\+[01]\.00\] \d", printed)
-    assert (folder / "learning_curve.png").stat().st_size > 10_000
-    assert CausalLMPolicy(folder).complete([{"prompt": "12+34="}], max_new_tokens=4)[0].text
-    logged = [json.loads(line) for line in next(folder.glob("*.jsonl")).read_text().splitlines()]
-    assert [line["step"] for line in logged] == [1, 2]
-    assert all("held_out_accuracy" in line for line in logged)
+    assert re.search(r"right answers to held-out problems: [\d.]+%", printed)
+    assert [line["step"] for line in lines(folder / "metrics.jsonl")] == [1, 2]
+    sampled, likeliest = lines(folder / "evaluations.jsonl")[:2]
+    assert 0.05 < sampled["sampled/pass@1"] < likeliest["likeliest/reward"] < sampled["sampled/pass@8"]
+    assert CausalLMPolicy(folder / "model").complete([{"prompt": "12+34="}], max_new_tokens=4)[0].text
+
+
+@pytest.mark.parametrize(("algorithm", "lora"), [("grpo", True), ("ppo", False), ("dapo", False)])
+def test_a_run_goes_on_as_if_it_had_not_been_killed(
+    start: Path, algorithm: Any, lora: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(language_model, "starting_model", lambda *_: start)
+    monkeypatch.setattr(language_model, "PROMPTS", 8)
+    problems, held_out = make_problems(0)
+    monkeypatch.setattr(language_model, "make_problems", lambda _: (problems, held_out[:20]))
+
+    def make_run(name: str) -> Any:
+        return language_model.make_run(
+            language_model.Options(algorithm=algorithm, lora=lora, steps=4, folder=tmp_path / name)
+        )
+
+    whole, killed = make_run("whole"), make_run("killed")
+    whole(Until(steps=4))
+    killed(Until(steps=2))
+    torch.manual_seed(7)
+    resumed = make_run("killed")
+    assert resumed.resume()
+    resumed(Until(steps=4))
+    assert resumed.metrics == whole.metrics
+    weights = [run.trainer.policy.state_dict()["weights"] for run in (whole, resumed)]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
 
 
 @pytest.fixture(scope="module")
@@ -108,60 +141,48 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def own_options(models: Path, folder: Path, **changes: Any) -> Any:
+    dataset = folder / "prompts.jsonl"
+    dataset.write_text("".join(json.dumps({"prompt": f"{letter} is?"}) + "\n" for letter in "abcdefghijklmn"))
+    settings: dict[str, Any] = {"model": str(models / "policy"), "dataset": str(dataset), "held_out": 3}
+    settings |= {"rewards": (str(models / "reward"), "format"), "steps": 2, "new_tokens": 6, "folder": folder / "run"}
+    return fine_tune_with_rewards.Options(**(settings | changes))
+
+
 @pytest.mark.filterwarnings("ignore:fan_in_fan_out is set to False:UserWarning")  # by peft, which sets it right
-def test_a_run_with_a_model_and_a_reward_model(
-    models: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.filterwarnings("ignore:the policy's entropy")
+def test_a_model_with_rewards_of_a_model_and_a_function(
+    models: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "prompts.txt").write_text("what is it?\n\nwho was it?\n")
-    options = ("--model", str(models / "policy"), "--reward-model", str(models / "reward"), "--prompts", "prompts.txt")
-    main(options_from([*options, "--steps", "2", "--new-tokens", "6", "--lora", "--output", "out"]))
-    printed = capsys.readouterr().out
-    assert re.search(r"mean reward: -?[\d.]+ in the first step", printed)
-    assert "trains" in printed
-    assert (tmp_path / "out" / "adapter_model.safetensors").is_file()
-    assert AutoModelForCausalLM.from_pretrained(tmp_path / "out") is not None
+    fine_tune_with_rewards.main(own_options(models, tmp_path, lora=True))
+    assert re.search(r"held-out reward -?[\d.]+ after step [02]: ", capsys.readouterr().out)
+    folder = tmp_path / "run"
+    told = lines(folder / "metrics.jsonl")[-1]
+    assert {"rewards/FormatReward/mean", "rewards/SequenceClassificationReward/mean"} & told.keys()
+    assert (folder / "model" / "adapter_model.safetensors").is_file()
+    assert AutoModelForCausalLM.from_pretrained(folder / "model") is not None
+    with pytest.raises(FileExistsError, match="holds a run already"):
+        fine_tune_with_rewards.main(own_options(models, tmp_path, lora=True))
+    fine_tune_with_rewards.main(own_options(models, tmp_path, lora=True, resume=True))
 
 
-WRONG = [
-    (["--model", "policy"], "--model needs prompts: give --prompt TEXT"),
-    (["--model", "policy", "--prompt", "a"], "--model needs a reward: give --reward-model NAME"),
-    (["--model", "nowhere/to/be/found", "--prompt", "a", "--reward", "format"], "there is no folder"),
-    (["--steps", "0"], "--steps is 0, expected at least 1"),
-    (["--prompt", "a"], "--prompt needs --model"),
-]
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"rewards": ("math",)}, "answer"),
+        ({"rewards": ("nowhere/to/be/found",)}, "there is no folder"),
+        ({"model": "nowhere/to/be/found"}, "there is no folder"),
+    ],
+)
+def test_what_is_missing_is_told(changes: dict[str, Any], message: str, models: Path, tmp_path: Path) -> None:
+    with pytest.raises(Exception, match=message):
+        fine_tune_with_rewards.main(own_options(models, tmp_path, **changes))
 
 
-@pytest.mark.parametrize(("options", "message"), WRONG)
-def test_wrong_options_are_told_in_a_line(
-    options: list[str], message: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(SystemExit, match=message):
-        main(options_from(options))
-
-
-def test_prompts_of_a_file(tmp_path: Path) -> None:
-    path = tmp_path / "rows.jsonl"
-    path.write_text('{"prompt": "a", "answer": "b"}\n')
-    assert read_prompts(path) == [{"prompt": "a", "answer": "b"}]
-    path.write_text('{"question": "a"}\n')
-    with pytest.raises(ValueError, match=r"line 1 of .*rows.jsonl has no column prompt, but \['question'\]"):
-        read_prompts(path)
-
-
-def test_a_model_has_defaults_of_its_own() -> None:
-    assert options_from([]) == ARITHMETIC == Options()
-    given = options_from(["--model", "gpt2"])
-    assert given == replace(WITH_MODEL, model="gpt2")
-    chosen = (given.samples, given.new_tokens, given.learning_rate, given.top_p, given.steps)
-    assert chosen == (8, 64, 1e-5, 0.95, 50)
-    assert options_from(["--lora"]).learning_rate == 10 * ARITHMETIC.learning_rate
-
-
-def test_help_explains_every_option(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("example", [fine_tune_with_rewards, language_model])
+def test_help_explains_every_option(example: Any, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
-        options_from(["--help"])
+        tyro.cli(example.Options, description=example.__doc__, args=["--help"])
     told = " ".join(re.sub(r"[│╭╮╰╯─]", " ", capsys.readouterr().out).split())
-    for name in Options.__dataclass_fields__:
-        assert f"--{name.replace('_', '-')}" in told
+    for name in example.Options.__dataclass_fields__:
+        assert re.search(rf"--{name.replace('_', '-')}[ ,][^(]* [A-Za-z]+[^(]*\((default|required)", told), name

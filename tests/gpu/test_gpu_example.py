@@ -8,25 +8,19 @@ from typing import Any
 import pytest
 import torch
 
+import arithmetic
 import language_model
+from grpo import Until
 
 
 @pytest.mark.parametrize("algorithm", ["grpo", "ppo"])
 def test_the_example_runs(
-    device: torch.device, algorithm: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    device: torch.device, algorithm: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """Without its supervised start, which is on the CPU anyway."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(language_model, "supervised_start", lambda *_: 0)
-    trained_on: list[torch.device] = []
-    original = language_model.Training.step
-
-    def step(training: language_model.Training) -> Any:
-        trained_on.append(training.policy.device)
-        return original(training)
-
-    monkeypatch.setattr(language_model.Training, "step", step)
-    options = ["--steps", "2", "--prompts-per-step", "8", "--samples", "4", "--algorithm", algorithm]
-    language_model.main(language_model.options_from([*options, "--device", str(device)]))
-    assert trained_on == [device, device]
-    assert (tmp_path / "outputs" / "language_model" / "model.safetensors").is_file()
+    monkeypatch.setattr(arithmetic, "supervised_start", lambda *_: 0)
+    monkeypatch.setattr(language_model, "PROMPTS", 8)
+    run = language_model.make_run(language_model.Options(algorithm=algorithm, steps=2, folder=tmp_path))
+    run(Until(steps=2))
+    assert run.trainer.policy.device.type == device.type
+    assert (tmp_path / f"{algorithm}-0" / "checkpoints" / "step-000000002").is_dir()

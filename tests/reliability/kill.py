@@ -28,6 +28,7 @@ from typing import Any
 
 import torch
 import tyro
+
 from reliability.trainings import TRACKED, TRAININGS
 
 UNFINISHED = ".unfinished-*"

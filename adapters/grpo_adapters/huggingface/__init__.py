@@ -19,6 +19,7 @@ from grpo_adapters.huggingface.ready_rewards import FormatReward, OverlongPenalt
 from grpo_adapters.huggingface.reward_functions import FunctionReward, RewardFunctionError
 from grpo_adapters.huggingface.sampling import SamplingConfig
 from grpo_adapters.huggingface.sequence_classification import SequenceClassificationReward
+from grpo_adapters.huggingface.states import describe_completion
 from grpo_adapters.huggingface.token_log_probs import token_log_probs
 
 __all__ = [
@@ -36,6 +37,7 @@ __all__ = [
     "SequenceClassificationReward",
     "UnsafeModelError",
     "character_tokenizer",
+    "describe_completion",
     "math_reward",
     "plain_token_log_probs",
     "preferences_of",

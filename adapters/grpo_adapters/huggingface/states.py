@@ -119,6 +119,29 @@ def exchanges_of(states: Sequence[Any], actions: Sequence[Completion]) -> list[E
     return exchanges
 
 
+def describe_completion(state: Any, completion: Completion) -> tuple[str, str]:
+    """A prompt and what was answered to it as two texts, for ``grpo.SampleLog(describe=describe_completion)``.
+
+    Args:
+        state: a string, chat messages, which get a line each, or a row with a column ``prompt`` of either.
+        completion: the answer.
+
+    Raises:
+        TypeError: if the state has no prompt, or the completion is none.
+
+    Example:
+        >>> describe_completion({"prompt": "6+7=", "answer": "13"}, Completion((3, 5, 0), "13"))
+        ('6+7=', '13')
+        >>> describe_completion([{"role": "user", "content": "6+7?"}], Completion((3, 5, 0), "13"))
+        ('user: 6+7?', '13')
+    """
+    [exchange] = exchanges_of([state], [completion])
+    if isinstance(exchange.prompt, str):
+        return exchange.prompt, exchange.text
+    said = ((message["role"], message.get("content"), message.get("tool_calls")) for message in exchange.prompt)
+    return "\n".join(f"{role}: {calls if content is None else content}" for role, content, calls in said), exchange.text
+
+
 def _checked_message(message: Any, name: str) -> Message:
     if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):
         lone = ": each state has a prompt of its own" if isinstance(message, str) else ""
