@@ -555,7 +555,10 @@ def record(seed: int, values: list[float], **settings: Any) -> Record:
 def test_seeds_of_the_same_settings_are_one_group() -> None:
     runs = [record(0, [1.0]), record(1, [2.0]), record(0, [3.0], learning_rate=0.5)]
     groups = grouped(runs)
-    assert {label: len(group) for label, group in groups.items()} == {"learning rate 0.1": 2, "learning rate 0.5": 1}
+    assert {label: len(group) for label, group in groups.items()} == {
+        "learning rate 0.1, 2 seeds": 2,
+        "learning rate 0.5": 1,
+    }
 
 
 def test_a_band_is_over_the_points_that_all_curves_have() -> None:

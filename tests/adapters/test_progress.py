@@ -68,7 +68,7 @@ def test_lines_where_there_is_no_terminal_come_now_and_then() -> None:
     first, last = written(console).splitlines()
     assert first.startswith("step 0 of 40 · 0:00")
     assert last.startswith("step 40 of 40 · 0:0")
-    assert "ended by steps=40" in last
+    assert "ended: steps=40" in last
     assert "reward" in last
 
 

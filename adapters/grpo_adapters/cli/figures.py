@@ -25,6 +25,7 @@ OF_TRAINING = ("episode_return", "reward", "rewards/accuracies", "loss")
 SMOOTHED_OVER = 50
 GRID_POINTS = 400
 MOST_DIFFERENCES = 2
+TELLING = ("environment", "algorithm", "model", "target", "trainer")
 NAMES = {"decisions": "decisions learnt from", "steps": "steps of the trainer", "seconds": "seconds of wall time"}
 
 
@@ -118,11 +119,18 @@ def _metrics_of(records: Sequence[Record]) -> list[str]:
 
 
 def _label(group: Sequence[Record], settings: Mapping[str, Any], differing: Sequence[str]) -> str:
+    """What tells the runs of a group from the others: the algorithm, say, else few settings, else their folders."""
+    count = f", {len(group)} seeds" if len(group) > 1 else ""
+    telling = [name for name in TELLING if name in differing][:1] or list(differing)
     if not differing:
-        return str(group[0].folder) if len(group) == 1 else _title(group)
-    if len(differing) > MOST_DIFFERENCES:
-        return " and ".join(str(record.folder) for record in group[:2]) + (", ..." if len(group) > 2 else "")
-    return ", ".join(f"{name.replace('_', ' ')} {settings.get(name)}" for name in differing)
+        return _title(group) + count if len(group) > 1 else str(group[0].folder)
+    if len(telling) > MOST_DIFFERENCES:
+        return ", ".join(str(record.folder) for record in group[:2]) + (", ..." if len(group) > 2 else "")
+    named = ", ".join(
+        str(settings.get(name)) if name in TELLING else f"{name.replace('_', ' ')} {settings.get(name)}"
+        for name in telling
+    )
+    return named + count
 
 
 def _points(record: Record, metric: str, axis: Axis) -> Points | None:
@@ -203,12 +211,12 @@ def _dress(axes: Axes, metric: str, axis: Axis, bar: float | None) -> None:
 def _explain(figure: Figure, groups: Mapping[str, Sequence[Record]], records: Sequence[Record]) -> None:
     """Title, legend, and what the bands are."""
     figure.suptitle(_title(records), fontsize=11, x=0.01, ha="left", fontweight="bold")
-    most = max(len(group) for group in groups.values())
-    note = (
-        f"lines: mean of {most} seeds; bands: from the lowest to the highest"
-        if most > 1
-        else "bands of evaluations: 95% interval of the mean"
-    )
+    kinds = {len(group) > 1 for group in groups.values()}
+    notes = {
+        True: "lowest to highest of several seeds",
+        False: "95% interval of each evaluation of one seed",
+    }
+    note = f"bands: {', '.join(notes[kind] for kind in sorted(kinds, reverse=True))}"
     if len(groups) > 1:
         handles, labels = figure.axes[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=min(3, len(labels)), frameon=False, fontsize=9)

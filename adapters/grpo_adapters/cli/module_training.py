@@ -169,7 +169,7 @@ def _parts(target: str, made: Any) -> tuple[Any, Any, Sequence[Callback]]:
 
 
 def _name(options: ModuleOptions) -> str:
-    return options.target
+    return Path(options.target).name
 
 
 KIND = Kind(parse_options, load_options, resolve, build, evaluate_run, _name)

@@ -20,7 +20,7 @@ POLICY = '''"""A policy of one's own, the reward that it is trained on, and the 
 import torch
 from torch import nn
 
-from grpo import Evaluate, GRPOConfig, GRPOTrainer, PolicyEvaluation
+from grpo import BestWeights, Evaluate, GRPOConfig, GRPOTrainer, PolicyEvaluation
 
 
 class Thrower(nn.Module):
@@ -59,10 +59,11 @@ def targets(step):
 def make_trainer(seed=0):
     """What `anygrpo train` trains: a trainer, its states, and callbacks."""
     torch.manual_seed(seed)
-    config = GRPOConfig(group_size=16, learning_rate=0.01, seed=seed)
+    config = GRPOConfig(group_size=16, learning_rate=0.01, max_grad_norm=10.0, seed=seed)
     trainer = GRPOTrainer(config, Thrower(), LandsNear())
     held_out = 5 + 15 * torch.rand(200, 1, generator=torch.Generator().manual_seed(2**40))
-    return trainer, targets, [Evaluate(PolicyEvaluation(held_out, LandsNear()), every=25)]
+    evaluate = Evaluate(PolicyEvaluation(held_out, LandsNear()), every=25)
+    return trainer, targets, [evaluate, BestWeights("evaluation/reward")]
 '''
 
 TEST = '''"""The policy is what a trainer expects, and it learns."""

@@ -12,6 +12,9 @@ from grpo_adapters.cli.errors import UsageError
 from grpo_adapters.cli.toml_files import read_toml
 
 CONFIG = "config.toml"
+OF_LENGTH = {"until_steps", "until_decisions", "until_seconds", "stop_at"}
+OF_LOOKING = {"checkpoint_every", "evaluate_every", "evaluation_episodes", "held_out", "samples_every", "trackers"}
+IRRELEVANT = {"seed", "num_threads", *OF_LENGTH, *OF_LOOKING}
 NOT_FINITE = {"NaN": float("nan"), "Infinity": float("inf"), "-Infinity": float("-inf")}
 
 
@@ -37,9 +40,9 @@ class Record:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What the run was begun with, but for its seed and folder."""
-        own = {"trainer": self.description["trainer"], **self.description["config"]}
-        return {name: value for name, value in (own | dict(self.config)).items() if name not in ("seed", "folder")}
+        """What decides on how the run learns, but for chance."""
+        own = {"trainer": self.description["trainer"], **self.description["config"], **self.config}
+        return {name: value for name, value in own.items() if name not in IRRELEVANT}
 
 
 def read_record(folder: Path) -> Record:

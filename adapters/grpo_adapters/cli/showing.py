@@ -21,7 +21,7 @@ from grpo_adapters.cli.options import explained
 from grpo_adapters.cli.records import Record, read_record
 from grpo_adapters.progress import sparkline
 
-CURVE_WIDTH = 16
+CURVE_WIDTH = 14
 
 
 @explained
@@ -69,7 +69,7 @@ def _told(value: Any) -> str:
 def _metrics(record: Record) -> Table:
     """Range and last value of each metric that has ever changed, with its curve."""
     steps = record.metrics[-1]["step"] if record.metrics else 0
-    table = Table(title=f"after {steps:,} steps", title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+    table = Table(title=f"after {steps:,} steps", title_justify="left", box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
     for name in ("metric", "lowest", "highest", "last"):
         table.add_column(name, justify="left" if name == "metric" else "right", no_wrap=True)
     table.add_column("curve", no_wrap=True)
@@ -80,7 +80,7 @@ def _metrics(record: Record) -> Table:
             if len(set(values)) == 1:
                 constant.append(f"{name} {values[0]:.4g}")
                 continue
-            numbers = (f"{number:.4g}" for number in (min(values), max(values), values[-1]))
+            numbers = (f"{number:.3g}" for number in (min(values), max(values), values[-1]))
             table.add_row(name, *numbers, Text(sparkline(_means(values)), style="cyan"))
     if constant:
         table.caption = f"always the same: {', '.join(constant)}"

@@ -179,9 +179,9 @@ def _carry_out(run: Run, until: Until, name: str) -> int:
             return RunInterrupted.EXIT_CODE
         except FileExistsError as error:
             raise UsageError(str(error)) from error
-    best = "" if not (run.folder / "best").is_dir() else ", the best weights are in best/"
+    best = "" if not (run.folder / "best").is_dir() else "; the best weights are in best/"
     _say(
-        f"ended after step {run.num_steps:,} by {run.stopped_by}{best}. To go on:\n"
+        f"ended after step {run.num_steps:,}: {run.stopped_by}{best}. To look at it:\n"
         f"anygrpo evaluate {run.folder}\nanygrpo plot {run.folder}\nanygrpo show {run.folder}"
     )
     return 0

@@ -139,7 +139,7 @@ class Progress(Callback):
         left = self._seconds_left(run)
         parts.append(_clock(run.seconds))
         if run.stopped_by is not None:
-            parts.append(f"ended by {run.stopped_by}")
+            parts.append(f"ended: {run.stopped_by}")
         elif left is not None:
             parts.append(f"{_clock(left)} left")
         return " · ".join(parts)
