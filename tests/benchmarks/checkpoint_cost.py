@@ -48,7 +48,8 @@ def loop_seconds(
         for _ in range(calls):
             plain.step(states)
 
-    in_a_run(), in_a_loop()
+    in_a_run()
+    in_a_loop()
     seconds = median_seconds({"loop": in_a_loop, "run": in_a_run}, rounds=rounds, calls=1)
     return {name: value / calls for name, value in seconds.items()}
 
