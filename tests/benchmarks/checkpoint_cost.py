@@ -48,7 +48,8 @@ def loop_seconds(
         for _ in range(calls):
             plain.step(states)
 
-    in_a_run(), in_a_loop()
+    in_a_run()
+    in_a_loop()
     seconds = median_seconds({"loop": in_a_loop, "run": in_a_run}, rounds=rounds, calls=1)
     return {name: value / calls for name, value in seconds.items()}
 
@@ -151,7 +152,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         lander = loop_seconds(lunar_lander, Path(scratch) / "lander", rounds=9, calls=1)
         print(f"LunarLander, a step: {lander['loop']:.3f} s in a loop, {lander['run']:.3f} s in a run")
-        arms = loop_seconds(bandit, Path(scratch) / "bandit", rounds=40, calls=100)
+        arms = loop_seconds(bandit, Path(scratch) / "bandit", rounds=15, calls=500)
         print(f"ten arms, a step: {arms['loop'] * 1e6:.0f} µs in a loop, {arms['run'] * 1e6:.0f} µs in a run")
         print("a large model with AdamW's state")
         save = save_seconds(Path(scratch) / "save")
