@@ -152,7 +152,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         lander = loop_seconds(lunar_lander, Path(scratch) / "lander", rounds=9, calls=1)
         print(f"LunarLander, a step: {lander['loop']:.3f} s in a loop, {lander['run']:.3f} s in a run")
-        arms = loop_seconds(bandit, Path(scratch) / "bandit", rounds=40, calls=100)
+        arms = loop_seconds(bandit, Path(scratch) / "bandit", rounds=15, calls=500)
         print(f"ten arms, a step: {arms['loop'] * 1e6:.0f} µs in a loop, {arms['run'] * 1e6:.0f} µs in a run")
         print("a large model with AdamW's state")
         save = save_seconds(Path(scratch) / "save")
