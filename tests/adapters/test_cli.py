@@ -17,7 +17,13 @@ from grpo_adapters.cli import main
 from grpo_adapters.cli.arguments import take_option
 from grpo_adapters.cli.errors import UsageError
 from grpo_adapters.cli.figures import grouped, on_common_points, smoothed
-from grpo_adapters.cli.gym_training import GymGRPOOptions, GymPPOOptions, GymReinforceOptions
+from grpo_adapters.cli.gym_training import (
+    TRAINERS,
+    GymGRPOOptions,
+    GymPPOOptions,
+    GymReinforceOptions,
+    load_options,
+)
 from grpo_adapters.cli.language_model_training import LanguageModelOptions
 from grpo_adapters.cli.module_training import ModuleOptions, attribute
 from grpo_adapters.cli.records import Record, read_record
@@ -191,6 +197,14 @@ def test_seeds_differ() -> None:
     for seed in ("0", "1"):
         assert main([*CARTPOLE, "--folder", seed, "--until-steps", "1", "--seed", seed]) == 0
     assert lines("0") != lines("1")
+
+
+def test_no_two_steps_and_no_two_seeds_begin_with_the_same_episodes() -> None:
+    settings = {"environment": "CartPole-v1", "algorithm": "grpo", "num_groups": 3, "num_envs": 2}
+    starts = [TRAINERS["grpo"](load_options(settings | {"seed": seed}))[1] for seed in (0, 1)]
+    batches = [states(step) for states in starts for step in (0, 1)]
+    assert [len(batch) for batch in batches] == [3] * 4
+    assert len({start for batch in batches for start in batch}) == 12
 
 
 def test_a_bar_ends_a_run(capsys: pytest.CaptureFixture[str]) -> None:
@@ -406,6 +420,12 @@ def test_a_function_may_give_a_trainer_with_states_and_callbacks(capsys: pytest.
     assert main(["train", "bandits:with_states", "--until-steps", "2", "--folder", "b"]) == 0
     assert main(["evaluate", "b"]) == 2
     assert "has no evaluation" in capsys.readouterr().err
+
+
+def test_a_function_is_given_the_seed() -> None:
+    for seed in ("0", "1"):
+        main(["train", "bandits.py:with_states", "--until-steps", "2", "--folder", seed, "--seed", seed])
+    assert lines("0") != lines("1")
 
 
 def test_a_function_may_give_a_run_with_a_folder() -> None:
