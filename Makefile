@@ -28,8 +28,9 @@ docs: $(VENV)/dev  ## the site, into docs/_build/html
 picture:  ## the picture of the core's packages, into CONTRIBUTING.md
 	$(PYTHON) docs/packages.py
 
-benchmark: $(VENV)/dev  ## what a step costs beside a hand-written loop
+benchmark: $(VENV)/dev  ## what a step costs beside a hand-written loop, and what runs and checkpoints cost
 	$(BIN)/python tests/benchmarks/step_overhead.py
+	$(BIN)/python tests/benchmarks/checkpoint_cost.py
 
 benchmark-control: $(PEERS)/control  ## control beside Stable-Baselines3, in an environment of its own
 	$(PEERS)/bin/python tests/benchmarks/advantages_speed.py

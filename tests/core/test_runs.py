@@ -553,7 +553,7 @@ def test_an_evaluation_by_hand() -> None:
         ([{"first_approx_kl": 0.5}], "before anything was updated"),
         ([{"entropy": 2.0}, {"entropy": 0.001}], "entropy is gone"),
         ([{"frac_reward_zero_std": 1.0}] * 5, "all rewards of each group were equal"),
-        ([{"grad_norm": 3.0}] * 100, "max_grad_norm=1"),
+        ([{"grad_norm": 30.0}] * 100, "max_grad_norm=1"),
     ],
 )
 def test_troubles_are_told_once(steps: list[dict[str, float]], expected: str) -> None:
