@@ -79,7 +79,8 @@ class WatchForTrouble(Callback):
         if self._at_clip == STEPS_AT_CLIP:
             self._once(
                 f"for {STEPS_AT_CLIP} steps the gradient was more than {FAR_ABOVE_CLIP} times max_grad_norm={bound:g}, "
-                f"and scaled down: its length no longer says anything. Normalise rewards or observations, or raise max_grad_norm"
+                f"and scaled down: its length no longer says anything. Normalise rewards or observations, or raise "
+                f"max_grad_norm"
             )
 
     def _once(self, text: str) -> None:
