@@ -29,12 +29,12 @@ def run(script: str, *options: str, folder: Path) -> str:
     return finished.stdout
 
 
-def test_plain_ppo_reaches_the_bar_in_thirty_lines(tmp_path: Path) -> None:
-    """Its first seconds: half of the updates, at schedules that are twice as steep."""
+def test_plain_ppo_of_thirty_lines_reaches_the_bar(tmp_path: Path) -> None:
+    """Here with a fifth of its updates, at schedules that are as much steeper."""
     source = (EXAMPLES / "ppo.py").read_text()
     assert len(source.splitlines()) <= 30
     shorter = tmp_path / "ppo.py"
-    shorter.write_text(source.replace("NUM_UPDATES = 390", "NUM_UPDATES = 195"))
+    shorter.write_text(source.replace("NUM_UPDATES = 390", "NUM_UPDATES = 80"))
     output = run(str(shorter), folder=tmp_path)
     [mean] = re.findall(r"steps: ([\d.]+) ±", output)
     assert float(mean) > 475
