@@ -294,14 +294,13 @@ def check_optimizer(optimizer: torch.optim.Optimizer, parameters: Mapping[str, T
 
 def check_reference(parameters: Mapping[str, Tensor], reference_parameters: Mapping[str, Tensor]) -> None:
     """A reference policy must not change when the policy is trained."""
-    taken: dict[int, list[tuple[int, int]]] = {}
-    for tensor in reference_parameters.values():
-        storage, begin, end = _memory_of(tensor)
-        taken.setdefault(storage, []).append((begin, end))
+    taken = [_memory_of(tensor) for tensor in reference_parameters.values()]
     shared = []
     for name, parameter in parameters.items():
-        storage, begin, end = _memory_of(parameter)
-        if any(begin < other_end and other_begin < end for other_begin, other_end in taken.get(storage, [])):
+        device, begin, end = _memory_of(parameter)
+        if any(
+            begin < its_end and its_begin < end and its_device == device for its_device, its_begin, its_end in taken
+        ):
             shared.append(name)
     if shared:
         raise ValueError(
@@ -310,11 +309,13 @@ def check_reference(parameters: Mapping[str, Tensor], reference_parameters: Mapp
         )
 
 
-def _memory_of(tensor: Tensor) -> tuple[int, int, int]:
-    """The storage that a tensor lies in, and from where to where there; nowhere for an empty one."""
-    begin = int(tensor.storage_offset())
+def _memory_of(tensor: Tensor) -> tuple[torch.device, int, int]:
+    """The device that a tensor is on, and from which to which byte there; no bytes where it has none of its own."""
+    begin = tensor.data_ptr()
+    if begin == 0 or tensor.numel() == 0:
+        return tensor.device, 0, 0
     extent = sum(int((size - 1) * stride) for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
-    return tensor.untyped_storage().data_ptr(), begin, begin + extent + 1 if tensor.numel() > 0 else begin
+    return tensor.device, begin, begin + (extent + 1) * tensor.element_size()
 
 
 def move_all(models: Iterable[Any], device: str) -> None:
