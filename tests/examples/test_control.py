@@ -9,12 +9,16 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import redirect_stdout
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import tyro
 
+import cartpole_grpo
 import lunarlander_ppo
 import tictactoe
 import toy_environments
@@ -70,19 +74,43 @@ def lines_of(file: Path) -> list[dict[str, float]]:
     return [json.loads(line) for line in file.read_text().splitlines()]
 
 
+def reinforce_as_a_script(folder: Path) -> str:
+    return run("cartpole_reinforce.py", "--episodes", "20", "--seeds", "1", folder=folder)
+
+
+def here(main: Callable[..., None], module: Any, folder: Path, *arguments: Any, **options: Any) -> str:
+    """What it prints, without the seconds that its processes take to import PyTorch."""
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(io.StringIO()) as printed:
+        patch.chdir(folder)
+        patch.setattr(module, "ProcessPoolExecutor", lambda **settings: ThreadPoolExecutor(1))
+        main(*arguments, **options)
+    return printed.getvalue()
+
+
+def cartpole(folder: Path) -> str:
+    options = cartpole_grpo.Options(steps=500, ppo_steps=250, seeds=1)
+    return here(cartpole_grpo.main, cartpole_grpo, folder, options)
+
+
+def lunarlander(folder: Path, algorithm: str) -> str:
+    return here(lunarlander_ppo.train, lunarlander_ppo, folder, algorithm=algorithm, steps=1000, seeds=1)
+
+
+@pytest.mark.filterwarnings("ignore:builtin type .* has no __module__ attribute:DeprecationWarning")
 @pytest.mark.parametrize(
-    ("script", "options", "folders"),
+    ("train", "folders"),
     [
-        ("cartpole_reinforce.py", ["--episodes", "20"], ["cartpole/REINFORCE-0"]),
-        ("cartpole_grpo.py", ["--steps", "500", "--ppo-steps", "250"], ["cartpole/GRPO-0", "cartpole/PPO-0"]),
-        ("lunarlander_ppo.py", ["train", "--steps", "1000"], ["lunarlander/ppo-0"]),
-        ("lunarlander_ppo.py", ["train", "--algorithm", "grpo", "--steps", "1000"], ["lunarlander/grpo-0"]),
+        (reinforce_as_a_script, ["cartpole/REINFORCE-0"]),
+        (cartpole, ["cartpole/GRPO-0", "cartpole/PPO-0"]),
+        (partial(lunarlander, algorithm="ppo"), ["lunarlander/ppo-0"]),
+        (partial(lunarlander, algorithm="grpo"), ["lunarlander/grpo-0"]),
     ],
+    ids=["reinforce", "cartpole", "lunarlander-ppo", "lunarlander-grpo"],
 )
 def test_short_trainings_tell_what_was_reached_and_write_a_run(
-    script: str, options: list[str], folders: list[str], tmp_path: Path
+    train: Callable[[Path], str], folders: list[str], tmp_path: Path
 ) -> None:
-    output = run(script, *options, "--seeds", "1", folder=tmp_path)
+    output = train(tmp_path)
     assert len(re.findall(r"seed 0, [\d,]+ steps: .* over 100 episodes", output)) == len(folders)
     for folder in folders:
         assert "evaluation/mean_return" in lines_of(tmp_path / "outputs" / folder / "evaluations.jsonl")[0]
