@@ -98,3 +98,9 @@ def require_strided(what: str, values: Tensor) -> None:
     if kind is not None:
         fix = "take the parts, values.unbind(), in a list" if values.is_nested else "call .to_dense() on it"
         raise TypeError(f"{what} a {kind} tensor, expected a dense one: {fix}")
+
+
+def require_positive_integer(value: Any, name: str, meaning: str) -> None:
+    """Raise a ValueError if it is none."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ValueError(f"{name} is {value!r}, expected an integer of at least 1: {meaning}")

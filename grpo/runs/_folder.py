@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from grpo.runs._checkpoint_writer import CheckpointWriter
 from grpo.runs._description import differing_keys
 from grpo.runs._files import LinesFile, write_text
+from grpo.runs._lock import FolderInUseError, FolderLock
 from grpo.runs._storage import CheckpointError, checkpoints_in, latest_whole, remove
 from grpo.runs.checkpoints import Checkpoints
 
@@ -31,13 +33,14 @@ class RunFolder:
         self.checkpoints = path / CHECKPOINTS
         self.files = {name: LinesFile(path / f"{name}.jsonl") for name in FILES}
         self.writer = None if settings is None else CheckpointWriter(self.checkpoints, settings)
+        self._lock = FolderLock(path)
         self._is_ours = False
 
     def begin(self, description: Mapping[str, Any]) -> None:
         """Make the folder, and say in it what the run is made of.
 
         Raises:
-            FileExistsError: if it holds another run.
+            FileExistsError: if it holds another run, or another one writes here now.
             OSError: if it cannot be written to.
         """
         if not self._is_ours and (
@@ -49,11 +52,29 @@ class RunFolder:
         text = json.dumps(description, indent=1) + "\n"
         try:
             self.path.mkdir(parents=True, exist_ok=True)
+            self._lock.take()
             write_text(self.path / DESCRIPTION, text)
+        except FolderInUseError:
+            raise
         except OSError as error:
+            self._lock.give_back()
             error.add_note(f"the run cannot write into {self.path}: choose a folder that it may write to")
             raise
         self._is_ours = True
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """A block in which no other run writes here.
+
+        Raises:
+            FolderInUseError: if another one writes here now.
+        """
+        if self.path.is_dir():
+            self._lock.take()
+        try:
+            yield
+        finally:
+            self._lock.give_back()
 
     def latest(self) -> tuple[Path, dict[str, Any], dict[str, Any]] | None:
         """The latest checkpoint that is whole, what was noted of it, and its state; None where nothing was done yet.
@@ -115,6 +136,12 @@ class RunFolder:
         Raises:
             OSError: if something cannot be written, and the settings would not go on without.
         """
+        try:
+            self._close_files()
+        finally:
+            self._lock.give_back()
+
+    def _close_files(self) -> None:
         failures = []
         for file in self.files.values():
             try:

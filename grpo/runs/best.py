@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import difflib
 import math
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+from grpo.data._checks import require_positive_integer
 from grpo.data._part_state import load_whole_part_states, part_states
 from grpo.data.state import require_keys
 from grpo.runs._description import versions
@@ -25,6 +28,8 @@ class _FollowsMetric(Callback):
     """Knows the best value of a metric so far, of steps or of evaluations."""
 
     def __init__(self, metric: str, best_is: BestIs) -> None:
+        if not isinstance(metric, str):
+            raise TypeError(f"metric is {metric!r}, expected the name of one, 'evaluation/reward' for instance")
         if best_is not in ("highest", "lowest"):
             raise ValueError(f"best_is is {best_is!r}, expected 'highest' or 'lowest'")
         self.metric = metric
@@ -38,6 +43,17 @@ class _FollowsMetric(Callback):
     def after_evaluation(self, run: Run, metrics: Mapping[str, float]) -> None:
         """Look at the metrics of an evaluation."""
         self._look(run, metrics)
+
+    def end(self, run: Run) -> None:
+        """Warn if the metric has never come."""
+        known = sorted(run.metrics | run.evaluation)
+        if self.best is None and known:
+            near = difflib.get_close_matches(self.metric, known, n=3) or known
+            warnings.warn(
+                f"{type(self).__name__} has seen no number called {self.metric!r}, and has done nothing: expected one "
+                f"of {', '.join(near)}",
+                stacklevel=2,
+            )
 
     def _look(self, run: Run, metrics: Mapping[str, float]) -> None:
         value = metrics.get(self.metric)
@@ -107,6 +123,10 @@ def load_best_weights(policy: object, folder: str | Path) -> dict[str, Any]:
         ValueError: if they are of another policy; nothing has changed then.
     """
     path = present(Path(folder) / FOLDER)
+    if not path.is_dir():
+        raise CheckpointError(
+            f"there is no {path}: choose the folder of a run that had BestWeights, and in which its metric has come"
+        )
     note = read_manifest(path)
     load_whole_part_states({"policy": policy}, read_state(path), policy)
     return {name: note[name] for name in ("step", "metric", "value")}
@@ -154,8 +174,10 @@ class EarlyStopping(_FollowsMetric):
     ) -> None:
         if bar is None and patience is None:
             raise ValueError("EarlyStopping never stops: give a bar, a patience, or both")
-        if patience is not None and patience < 1:
-            raise ValueError(f"patience is {patience}, expected at least 1")
+        if bar is not None and (not isinstance(bar, float | int) or math.isnan(bar)):
+            raise ValueError(f"bar is {bar!r}, expected a number: the value at which it is good enough")
+        if patience is not None:
+            require_positive_integer(patience, "patience", "how often in a row it may come without being better")
         super().__init__(metric, best_is)
         self.bar = bar
         self.patience = patience

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 
 from grpo.collection.experience_collector import ExperienceCollector
+from grpo.data._checks import require_positive_integer
+from grpo.data._protocols import type_name
 from grpo.models._random_states import preserved_random_states
 from grpo.models.policy import PolicyModel
 from grpo.models.reward_model import RewardModel
@@ -38,12 +40,12 @@ class Evaluate(Callback):
     def __init__(self, evaluator: Evaluator, every: int, *, name: str = "evaluation", at_start: bool = True) -> None:
         if not callable(evaluator) or isinstance(evaluator, type):
             raise TypeError(f"evaluator is {evaluator!r}, expected a function from a policy to metrics by name")
-        if isinstance(every, bool) or not isinstance(every, int) or every < 1:
-            raise ValueError(f"every is {every!r}, expected at least 1: steps between evaluations")
+        require_positive_integer(every, "every", "steps between evaluations")
         self.evaluator = evaluator
         self.every = every
         self.name = name
         self.at_start = at_start
+        self._noted: dict[str, float] = {}
 
     def start(self, run: Run) -> None:
         """Evaluate before the first step."""
@@ -59,9 +61,26 @@ class Evaluate(Callback):
         policy = run.trainer.policy
         with preserved_random_states([policy]):
             metrics = self.evaluator(policy)
-        if not isinstance(metrics, Mapping) or not all(isinstance(value, float | int) for value in metrics.values()):
-            raise TypeError(f"evaluator returned {metrics!r}, expected a mapping from names to floats")
-        run.note_evaluation({f"{self.name}/{name}": float(value) for name, value in metrics.items()})
+        if not isinstance(metrics, Mapping):
+            raise TypeError(f"evaluator returned {metrics!r:.200}, expected a mapping from names to floats")
+        for name, value in metrics.items():
+            if not isinstance(value, float | int):
+                raise TypeError(
+                    f"evaluator returned {value!r:.200} as {name!r}, a {type_name(value)}, expected a float: call "
+                    f"float(...) on a number of another kind, and give each of several a name of its own"
+                )
+        self._noted = {f"{self.name}/{name}": float(value) for name, value in metrics.items()}
+        self._require_own_names(run)
+        run.note_evaluation(self._noted)
+
+    def _require_own_names(self, run: Run) -> None:
+        others = (other for other in run.callbacks if isinstance(other, Evaluate) and other is not self)
+        twice = [name for other in others for name in self._noted if name in other._noted]
+        if twice:
+            raise ValueError(
+                f"two Evaluate callbacks tell {twice[0]!r}, so that one would hide the other: give one of them another "
+                f"name, Evaluate(..., name='held_out') for instance"
+            )
 
 
 class PolicyEvaluation:
@@ -102,9 +121,12 @@ class PolicyEvaluation:
         seed: int = 0,
         **generation_kwargs: Any,
     ) -> None:
-        beyond = [k for k in pass_at if not 1 <= k <= group_size]
+        require_positive_integer(group_size, "group_size", "actions for each state")
+        if not isinstance(pass_at, Sequence):
+            raise TypeError(f"pass_at is {pass_at!r}, expected a sequence of integers: pass ({pass_at!r},)")
+        beyond = [k for k in pass_at if isinstance(k, bool) or not isinstance(k, int) or not 1 <= k <= group_size]
         if beyond:
-            raise ValueError(f"pass_at holds {beyond}, expected 1 to the group_size, {group_size}")
+            raise ValueError(f"pass_at holds {beyond}, expected 1 to the group_size, {group_size}, integers")
         self.states = states
         self.reward_model = reward_model
         self.group_size = group_size
@@ -122,11 +144,20 @@ class PolicyEvaluation:
             rewards = collector.collect(self.states, **self.generation_kwargs).sample_rewards
         metrics = mean_with_interval(rewards.groups.mean(rewards.values), "reward")
         if self.pass_at:
-            successes = rewards.groups.sum(self.is_success(rewards.values).double())
+            successes = rewards.groups.sum(self._successes(rewards.values).double())
             metrics |= {
                 f"pass@{k}": pass_at_k(successes, rewards.groups.lengths, k).mean().item() for k in self.pass_at
             }
         return metrics
+
+    def _successes(self, rewards: Tensor) -> Tensor:
+        successes = self.is_success(rewards)
+        if not isinstance(successes, Tensor) or successes.dtype != torch.bool or successes.shape != rewards.shape:
+            raise TypeError(
+                f"is_success returned {successes!r:.200}, expected a bool tensor of shape {list(rewards.shape)}, one a "
+                f"reward: compare the rewards with a number, lambda rewards: rewards >= 1 for instance"
+            )
+        return successes
 
 
 def mean_with_interval(values: Tensor, name: str) -> dict[str, float]:

@@ -92,6 +92,7 @@ class Run:
         self._checkpoints = checkpoints
         self._run_folder = None if self.folder is None else RunFolder(self.folder, checkpoints)
         self._signals = NotesSignals()
+        self._is_going = False
         self._saved_step: int | None = None
         self.num_steps = self.num_samples = self.num_decisions = 0
         self.seconds = 0.0
@@ -115,16 +116,20 @@ class Run:
         """
         if not isinstance(until, Until):
             raise TypeError(f"until is {until!r}, expected grpo.Until(steps=...)")
+        if self._is_going:
+            raise RuntimeError("this run goes on already: call it again when it is over, and not from a callback")
         self.stopped_by = None
         if self._run_folder is not None:
             self._run_folder.begin(description_of(self.trainer))
         try:
+            self._is_going = True
             with NotesSignals() as self._signals:
                 self._loop(until)
         except BaseException as error:
             self._tell_error(error)
             raise
         finally:
+            self._is_going = False
             if self._run_folder is not None:
                 self._run_folder.close()
         if self._signals.received is not None:
@@ -136,7 +141,7 @@ class Run:
         self._tell("start")
         self._compare()
         while not self._is_over(until):
-            metrics = self.trainer.step(self._source.next_states(self.num_steps))
+            metrics = self.trainer.step(self._next_states())
             self.seconds = time.perf_counter() - began
             self._note(metrics)
             self._tell("after_step", metrics)
@@ -145,15 +150,26 @@ class Run:
         self._save()
         self._tell("end")
 
+    def _next_states(self) -> Any:
+        try:
+            return self._source.next_states(self.num_steps)
+        except StopIteration as error:
+            raise ValueError(
+                f"the states have come to an end after {self.num_steps} steps: end the run earlier, by "
+                f"Until(steps={self.num_steps}), or give it more; a StateLoader goes through rows again and again"
+            ) from error
+
     def stop(self, reason: str) -> None:
         """End the run after the step under way; ``reason`` is kept in :attr:`stopped_by`."""
+        if not isinstance(reason, str):
+            raise TypeError(f"reason is {reason!r}, expected a text: why the run ends")
         self.stopped_by = reason
 
     def note_evaluation(self, metrics: Mapping[str, float]) -> None:
         """Take in the metrics of an evaluation of the policy as it is now, and tell the callbacks."""
         self.evaluation.update(metrics)
         self._write("evaluations", metrics)
-        self._tell("after_evaluation", dict(metrics))
+        self._tell("after_evaluation", metrics)
 
     def resume(self, *, override: bool = False) -> bool:
         """Go on from the latest checkpoint in the folder that is whole.
@@ -171,24 +187,31 @@ class Run:
             CheckpointError: if the folder holds a run of another trainer or of other models, or of a later version of
                 this library, or settings have changed, or steps were made, but no checkpoint is whole; the message
                 says which. This run and the folder are then as they were.
+            FileExistsError: if another run writes into the folder now.
 
         Warns:
             UserWarning: for each checkpoint that is not whole, and left out.
         """
         if self._run_folder is None:
             raise ValueError("this run has no folder to go on from: construct it with folder=")
-        found = self._run_folder.latest()
+        if self._is_going:
+            raise RuntimeError("this run goes on already: resume it when it is over, and not from a callback")
+        with self._run_folder.alone():
+            return self._resume(self._run_folder, override=override)
+
+    def _resume(self, folder: RunFolder, *, override: bool) -> bool:
+        found = folder.latest()
         if found is None:
-            self._run_folder.take_over(None)
+            folder.take_over(None)
             return False
         path, manifest, state = found
-        changed = self._run_folder.changes_since(manifest, description_of(self.trainer), override=override)
+        changed = folder.changes_since(manifest, description_of(self.trainer), override=override)
         self._load_or_leave(path, state)
         if changed:
-            warnings.warn(f"the run goes on with another config: {'; '.join(changed)}", stacklevel=2)
+            warnings.warn(f"the run goes on with another config: {'; '.join(changed)}", stacklevel=3)
             self.trainer.apply_learning_rate()
-        self._run_folder.take_over(path)
-        self._saved_step = self.num_steps
+        folder.take_over(path)
+        self._saved_step = None if changed else self.num_steps  # the next start saves it with its new settings
         return True
 
     def state_dict(self) -> dict[str, Any]:
@@ -300,10 +323,10 @@ class Run:
             self.stopped_by = self._signals.received
         return self.stopped_by is not None
 
-    def _tell(self, event: str, *arguments: Any) -> None:
-        for callback in self.callbacks:
+    def _tell(self, event: str, *arguments: Mapping[str, float]) -> None:
+        for callback in tuple(self.callbacks):
             try:
-                getattr(callback, event)(self, *arguments)
+                getattr(callback, event)(self, *map(dict, arguments))
             except CallbackError:
                 raise
             except Exception as error:
@@ -321,7 +344,7 @@ class Run:
         return failure
 
     def _tell_error(self, error: BaseException) -> None:
-        for callback in self.callbacks:
+        for callback in tuple(self.callbacks):
             try:
                 callback.on_error(self, error)
             except Exception as another:

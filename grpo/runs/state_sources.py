@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from typing_extensions import Protocol, runtime_checkable
 
-from grpo.data._checks import check_states, require_batch
+from grpo.data._checks import check_states, require_batch, require_positive_integer
 from grpo.data._protocols import missing_methods, type_name
 from grpo.data.batches import select_entries
 from grpo.data.state import copied, is_stateful, load_state, require_keys
@@ -55,8 +55,7 @@ class StateLoader:
     """
 
     def __init__(self, rows: Any, batch_size: int, *, shuffle: bool = True, seed: int = 0) -> None:
-        if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
-            raise ValueError(f"batch_size is {batch_size!r}, expected an integer of at least 1: rows in a batch")
+        require_positive_integer(batch_size, "batch_size", "rows in a batch")
         self._rows = rows
         self._batch_size = batch_size
         self._shuffle = shuffle
@@ -85,7 +84,13 @@ class StateLoader:
 
     @property
     def epoch(self) -> float:
-        """How often the rows have been gone through; only for rows with a length."""
+        """How often the rows have been gone through; only for rows with a length.
+
+        Raises:
+            TypeError: if the rows have none.
+        """
+        if not self._has_length:
+            raise TypeError(f"rows is a {type_name(self._rows)} without a length, so that it has no epochs to count")
         return self._position / len(self._rows)
 
     def next_states(self, step: int) -> Any:
@@ -98,6 +103,7 @@ class StateLoader:
         Raises:
             ValueError: if an iterable has no more, or the rows have changed in number.
         """
+        require_positive_integer(count, "count", "rows to draw")
         if not self._has_length:
             return self._next_of_iterable(count)
         indices = torch.cat(list(self._indices(self._position, count)))

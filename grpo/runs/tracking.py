@@ -7,6 +7,7 @@ from typing import Any
 
 from typing_extensions import Protocol, runtime_checkable
 
+from grpo.data._checks import require_positive_integer
 from grpo.data._protocols import require_methods
 from grpo.data.experience import Experience
 from grpo.data.state import load_state, require_keys, states_of
@@ -78,8 +79,8 @@ class SampleLog(Callback):
     def __init__(
         self, every: int, count: int = 4, *, describe: Callable[[Any, Any], tuple[str, str]] | None = None
     ) -> None:
-        if every < 1 or count < 1:
-            raise ValueError(f"every is {every} and count {count}, expected at least 1 each")
+        require_positive_integer(every, "every", "steps between samples")
+        require_positive_integer(count, "count", "samples of a step")
         self.every = every
         self.count = count
         self.describe = describe if describe is not None else _as_texts
@@ -90,8 +91,10 @@ class SampleLog(Callback):
         """Open the file."""
         if run.folder is None:
             raise ValueError("SampleLog needs a folder to write to: construct the run with folder=")
-        self._file = LinesFile(run.folder / "samples.jsonl")
-        self._file.go_on_from(self._length)
+        path = run.folder / "samples.jsonl"
+        if self._file is None or self._file.path != path:
+            self._file = LinesFile(path)
+            self._file.go_on_from(self._length)
 
     def after_step(self, run: Run, metrics: Mapping[str, float]) -> None:
         """Write samples if it is time to."""

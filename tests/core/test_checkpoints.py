@@ -283,6 +283,7 @@ def test_settings_that_were_changed_on_purpose_stay_so_though_nothing_was_saved_
         changed.trainer.step(["state"])
         assert changed._run_folder is not None
         changed._run_folder.begin({"config": {"learning_rate": 0.5}})
+        changed._run_folder.close()  # as the system does where a process is killed
     assert changed.trainer.optimizer.param_groups[0]["lr"] == 0.5
     with pytest.raises(CheckpointError, match="learning_rate"):
         make_run(tmp_path, make_trainer(learning_rate=0.5)).resume()
