@@ -24,7 +24,7 @@ from grpo_adapters.cli.gym_training import (
     GymReinforceOptions,
     load_options,
 )
-from grpo_adapters.cli.language_model_training import LanguageModelOptions
+from grpo_adapters.cli.language_model_training import LanguageModelOptions, read_rows
 from grpo_adapters.cli.module_training import ModuleOptions, attribute
 from grpo_adapters.cli.records import Record, read_record
 from grpo_adapters.cli.toml_files import from_text, read_toml, to_toml
@@ -82,6 +82,14 @@ class Liar(SoftmaxPolicy):
 
 def liar():
     return Liar(4), ["one state", "another"]
+
+
+def one_callback():
+    return trainer(), ["the only state"], Evaluate(lambda policy: {"score": 7.0}, every=2)
+
+
+def of_a_distance(distance, seed=0):
+    return trainer(seed), ["the only state"]
 
 
 number = 3
@@ -290,7 +298,9 @@ def test_resume_refuses_settings_that_were_changed_by_hand(capsys: pytest.Captur
     path = Path("a", "config.toml")
     path.write_text(path.read_text().replace("gae_lambda = 0.8", "gae_lambda = 0.5"))
     assert main(["resume", "a"]) == 2
-    assert "gae_lambda (0.8 before, 0.5 now)" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "gae_lambda (0.8 before, 0.5 now)" in told
+    assert "say it by --override key=value" in told
 
 
 @pytest.mark.parametrize(
@@ -345,6 +355,14 @@ WRONG = {
     "no function": (["train", "bandits.py:nothing", "--until-steps", "1"], "has no 'nothing': expected one of"),
     "not a function": (["train", "bandits.py:number", "--until-steps", "1"], "is a int, expected a function"),
     "no states": (["train", "bandits.py:trainer", "--until-steps", "1"], "no states: return (trainer, states)"),
+    "callbacks not in a list": (
+        ["train", "bandits.py:one_callback", "--until-steps", "1"],
+        "returned a Evaluate as its callbacks, expected a list",
+    ),
+    "an argument": (
+        ["train", "bandits.py:of_a_distance", "--until-steps", "1"],
+        "takes distance, expected no argument but seed",
+    ),
     "no folder": (["train", "bandits.py:run_without_folder", "--until-steps", "1"], "a Run without a folder"),
     "no file of settings": (["train", "gym", "--config", "no.toml"], "no.toml cannot be read"),
     "no run to resume": (["resume", "."], "holds no run"),
@@ -563,7 +581,38 @@ def test_wrong_rows_are_told(model: str, row: str, told: str, capsys: pytest.Cap
     assert told in capsys.readouterr().err
 
 
+def test_a_row_ends_where_a_line_ends_and_not_within_a_text(tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_text('{"prompt": "a\u2028b"}\n\n{"prompt": "c"}\r\n', encoding="utf-8", newline="")
+    assert read_rows(tmp_path / "rows.jsonl") == [{"prompt": "a\u2028b"}, {"prompt": "c"}]
+
+
 # Looking at runs
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "told"),
+    [
+        ("metrics.jsonl", "{}\n[1, 2\n", "line 2 of a/metrics.jsonl is not what a run writes there: [1, 2"),
+        ("metrics.jsonl", "[1]\n", "line 1 of a/metrics.jsonl is not what a run writes there: [1]"),
+        ("run.json", "[]", "a/run.json is not what a run writes there"),
+        ("run.json", "{}", "a/run.json is not what a run writes there"),
+    ],
+)
+def test_files_that_no_run_has_written_are_told(
+    file: str, text: str, told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["train", "bandits.py:with_states", "--until-steps", "1", "--folder", "a"]) == 0
+    Path("a", file).write_text(text)
+    for command in ("show", "plot"):
+        assert main([command, "a"]) == 2
+        assert told in capsys.readouterr().err
+
+
+def test_a_kind_that_is_no_text_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("a").mkdir()
+    Path("a", "config.toml").write_text("kind = [1]\n")
+    assert main(["resume", "a"]) == 2
+    assert "no training of the kind [1], expected one of gym" in capsys.readouterr().err
 
 
 def record(seed: int, values: list[float], **settings: Any) -> Record:

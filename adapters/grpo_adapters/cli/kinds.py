@@ -62,7 +62,7 @@ class Kind:
 
 def kind_called(name: str) -> Kind:
     """The kind of that name; its libraries are imported here."""
-    if name not in MODULES:
+    if not isinstance(name, str) or name not in MODULES:
         raise UsageError(f"there is no training of the kind {name!r}, expected one of {', '.join(MODULES)}")
     try:
         module = importlib.import_module(f"grpo_adapters.cli.{MODULES[name]}")

@@ -145,20 +145,39 @@ def _module_called(name: str) -> Any:
 
 
 def _functions(module: Any) -> list[str]:
-    return [name for name, value in vars(module).items() if inspect.isfunction(value) and not name.startswith("_")]
+    functions = {name: value for name, value in vars(module).items() if inspect.isfunction(value)}
+    return [
+        name for name, value in functions.items() if value.__module__ == module.__name__ and not name.startswith("_")
+    ]
 
 
 def _made(options: ModuleOptions) -> Any:
     function = attribute(options.target)
     if not callable(function):
         raise UsageError(f"{options.target} is a {type(function).__name__}, expected a function")
-    takes_seed = "seed" in inspect.signature(function).parameters
+    parameters = inspect.signature(function).parameters
+    takes_seed = "seed" in parameters
+    unknown = [
+        name
+        for name, each in parameters.items()
+        if name != "seed" and each.default is each.empty and each.kind not in (each.VAR_POSITIONAL, each.VAR_KEYWORD)
+    ]
+    if unknown:
+        raise UsageError(
+            f"{options.target} takes {', '.join(unknown)}, expected no argument but seed: give the others a default"
+        )
     return function(seed=options.seed) if takes_seed else function()
 
 
 def _parts(target: str, made: Any) -> tuple[Any, Any, Sequence[Callback]]:
     if isinstance(made, tuple) and len(made) in (2, 3):
-        return (*made, ()) if len(made) == 2 else made
+        trainer, states, *callbacks = made
+        if callbacks and not isinstance(callbacks[0], Sequence):
+            raise UsageError(
+                f"{target} returned a {type(callbacks[0]).__name__} as its callbacks, expected a list of them: "
+                f"return (trainer, states, [callback])"
+            )
+        return trainer, states, callbacks[0] if callbacks else ()
     states = getattr(getattr(made, "sampler", None), "states", None)
     if states is None:
         raise UsageError(

@@ -41,7 +41,7 @@ class Record:
     @property
     def settings(self) -> dict[str, Any]:
         """What decides on how the run learns, but for chance."""
-        own = {"trainer": self.description["trainer"], **self.description["config"], **self.config}
+        own = {"trainer": self.description.get("trainer"), **self.description["config"], **self.config}
         return {name: value for name, value in own.items() if name not in IRRELEVANT}
 
 
@@ -49,7 +49,7 @@ def read_record(folder: Path) -> Record:
     """What the folder of a run holds.
 
     Raises:
-        UsageError: if it holds none.
+        UsageError: if it holds none, or what a run has not written.
     """
     path = folder / "run.json"
     if not path.is_file():
@@ -58,6 +58,8 @@ def read_record(folder: Path) -> Record:
         description = json.loads(path.read_text())
     except ValueError as error:
         raise UsageError(f"{path} cannot be read: {error}") from error
+    if not isinstance(description, dict) or not isinstance(description.get("config"), dict):
+        raise UsageError(f"{path} is not what a run writes there: expected a table with trainer, config and versions")
     config = read_toml(folder / CONFIG) if (folder / CONFIG).is_file() else {}
     lines = (read_lines(folder / f"{name}.jsonl") for name in ("metrics", "evaluations", "times"))
     return Record(folder, description, config, *lines)
@@ -68,7 +70,13 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     if not path.is_file():
         return []
     text = path.read_text(encoding="utf-8")
-    return [_with_numbers(json.loads(line)) for line in text[: text.rfind("\n") + 1].splitlines()]
+    lines = []
+    for number, line in enumerate(text[: text.rfind("\n") + 1].split("\n")[:-1], start=1):
+        try:
+            lines.append(_with_numbers(json.loads(line)))
+        except (ValueError, AttributeError) as error:
+            raise UsageError(f"line {number} of {path} is not what a run writes there: {line[:60]}") from error
+    return lines
 
 
 def _with_numbers(line: Mapping[str, Any]) -> dict[str, Any]:

@@ -88,8 +88,9 @@ def resume(words: Sequence[str]) -> int:
             raise UsageError(f"the run writes to {run.folder}, not to {asked.folder}: call it where that is the same")
         try:
             found = run.resume(override=bool(asked.override))
-        except (CheckpointError, FileNotFoundError) as error:
-            raise UsageError(str(error)) from error
+        except (CheckpointError, FileExistsError, FileNotFoundError) as error:
+            by_command = "say it by --override key=value"
+            raise UsageError(str(error).replace("call run.resume(override=True)", by_command)) from error
         store(options, name, asked.folder)
         _say(f"goes on from step {run.num_steps:,}" if found else "no checkpoint was written yet: begins anew")
         return _carry_out(run, options.until, kind.name(options))
