@@ -82,7 +82,7 @@ def make_run(options: Options) -> Run:
         "device": "cuda" if torch.cuda.is_available() else "cpu",
     }
     sampled = PolicyEvaluation(held_out, reward_model, group_size=SAMPLES, pass_at=(1, SAMPLES))
-    likeliest = PolicyEvaluation(held_out, reward_model, top_k=1)
+    likeliest = PolicyEvaluation(held_out, reward_model, generation_kwargs={"top_k": 1})
     return Run(
         ALGORITHMS[options.algorithm](policy, reward_model, loader, settings),
         loader,

@@ -97,7 +97,7 @@ def make_run(options: Options) -> tuple[Run, Until]:
         callbacks=[
             Evaluate(lambda _: trainer.evaluate(held_out_pairs), every=20, name="held_out"),
             Evaluate(PolicyEvaluation(held_out, REWARD, group_size=2), every=20, name="sampled"),
-            Evaluate(PolicyEvaluation(held_out, REWARD, top_k=1), every=20, name="likeliest"),
+            Evaluate(PolicyEvaluation(held_out, REWARD, generation_kwargs={"top_k": 1}), every=20, name="likeliest"),
         ],
     )
     return run, until

@@ -99,7 +99,7 @@ class PolicyEvaluation:
         is_success: whether rewards [N] count as success, bool [N].
         sampler: makes the actions; None for the policy itself.
         seed: of the random numbers.
-        generation_kwargs: handed on to the sampler, and by it to ``generate_actions``: what makes it sample greedily,
+        generation_kwargs: for the sampler, and handed on by it to ``generate_actions``: what makes it sample greedily,
             for instance.
 
     Raises:
@@ -119,7 +119,7 @@ class PolicyEvaluation:
         is_success: Callable[[Tensor], Tensor] = lambda rewards: rewards >= 1,
         sampler: Sampler[Any, Any] | None = None,
         seed: int = 0,
-        **generation_kwargs: Any,
+        generation_kwargs: Mapping[str, Any] | None = None,
     ) -> None:
         require_positive_integer(group_size, "group_size", "actions for each state")
         if not isinstance(pass_at, Sequence):
@@ -134,7 +134,7 @@ class PolicyEvaluation:
         self.is_success = is_success
         self.sampler = sampler
         self.seed = seed
-        self.generation_kwargs = generation_kwargs
+        self.generation_kwargs = dict(generation_kwargs or {})
 
     def __call__(self, policy: PolicyModel[Any, Any]) -> dict[str, float]:
         """Metrics of the policy, which is left in evaluation mode."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -317,11 +317,19 @@ class Run:
             bound = getattr(until, name)
             if bound is not None and count >= bound:
                 self.stopped_by = self.stopped_by or f"{name}={bound}"
-        if until.condition is not None and self.num_steps > 0 and until.condition(self.metrics | self.evaluation):
+        if self._fulfils(until.condition):
             self.stopped_by = self.stopped_by or "condition"
         if self._signals.received is not None:
             self.stopped_by = self._signals.received
         return self.stopped_by is not None
+
+    def _fulfils(self, condition: Callable[[Mapping[str, float]], bool] | None) -> bool:
+        if condition is None or self.num_steps == 0:
+            return False
+        try:
+            return bool(condition(self.metrics | self.evaluation))
+        except Exception as error:
+            raise self._failure_of("Until.condition", error) from error
 
     def _tell(self, event: str, *arguments: Mapping[str, float]) -> None:
         for callback in tuple(self.callbacks):
@@ -330,13 +338,11 @@ class Run:
             except CallbackError:
                 raise
             except Exception as error:
-                raise self._failure_of(callback, event, error) from error
+                raise self._failure_of(f"{type(callback).__name__}.{event}", error) from error
 
-    def _failure_of(self, callback: Callback, event: str, error: Exception) -> CallbackError:
+    def _failure_of(self, source: str, error: Exception) -> CallbackError:
         """Save the run, and say whose error it is."""
-        failure = CallbackError(
-            f"{type(callback).__name__}.{event} raised {type(error).__name__} after step {self.num_steps}: {error}"
-        )
+        failure = CallbackError(f"{source} raised {type(error).__name__} after step {self.num_steps}: {error}")
         try:
             self._save(must=True)
         except Exception as another:

@@ -307,6 +307,15 @@ def test_a_callback_that_raises_is_named_and_the_run_is_saved_first(tmp_path: Pa
     assert again.num_steps == {"start": 0, "after_step": 1, "after_evaluation": 2, "end": 3}[event]
 
 
+def test_a_condition_that_raises_is_named_and_the_run_is_saved_first(tmp_path: Path) -> None:
+    run = make_run(tmp_path, checkpoints=Checkpoints(every=100))
+    with pytest.raises(CallbackError, match=r"Until\.condition raised KeyError after step 1: 'typo'"):
+        run(Until(condition=lambda metrics: metrics["typo"] > 0))
+    again = make_run(tmp_path, checkpoints=Checkpoints(every=100))
+    assert again.resume()
+    assert again.num_steps == 1
+
+
 def test_a_step_that_fails_is_told_and_the_last_checkpoint_is_gone_on_from(tmp_path: Path) -> None:
     class Fails(StationaryBandit):
         calls = 0
