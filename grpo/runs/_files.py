@@ -27,6 +27,7 @@ class LinesFile:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._file: FileIO | None = None
+        self._lines: list[Mapping[str, Any]] = []
         self._pending = bytearray()
         self._flushed = 0.0
         self._has_warned = False
@@ -37,10 +38,7 @@ class LinesFile:
         Warns:
             UserWarning: once, if it cannot be written now; then it is written as soon as it can be.
         """
-        text = json.dumps(line)
-        if "NaN" in text or "Infinity" in text:
-            text = json.dumps({name: _json_value(value) for name, value in line.items()})
-        self._pending += text.encode() + b"\n"
+        self._lines.append(line)  # encoded many at a time, which is several times as fast as one by one
         now = time.monotonic()
         if now - self._flushed > SECONDS_BETWEEN_FLUSHES:
             self._flushed = now
@@ -57,6 +55,8 @@ class LinesFile:
         Raises:
             OSError: if it cannot be written; what is left is written with the next call.
         """
+        self._pending += b"".join(map(_encoded, self._lines))
+        self._lines.clear()
         while self._pending:
             if self._file is None:
                 self._file = FileIO(self.path, "ab")
@@ -106,6 +106,13 @@ def write_text(path: Path, text: str) -> None:
     unfinished = path.with_name(f"{path.name}.unfinished")
     unfinished.write_text(text, encoding="utf-8")
     unfinished.replace(path)
+
+
+def _encoded(line: Mapping[str, Any]) -> bytes:
+    text = json.dumps(line)
+    if "NaN" in text or "Infinity" in text:
+        text = json.dumps({name: _json_value(value) for name, value in line.items()})
+    return text.encode() + b"\n"
 
 
 def _json_value(value: Any) -> Any:
