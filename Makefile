@@ -6,7 +6,7 @@ LANGUAGE_PEERS := .venv-language
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test test-gpu docs picture benchmark benchmark-control benchmark-language benchmark-memory wheel clean
+.PHONY: demo test types units test-gpu docs picture benchmark benchmark-control benchmark-language benchmark-memory wheel clean
 
 demo: $(VENV)/examples  ## GRPO on a bandit whose arms drift
 	$(BIN)/python examples/dynamic_bandit.py
@@ -14,8 +14,13 @@ demo: $(VENV)/examples  ## GRPO on a bandit whose arms drift
 test: $(VENV)/dev  ## lint, types, tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo --no-cache
+	$(MAKE) --jobs=2 types units
+
+types: $(VENV)/dev
+	$(BIN)/mypy
+
+units: $(VENV)/dev
 	$(BIN)/pytest --numprocesses auto --maxprocesses 4 --dist worksteal
 
 test-gpu: $(if $(GPU_PYTHON),,$(VENV)/dev)  ## what differs on a GPU; GPU_PYTHON=python3 takes an interpreter of its own
