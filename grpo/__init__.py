@@ -47,6 +47,7 @@ from grpo.data.evaluation import Evaluation, ValueEstimates
 from grpo.data.experience import Experience, GroupedRewards
 from grpo.data.needs import Needs
 from grpo.data.preferences import PairLogProbs, Preference
+from grpo.data.seeds import seeded_generator
 from grpo.data.segments import Segments
 from grpo.data.state import Stateful
 from grpo.divergences.coefficients import AdaptiveKLCoefficient, HorizonKLCoefficient, KLCoefficient
@@ -242,6 +243,7 @@ __all__ = [
     "robust_preference_loss",
     "sample_probability_ratio",
     "score_function_surrogate",
+    "seeded_generator",
     "sigmoid_preference_loss",
     "soft_adaptive_surrogate",
     "supervised_loss",

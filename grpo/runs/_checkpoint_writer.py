@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from grpo.runs._comparison import is_better
 from grpo.runs._plain_data import to_plain
 from grpo.runs._storage import (
     CHECKPOINT,
@@ -103,9 +104,8 @@ class CheckpointWriter:
         name = self._settings.keep_best
         if name is None or name not in metrics or math.isnan(metrics[name]):
             return
-        value = metrics[name] if self._settings.best_is == "highest" else -metrics[name]
-        if self._best is None or value > self._best[0]:
-            self._best = value, step
+        if is_better(metrics[name], None if self._best is None else self._best[0], self._settings.best_is):
+            self._best = metrics[name], step
 
     def tidy(self) -> None:
         """Delete what is not to be kept, and what a writer that was killed has left."""

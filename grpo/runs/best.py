@@ -5,13 +5,15 @@ from __future__ import annotations
 import difflib
 import math
 import warnings
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from grpo.data._checks import require_positive_integer
 from grpo.data._part_state import load_whole_part_states, part_states
 from grpo.data.state import require_keys
+from grpo.runs._comparison import BestIs, is_better
 from grpo.runs._description import versions
 from grpo.runs._folder import CHECKPOINTS
 from grpo.runs._plain_data import to_plain
@@ -21,13 +23,11 @@ from grpo.runs.run import Run
 
 FOLDER = "best"
 
-BestIs = Literal["highest", "lowest"]
 
-
-class _FollowsMetric(Callback):
+class _FollowsMetric(Callback, ABC):
     """Knows the best value of a metric so far, of steps or of evaluations."""
 
-    def __init__(self, metric: str, best_is: BestIs) -> None:
+    def __init__(self, metric: str, best_is: BestIs = "highest") -> None:
         if not isinstance(metric, str):
             raise TypeError(f"metric is {metric!r}, expected the name of one, 'evaluation/reward' for instance")
         if best_is not in ("highest", "lowest"):
@@ -59,13 +59,13 @@ class _FollowsMetric(Callback):
         value = metrics.get(self.metric)
         if value is None or math.isnan(value):
             return
-        is_better = self.best is None or (value > self.best if self.best_is == "highest" else value < self.best)
-        if is_better:
+        better = is_better(value, self.best, self.best_is)
+        if better:
             self.best = value
-        self._seen(run, value, is_better=is_better)
+        self._seen(run, value, is_better=better)
 
-    def _seen(self, run: Run, value: float, *, is_better: bool) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def _seen(self, run: Run, value: float, *, is_better: bool) -> None: ...
 
 
 class BestWeights(_FollowsMetric):
@@ -82,9 +82,6 @@ class BestWeights(_FollowsMetric):
         >>> BestWeights("evaluation/reward").best is None
         True
     """
-
-    def __init__(self, metric: str, best_is: BestIs = "highest") -> None:
-        super().__init__(metric, best_is)
 
     def start(self, run: Run) -> None:
         """Check that there is a folder to write to."""

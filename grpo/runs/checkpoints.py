@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import PositiveInt
 
 from grpo.config._frozen_model import FrozenModel
+from grpo.runs._comparison import BestIs
 
 
 class Checkpoints(FrozenModel):
@@ -32,6 +33,6 @@ class Checkpoints(FrozenModel):
     keep_last: PositiveInt = 2
     keep_every: PositiveInt | None = None
     keep_best: str | None = None
-    best_is: Literal["highest", "lowest"] = "highest"
+    best_is: BestIs = "highest"
     asynchronous: bool = False
     on_failure: Literal["stop", "continue"] = "stop"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import islice
 from typing import Any, TypeVar, cast
@@ -14,6 +13,7 @@ from typing_extensions import Protocol, runtime_checkable
 from grpo.data._checks import check_states, require_batch, require_positive_integer
 from grpo.data._protocols import missing_methods, type_name
 from grpo.data.batches import select_entries
+from grpo.data.seeds import seeded_generator
 from grpo.data.state import copied, is_stateful, load_state, require_keys
 
 StatesT_co = TypeVar("StatesT_co", covariant=True)
@@ -170,7 +170,7 @@ class StateLoader:
         """The order of an epoch, which depends on nothing but the seed and the epoch."""
         if self._order is None or self._order[0] != epoch:
             if self._shuffle:
-                order = torch.randperm(num_rows, generator=_generator_of(self._seed, epoch))
+                order = torch.randperm(num_rows, generator=seeded_generator(str(self._seed), epoch))
             else:
                 order = torch.arange(num_rows)
             self._order = epoch, order
@@ -194,11 +194,6 @@ class StateLoader:
                     load_state(self._rows, self._beginning, "rows")
         self._position += len(states)
         return states
-
-
-def _generator_of(seed: int, epoch: int) -> torch.Generator:
-    """A generator for each epoch, whose draws have nothing to do with those of other epochs and seeds."""
-    return torch.Generator().manual_seed(random.Random(f"{seed} {epoch}").getrandbits(63))  # noqa: S311
 
 
 class _SameStates:

@@ -251,7 +251,7 @@ def test_early_stopping_by_bar_and_by_patience() -> None:
         run(Until(steps=4))
         assert run.num_steps == steps
         assert run.stopped_by is not None
-        assert "evaluation/value" in run.stopped_by or steps == 4
+        assert "evaluation/value" in run.stopped_by
 
 
 def test_a_signal_ends_the_run_after_it_was_saved(tmp_path: Path) -> None:
@@ -267,7 +267,7 @@ def test_a_signal_ends_the_run_after_it_was_saved(tmp_path: Path) -> None:
         run(Until(steps=10))
     assert interrupted.value.code == RunInterrupted.EXIT_CODE == 75
     assert interrupted.value.signal_name == run.stopped_by == "SIGTERM"
-    assert notes.events[-1] == ("RunInterrupted", 3) or notes.events[-1] == ("end", 3)
+    assert notes.events[-1] == ("end", 3)
     assert {name: signal.getsignal(name) for name in before} == before
     again = make_run(tmp_path, checkpoints=Checkpoints(every=100))
     assert again.resume()
@@ -443,7 +443,7 @@ def test_a_state_loader_gives_each_row_once_an_epoch_and_goes_on_from_anywhere(
     fresh = StateLoader(rows, batch_size, shuffle=shuffle, seed=seed)
     fresh.load_state_dict(state)
     again = [row for step in range(12 - min(cut, 12)) for row in fresh.next_states(step)]
-    assert again == taken[len(taken) - len(again) :] or cut == 12
+    assert again == taken[len(taken) - len(again) :]
 
 
 def test_epochs_and_seeds_have_orders_of_their_own() -> None:

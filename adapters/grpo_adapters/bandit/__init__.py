@@ -1,5 +1,6 @@
 """Bandits: softmax policies, environments as reward models, and the classical strategies to compare with."""
 
+from grpo import seeded_generator
 from grpo_adapters.bandit.environments import (
     BernoulliRewards,
     ContextualBandit,
@@ -10,7 +11,6 @@ from grpo_adapters.bandit.environments import (
     random_walk_means,
     regret,
     seasonal_means,
-    seeded_generator,
     switching_means,
 )
 from grpo_adapters.bandit.policies import ContextualSoftmaxPolicy, SoftmaxPolicy

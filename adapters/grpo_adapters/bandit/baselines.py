@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 from typing_extensions import Protocol
 
+from grpo import seeded_generator
 from grpo_adapters.bandit.checks import check_state
-from grpo_adapters.bandit.environments import RewardDistribution, seeded_generator
+from grpo_adapters.bandit.environments import RewardDistribution
 
 __all__ = [
     "UCB1",

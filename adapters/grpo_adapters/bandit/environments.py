@@ -5,7 +5,6 @@ They are stationary, contextual or dynamic, with Bernoulli or Gaussian rewards.
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
@@ -14,15 +13,8 @@ import torch
 from torch import Tensor
 from typing_extensions import Protocol
 
+from grpo import seeded_generator
 from grpo_adapters.bandit.checks import check_state
-
-
-def seeded_generator(purpose: str, seed: int) -> torch.Generator:
-    """A random generator for one purpose, whose draws have nothing to do with those of others of the same seed.
-
-    Two generators given the same number draw the same stream: rewards would depend on what a policy samples.
-    """
-    return torch.Generator().manual_seed(random.Random(f"{purpose} {seed}").getrandbits(63))  # noqa: S311
 
 
 class RewardDistribution(Protocol):

@@ -15,7 +15,6 @@ from pydantic import PositiveInt
 from grpo import (
     BestWeights,
     Callback,
-    Checkpoints,
     EarlyStopping,
     Evaluate,
     GRPOConfig,
@@ -171,13 +170,7 @@ def build(options: GymOptions, more: Sequence[Callback]) -> Run:
         callbacks.append(EarlyStopping(METRIC, bar=options.stop_at))
     with as_usage_errors():
         trainer, states = TRAINERS[options.algorithm](options)
-        return Run(
-            trainer,
-            states,
-            folder=options.folder,
-            checkpoints=Checkpoints(every=options.checkpoint_every),
-            callbacks=[*callbacks, *more],
-        )
+        return options.run_of(trainer, states, [*callbacks, *more])
 
 
 def evaluate_run(options: GymOptions, asked: EvaluationOptions, load: Callable[[Any], None]) -> str:

@@ -16,7 +16,6 @@ from pydantic import NonNegativeFloat, PositiveInt
 from grpo import (
     BestWeights,
     Callback,
-    Checkpoints,
     Evaluate,
     GRPOConfig,
     GRPOTrainer,
@@ -127,13 +126,8 @@ def build(options: LanguageModelOptions, more: Sequence[Callback]) -> Run:
         policy = _policy(options)
         config = GRPOConfig(**options.part(GRPOConfig))
         trainer = GRPOTrainer(config, policy, reward, policy.reference() if config.kl_coefficient else None)
-        return Run(
-            trainer,
-            StateLoader(rows, options.prompts_per_step, seed=options.seed),
-            folder=options.folder,
-            checkpoints=Checkpoints(every=options.checkpoint_every),
-            callbacks=[*callbacks, SavesModel(), *more],
-        )
+        states = StateLoader(rows, options.prompts_per_step, seed=options.seed)
+        return options.run_of(trainer, states, [*callbacks, SavesModel(), *more])
 
 
 def evaluate_run(options: LanguageModelOptions, asked: EvaluationOptions, load: Callable[[Any], None]) -> str:

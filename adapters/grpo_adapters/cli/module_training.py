@@ -12,7 +12,7 @@ from typing import Any
 
 import tyro
 
-from grpo import Callback, Checkpoints, Evaluate, Run
+from grpo import Callback, Evaluate, Run
 from grpo_adapters.cli.arguments import config_file, parse, require_fields
 from grpo_adapters.cli.errors import UsageError, as_usage_errors
 from grpo_adapters.cli.kinds import EvaluationOptions, Kind
@@ -72,13 +72,7 @@ def build(options: ModuleOptions, more: Sequence[Callback]) -> Run:
         return made
     trainer, states, callbacks = _parts(options.target, made)
     with as_usage_errors():
-        return Run(
-            trainer,
-            states,
-            folder=options.folder,
-            checkpoints=Checkpoints(every=options.checkpoint_every),
-            callbacks=[*callbacks, *more],
-        )
+        return options.run_of(trainer, states, [*callbacks, *more])
 
 
 def evaluate_run(options: ModuleOptions, asked: EvaluationOptions, load: Callable[[Any], None]) -> str:

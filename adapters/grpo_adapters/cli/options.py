@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import inspect
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, cast
 
 import tyro
 from pydantic import BaseModel, PositiveFloat, PositiveInt
 
-from grpo import Until
+from grpo import Callback, Checkpoints, Run, Until
 from grpo_adapters.tracking import TrackerName
 
 ModelT = TypeVar("ModelT", bound=type[BaseModel])
@@ -44,6 +45,11 @@ class RunOptions(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
     def until(self) -> Until:
         """When the run is over."""
         return Until(steps=self.until_steps, decisions=self.until_decisions, seconds=self.until_seconds)
+
+    def run_of(self, trainer: Any, states: Any, callbacks: Sequence[Callback]) -> Run:
+        """The run of a trainer, in the folder and with the checkpoints of these options."""
+        checkpoints = Checkpoints(every=self.checkpoint_every)
+        return Run(trainer, states, folder=self.folder, checkpoints=checkpoints, callbacks=callbacks)
 
     def part(self, config: type[BaseModel]) -> dict[str, Any]:
         """Those of the settings that another class of settings has as well."""
