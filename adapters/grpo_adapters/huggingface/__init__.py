@@ -11,7 +11,9 @@ except ModuleNotFoundError as error:
 from grpo_adapters.huggingface.causal_lm_actor_critic import CausalLMActorCritic
 from grpo_adapters.huggingface.causal_lm_policy import CausalLMPolicy
 from grpo_adapters.huggingface.character_tokenizer import character_tokenizer
-from grpo_adapters.huggingface.completions import Completion, CompletionBatch
+from grpo_adapters.huggingface.completion_batch import CompletionBatch
+from grpo_adapters.huggingface.completions import Completion
+from grpo_adapters.huggingface.conversations import Conversation, Turn
 from grpo_adapters.huggingface.loading import ModelNotFoundError, UnsafeModelError
 from grpo_adapters.huggingface.output_head import OutputHead, plain_token_log_probs
 from grpo_adapters.huggingface.preferences import preferences_of
@@ -27,6 +29,7 @@ __all__ = [
     "CausalLMPolicy",
     "Completion",
     "CompletionBatch",
+    "Conversation",
     "FormatReward",
     "FunctionReward",
     "ModelNotFoundError",
@@ -35,6 +38,7 @@ __all__ = [
     "RewardFunctionError",
     "SamplingConfig",
     "SequenceClassificationReward",
+    "Turn",
     "UnsafeModelError",
     "character_tokenizer",
     "describe_completion",

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Self
 
@@ -16,13 +16,9 @@ from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from grpo import Evaluation
 from grpo_adapters.huggingface.body_and_head import described_head, hidden_states, is_body_and_head
-from grpo_adapters.huggingface.completions import (
-    Completion,
-    CompletionBatch,
-    check_completions,
-    check_fits,
-    consecutive,
-)
+from grpo_adapters.huggingface.completion_batch import CompletionBatch, check_fits
+from grpo_adapters.huggingface.completions import Completion
+from grpo_adapters.huggingface.conversations import Action, Conversation, Turn, check_actions
 from grpo_adapters.huggingface.decoder import leaves_padding_out
 from grpo_adapters.huggingface.generation import sample_completions
 from grpo_adapters.huggingface.length_buckets import call_overhead, length_buckets
@@ -182,34 +178,45 @@ class CausalLMPolicy:
     ) -> list[list[Completion]]:
         longest = longest_prompt(self.causal_model, sampling.max_new_tokens)
         prompts = encode_prompts(states, self.tokenizer, longest)
+        with self._sampling():
+            return sample_completions(
+                self.causal_model,
+                prompts,
+                num_completions,
+                tokenizer=self.tokenizer,
+                end_tokens=end_tokens(self.causal_model, self.tokenizer),
+                sampling=sampling,
+                generator=self.generator,
+                pads=self._leaves_padding_out,
+            )
+
+    @contextmanager
+    def _sampling(self) -> Iterator[None]:
+        """In evaluation mode, and afterwards in the mode that was."""
         trains = self.model.training
         self.model.eval()
         try:
             with self._computing():
-                return sample_completions(
-                    self.causal_model,
-                    prompts,
-                    num_completions,
-                    tokenizer=self.tokenizer,
-                    end_tokens=end_tokens(self.causal_model, self.tokenizer),
-                    sampling=sampling,
-                    generator=self.generator,
-                    pads=self._leaves_padding_out,
-                )
+                yield
         finally:
             self.model.train(trains)
 
-    def get_log_probabilities(self, states: Sequence[Any], actions: Sequence[Completion]) -> Tensor:
-        """Log-prob of each whole completion, [N], nats."""
+    def get_log_probabilities(self, states: Sequence[Any], actions: Sequence[Action]) -> Tensor:
+        """Log-prob of each whole completion or conversation, [N], nats."""
         batch = self.encode_actions(states, actions)
         return batch.samples.sum(self.evaluate_actions(batch).log_probs)
 
-    def encode_actions(self, states: Sequence[Any], actions: Sequence[Completion]) -> CompletionBatch:
-        """N prompts and completions as a rectangle of token ids."""
-        check_completions(actions, len(states), num_embeddings(self.causal_model))
-        batch = CompletionBatch.of(encode_prompts(states, self.tokenizer), actions, self.device)
+    def encode_actions(self, states: Sequence[Any], actions: Sequence[Action]) -> CompletionBatch:
+        """N prompts and completions, or conversations, which hold their prompts, as a rectangle of token ids."""
+        check_actions(actions, len(states), num_embeddings(self.causal_model))
+        answered = [state for state, action in zip(states, actions, strict=True) if isinstance(action, Completion)]
+        prompts = iter(encode_prompts(answered, self.tokenizer))
+        samples = [
+            action.turns if isinstance(action, Conversation) else (Turn(next(prompts), action),) for action in actions
+        ]
+        batch = CompletionBatch.of(samples, [action.ended for action in actions], self.device)
         check_fits(batch, longest_prompt(self.causal_model, 0))
-        self._completion_lengths = batch.completion_lengths
+        self._completion_lengths = batch.samples.lengths
         return batch
 
     def evaluate_actions(self, batch: CompletionBatch) -> Evaluation:
@@ -237,18 +244,16 @@ class CausalLMPolicy:
 
         Rows of like lengths are computed together. The last token of a row decides nothing, so it is left out.
         """
-        lengths = batch.prompt_lengths + batch.completion_lengths - 1
-        buckets = length_buckets(lengths, self._call_overhead)
+        buckets = length_buckets(batch.lengths - 1, self._call_overhead)
         picked = []
         for rows in buckets:
-            width = int(lengths[rows].max())
-            computed = compute(batch.tokens[rows, :width])
-            first = torch.arange(len(rows), device=rows.device) * width + batch.prompt_lengths[rows] - 1
-            samples = batch.samples if len(buckets) == 1 else batch.samples.select(rows)
-            picked.append(computed.flatten(0, 1).index_select(0, consecutive(first, samples)))
+            part = batch if len(buckets) == 1 else batch.select(rows)
+            width = int(part.lengths.max()) - 1
+            computed = compute(part.tokens[:, :width])
+            picked.append(computed.flatten(0, 1).index_select(0, part.rows.ids * width + part.positions - 1))
         if len(buckets) == 1:
             return picked[0]
-        return torch.cat(picked).index_select(0, batch.samples.positions(torch.cat(buckets)).argsort())
+        return torch.cat(picked).index_select(0, batch.rows.positions(torch.cat(buckets)).argsort())
 
     def _hidden_states(self, tokens: Tensor) -> Tensor:
         return hidden_states(self.causal_model, tokens)
