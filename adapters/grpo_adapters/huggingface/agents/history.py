@@ -1,4 +1,4 @@
-"""What a model has read and said so far, as messages, and as the very tokens."""
+"""What a model has read or said so far: its messages, its very tokens."""
 
 from __future__ import annotations
 
