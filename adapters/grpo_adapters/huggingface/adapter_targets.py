@@ -24,12 +24,11 @@ def with_targets(config: PeftConfig, model: Any) -> PeftConfig:
         return config
     targets = attention_projections(model)
     if not targets:
-        linear = sorted(
-            {_ending(name) for name, layer in model.named_modules() if isinstance(layer, nn.Linear | Conv1D)}
-        )
+        layers = [name for name, layer in model.named_modules() if isinstance(layer, nn.Linear | Conv1D)]
         raise ValueError(
             f"{type(config).__name__} names no target_modules, and {type(model).__name__} has no layers of attention "
-            f"that are its targets by default: name some of its linear layers, {sorted({_ending(name) for name in layers})}"
+            f"that are its targets by default: name some of its linear layers, "
+            f"{sorted({_ending(name) for name in layers})}"
         )
     chosen: Any = copy.copy(config)
     chosen.target_modules = targets

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from typing import Any, Self
 
@@ -171,12 +171,17 @@ class CausalLMPolicy:
             overrides: other values for attributes of the :class:`SamplingConfig`, except for the temperature, which
                 belongs to the policy's log-probs.
         """
-        if overrides.get("temperature", self.sampling.temperature) != self.sampling.temperature:
-            raise ValueError(
-                f"temperature={overrides['temperature']} is not the policy's {self.sampling.temperature}, which its "
-                f"log-probs are computed with: set it in the policy's SamplingConfig"
-            )
-        return self._generate(states, num_actions_per_state, self.sampling_with(overrides))
+        return self._generate(states, num_actions_per_state, self.training_sampling(overrides))
+
+    def continue_tokens(self, contexts: Sequence[Sequence[int]], sampling: SamplingConfig) -> list[Completion]:
+        """A completion of each context, as token ids go on from token ids.
+
+        Args:
+            contexts: the token ids that were read, at least one each; with ``max_new_tokens`` more they must fit into
+                the model's context.
+            sampling: how tokens are drawn.
+        """
+        return [completion for (completion,) in self._sampled(contexts, 1, sampling)]
 
     def complete(self, states: Sequence[Any], **overrides: Any) -> list[Completion]:
         """One completion of each prompt, the likeliest tokens unless a ``temperature`` is given.
@@ -193,26 +198,25 @@ class CausalLMPolicy:
     ) -> list[list[Completion]]:
         longest = longest_prompt(self.causal_model, sampling.max_new_tokens)
         prompts = encode_prompts(states, self.tokenizer, longest)
-        with self._sampling():
-            return sample_completions(
-                self.causal_model,
-                prompts,
-                num_completions,
-                tokenizer=self.tokenizer,
-                end_tokens=end_tokens(self.causal_model, self.tokenizer),
-                sampling=sampling,
-                generator=self.generator,
-                traits=self._traits,
-            )
+        return self._sampled(prompts, num_completions, sampling)
 
-    @contextmanager
-    def _sampling(self) -> Iterator[None]:
-        """In evaluation mode, and afterwards in the mode that was."""
+    def _sampled(
+        self, contexts: Sequence[Sequence[int]], num_completions: int, sampling: SamplingConfig
+    ) -> list[list[Completion]]:
         trains = self.model.training
         self.model.eval()
         try:
             with self._computing():
-                yield
+                return sample_completions(
+                    self.causal_model,
+                    contexts,
+                    num_completions,
+                    tokenizer=self.tokenizer,
+                    end_tokens=end_tokens(self.causal_model, self.tokenizer),
+                    sampling=sampling,
+                    generator=self.generator,
+                    traits=self._traits,
+                )
         finally:
             if trains:
                 self.train()
@@ -297,6 +301,19 @@ class CausalLMPolicy:
         if not self._adapter_is_on:
             stack.enter_context(self.model.disable_adapter())
         return stack
+
+    def training_sampling(self, overrides: Mapping[str, Any]) -> SamplingConfig:
+        """The policy's sampling with other values for some of its attributes, at the temperature of its log-probs.
+
+        Raises:
+            ValueError: if another temperature is among them.
+        """
+        if overrides.get("temperature", self.sampling.temperature) != self.sampling.temperature:
+            raise ValueError(
+                f"temperature={overrides['temperature']} is not the policy's {self.sampling.temperature}, which its "
+                f"log-probs are computed with: set it in the policy's SamplingConfig"
+            )
+        return self.sampling_with(overrides)
 
     def sampling_with(self, overrides: Mapping[str, Any]) -> SamplingConfig:
         """The policy's sampling with other values for some of its attributes."""

@@ -58,11 +58,13 @@ class DecodingTraits:
         caches: whether it goes on from a cache of what it made of earlier tokens, if it takes any at all.
         pads: whether prompts of different lengths go through it together.
         switch: the longest sequence before it codes positions otherwise, tokens; None where it never does.
+        asks_for_positions: whether it counts from 0 again after what a cache holds, unless it is told positions.
     """
 
     caches: bool = True
     pads: bool = True
     switch: int | None = None
+    asks_for_positions: bool = False
 
     def crosses_switch(self, length: int, num_new: int) -> bool:
         """Whether a prompt of ``length`` tokens is beyond the switch by the time its last new token is drawn."""
@@ -94,9 +96,9 @@ class Decoder:
         self.tokens = torch.tensor(padded, device=device)
         self.padding = torch.tensor(padding, device=device)
         self.is_padded = any(padding)
-        self.accepts_positions = "position_ids" in accepted
         self.options = {"logits_to_keep": 1} if "logits_to_keep" in accepted else {}
         self.switch = traits.switch
+        self.tells_positions = "position_ids" in accepted and (self.is_padded or traits.asks_for_positions)
         self.capacity = 0
         self.cache = growing_cache(model) if traits.caches and "past_key_values" in accepted else None
 
@@ -136,12 +138,12 @@ class Decoder:
 
     def _logits(self, tokens: Tensor) -> Tensor:
         inputs: dict[str, Any] = {}
+        positions = torch.arange(self.length, device=tokens.device)
         if self.is_padded:
-            positions = torch.arange(self.length, device=tokens.device)
             inputs["attention_mask"] = (positions >= self.padding.unsqueeze(1)).long()
-            if self.accepts_positions:
-                own = positions[-tokens.shape[1] :] - self.padding.unsqueeze(1)
-                inputs["position_ids"] = own.clamp(min=0)
+        if self.tells_positions:
+            own = positions[-tokens.shape[1] :] - self.padding.unsqueeze(1)
+            inputs["position_ids"] = own.clamp(min=0)
         if self.cache is not None:
             inputs["past_key_values"] = self.cache
         output = self.model(input_ids=tokens, use_cache=self.cache is not None, **inputs, **self.options)

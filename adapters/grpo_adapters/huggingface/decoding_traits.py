@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -16,12 +17,13 @@ REFUSALS = (AttributeError, IndexError, KeyError, RuntimeError, TypeError, Value
 
 def traits_of(model: Any) -> DecodingTraits:
     """How a model, in evaluation mode, goes on with sequences."""
-    caches = goes_on_from_cache(model)
-    return DecodingTraits(caches, leaves_padding_out(model, DecodingTraits(caches)), length_of_switch(model))
+    ways = (DecodingTraits(), DecodingTraits(asks_for_positions=True))
+    traits = next((way for way in ways if goes_on_from_cache(model, way)), DecodingTraits(caches=False))
+    return replace(traits, pads=leaves_padding_out(model, traits), switch=length_of_switch(model))
 
 
 @torch.no_grad()
-def goes_on_from_cache(model: Any) -> bool:
+def goes_on_from_cache(model: Any, traits: DecodingTraits) -> bool:
     """Whether a token gets the same logits from a cache, of rows in another order, as from all tokens before it.
 
     Some models keep what they made of earlier tokens in a cache of their own kind.
@@ -31,7 +33,7 @@ def goes_on_from_cache(model: Any) -> bool:
     new = torch.tensor([first, second, third])
     whole = torch.cat((torch.tensor(prompts)[rows], new.unsqueeze(1)), dim=1).to(model.device)
     try:
-        decoder = Decoder(model, prompts, model.device, DecodingTraits())
+        decoder = Decoder(model, prompts, model.device, traits)
         decoder.start()
         decoder.select(rows.to(model.device))
         found = decoder.advance(new.to(model.device))
