@@ -65,6 +65,13 @@ class AgentSampler:
     ) -> None:
         if environment is None and not tools:
             raise ValueError("AgentSampler was given neither an environment nor tools: give it one of them, or both")
+        if environment is not None and not callable(environment):
+            raise TypeError(f"environment is {environment!r:.100}, expected what makes one, a class for instance")
+        for name, limit in (("max_turns", max_turns), ("max_tokens", max_tokens)):
+            if limit is not None and limit < 1:
+                raise ValueError(f"{name} is {limit}, expected at least 1")
+        if not timeout > 0:
+            raise ValueError(f"timeout is {timeout}, expected a number of seconds above 0")
         self._environment = environment
         self._tools = tools_by_name(tools)
         self._engine = engine
