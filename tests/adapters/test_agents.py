@@ -310,7 +310,7 @@ def test_training_on_conversations() -> None:
     for reward in rewards:
         config = GRPOConfig(group_size=4, learning_rate=1e-3)
         sampler = AgentSampler(Countdown, max_turns=2)
-        trainer = GRPOTrainer(config, policy, reward, sampler=sampler)
+        trainer: GRPOTrainer[Any, Any] = GRPOTrainer(config, policy, reward, sampler=sampler)
         metrics = trainer.step([asked("1+1"), asked("7")])
         assert metrics["sampling/kl"] < 1e-9
         assert metrics["num_decisions"] > 8
@@ -389,7 +389,7 @@ WRONG: list[tuple[Callable[[], object], type[Exception], str]] = [
     (
         lambda: Scripted("x").talk(AgentSampler(cast("Any", dict))),
         TypeError,
-        "environment made a dict, expected an object with",
+        "environment made a dict",
     ),
     (lambda: ConversationReward("token"), ValueError, "per is 'token', expected one of 'conversation', 'turn'"),  # type: ignore[arg-type]
     (

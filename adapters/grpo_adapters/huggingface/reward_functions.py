@@ -36,8 +36,9 @@ class FunctionReward:
     ``prompts`` are strings or lists of chat messages; ``completions`` are strings for the former and lists of one
     message, ``[{"role": "assistant", "content": text}]``, for the latter, and of all that was said for conversations;
     ``completion_ids`` are lists of the model's own token ids; ``environment_rewards``, for conversations only, is what
-    environments gave; the columns are those of the rows that states are. A function without ``**columns`` gets what its signature
-    names. Those that are ``async def`` run at the same time, always in the same event loop, in a thread of its own.
+    environments gave; the columns are those of the rows that states are. A function without ``**columns`` gets what
+    its signature names. Those that are ``async def`` run at the same time, always in the same event loop, in a thread
+    of its own.
 
     The reward of a sample is the sum of weight times value over the functions that scored it. A sample that none
     scored is left out of its group.
