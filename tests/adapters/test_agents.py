@@ -382,7 +382,7 @@ WRONG: list[tuple[Callable[[], object], type[Exception], str]] = [
     (lambda: AgentSampler(Countdown, max_tokens=0), ValueError, "max_tokens is 0, expected at least 1"),
     (lambda: AgentSampler(Countdown, timeout=0), ValueError, "timeout is 0, expected a number of seconds above 0"),
     (
-        lambda: AgentSampler(Countdown()),
+        lambda: AgentSampler(cast("Any", Countdown())),
         TypeError,
         "environment is .*, expected what makes one",
     ),
