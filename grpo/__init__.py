@@ -36,6 +36,7 @@ from grpo.data.action_batches import (
     HasEpisodes,
     HasSamplingLogProbs,
     HasTruncations,
+    HasTurns,
     PairBatch,
     TensorBatch,
 )
@@ -153,6 +154,7 @@ __all__ = [
     "HasSampler",
     "HasSamplingLogProbs",
     "HasTruncations",
+    "HasTurns",
     "HingePreferenceLoss",
     "HorizonKLCoefficient",
     "IdentityPreferenceLoss",

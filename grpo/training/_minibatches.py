@@ -56,7 +56,7 @@ def iterate_minibatches(
     depends on an optimiser step as a whole, weights and normalised advantages, is computed before it is split.
     An optimiser step in which no decision has any weight comes as an empty list.
     """
-    units = rows_per_sample(batch) if whole_samples else Segments(len(batch.rows), 1, batch.rows.device)
+    units = batch.rows.count_within(batch.samples) if whole_samples else Segments(len(batch.rows), 1, batch.rows.device)
     unit_decisions = batch.samples if whole_samples else batch.rows
     is_one_step = config.batch_size is None or config.batch_size >= units.total
     is_one_part = is_one_step and (config.micro_batch_size is None or config.micro_batch_size >= units.total)
@@ -75,16 +75,6 @@ def iterate_minibatches(
             order = torch.randperm(len(units), generator=generator).to(units.device)
         parts = [_pack(units, chosen, config.micro_batch_size) for chosen in _pack(units, order, config.batch_size)]
         yield from _micro_batches(decisions, weights, config, units, unit_decisions, order, parts)
-
-
-def rows_per_sample(batch: ActionBatch) -> Segments:
-    """The R rows cut into N samples."""
-    if len(batch.rows) == len(batch.samples):
-        return Segments(len(batch.samples), 1, batch.samples.device)
-    row_ends = batch.rows.starts + batch.rows.lengths
-    sample_ends = batch.samples.starts + batch.samples.lengths
-    rows_until = torch.searchsorted(row_ends, sample_ends) + 1
-    return Segments.of_lengths(rows_until.diff(prepend=rows_until.new_zeros(1)))
 
 
 def _pack(units: Segments, chosen: Tensor, num_rows: int | None) -> list[Tensor]:
