@@ -162,21 +162,24 @@ class LossWeights:
         """Those of the decisions at ``positions``, int64."""
         return LossWeights(self.numerator[positions], self.denominator[positions], self.masked)
 
-    def where(self, kept: Tensor) -> LossWeights:
+    def where(self, kept: Tensor, *, keeps_denominator: bool = False) -> LossWeights:
         """The same for the decisions where ``kept``, bool of shape [D], is true; the others weigh nothing.
+
+        With ``keeps_denominator`` those that are kept weigh what they did, otherwise more.
 
         Example:
             >>> weights = LossWeights.of("per_sample", Segments.of_lengths([1, 3]), torch.float32)
             >>> weights.where(torch.tensor([False, True, True, True])).within(Segments(1, 4))
             tensor([0.0000, 0.3333, 0.3333, 0.3333])
         """
-        return LossWeights(self.numerator * kept, self.denominator * kept, masked=True)
+        denominator = self.denominator if keeps_denominator else self.denominator * kept
+        return LossWeights(self.numerator * kept, denominator, masked=True)
 
     def are_any(self, steps: Segments) -> list[bool]:
         """Whether anything has weight in each optimiser step."""
         if not self.masked:
             return [True] * len(steps)
-        any_weight: list[bool] = (steps.sum(self.denominator) > 0).tolist()
+        any_weight: list[bool] = (steps.sum(self.numerator) > 0).tolist()
         return any_weight
 
     def within(self, steps: Segments) -> Tensor:

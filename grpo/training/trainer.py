@@ -261,10 +261,12 @@ class Trainer(PolicyTrainer[StatesT, ActionsT]):
         return weights.to(self._weights_dtype)
 
     def _loss_weights(self, experience: Experience) -> LossWeights:
-        weights = LossWeights.of(self.config.loss_averaging, experience.samples, self._weights_dtype)
-        if self.config.mask_truncated:
-            return weights.where(experience.samples.expand(~require_truncated(experience)))
-        return weights
+        averaging, masks = self.config.loss_averaging, self.config.mask_truncated
+        weights = LossWeights.of(averaging, experience.samples, self._weights_dtype)
+        if not masks:
+            return weights
+        kept = experience.samples.expand(~require_truncated(experience))
+        return weights.where(kept, keeps_denominator=masks == "decisions" and averaging != "per_decision")
 
     def _may_fail_after_an_update(self, num_rows: int) -> bool:
         calls_back = self._follows_data or self._needs.step_kl or bool(self._adapting)
