@@ -79,8 +79,9 @@ class TrainerConfig(UpdateConfig):
             samples which still counts them, so that the others weigh no more than they did. Its reward counts in
             the mean of its group. The policy's batches must tell (:class:`grpo.HasTruncations`).
         dynamic_sampling: what is sampled in place of groups without spread; None to keep them as they are.
-        importance_correction: whether the loss is corrected for a sampler that draws with log-probs other than the
-            policy's; its batches must tell them (:class:`grpo.HasSamplingLogProbs`). None for no correction.
+        importance_correction: how the loss is corrected for a sampler that draws with log-probs other than the
+            policy's, which batches must tell (:class:`grpo.HasSamplingLogProbs`); None for no correction, and
+            ``"sampler"`` for what the sampler recommends (:class:`grpo.DiffersFromPolicy`), none for most.
         target_kl: the remaining updates of a rollout are left out once ``approx_kl`` of one would be above 1.5 times
             this, and so is that one: ``num_updates`` tells how many were made. None for no such stop.
     """
@@ -90,7 +91,7 @@ class TrainerConfig(UpdateConfig):
     advantage_normalization: Literal["per_step", "per_minibatch"] | None = None
     mask_truncated: bool | Literal["decisions"] = False
     dynamic_sampling: DynamicSampling | None = None
-    importance_correction: ImportanceCorrection | None = None
+    importance_correction: ImportanceCorrection | Literal["sampler"] | None = "sampler"
     target_kl: PositiveFloat | None = None
 
     @model_validator(mode="after")

@@ -121,6 +121,7 @@ class GRPOObjective(FrozenModel):
         kl = KL_ESTIMATORS[self.kl_estimator](log_probs, decisions.reference_log_probs)
         if self.kl_importance_correction:
             log_ratio = log_probability_ratio(log_probs, old_or_current(log_probs, decisions))
-            clips = isinstance(self.surrogate, ClippedSurrogate)
-            kl = kl * (self.surrogate.ratio(log_ratio, decisions) if clips else log_ratio.exp())
+            if isinstance(self.surrogate, ClippedSurrogate):
+                return kl * self.surrogate.ratio(log_ratio, decisions)
+            return kl * log_ratio.exp()
         return kl

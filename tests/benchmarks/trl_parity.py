@@ -248,7 +248,8 @@ def random_data(options: Options, dtype: torch.dtype) -> Data:
     advantages = torch.randn(num_samples, generator=generator, dtype=torch.float64)
     advantages[-GROUP_SIZE:] = 0.0
     truncated = torch.arange(num_samples) % 3 == 0
-    return Data(lengths, *(values.to(dtype) for values in (log_probs, old, reference, advantages)), truncated)
+    log_probs, old, reference, advantages = (values.to(dtype) for values in (log_probs, old, reference, advantages))
+    return Data(lengths, log_probs, old, reference, advantages, truncated)
 
 
 def fixed_data(dtype: torch.dtype = torch.float64) -> Data:
@@ -327,7 +328,7 @@ def our_result(case: Case, data: Data) -> Result:
     samples = Segments.of_lengths(data.lengths)
     numbers = torch.arange(samples.total)
     # A row of this policy is a decision: what is split is not the same as in TRL, and must not matter.
-    batch = TruncatedBatch(numbers, numbers, samples)
+    batch: Any = TruncatedBatch(numbers, numbers, samples)
     batch.truncated = data.truncated
     return update(case, data, policy, batch, rows_per_part=samples.total)
 
