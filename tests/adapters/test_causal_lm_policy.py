@@ -628,7 +628,7 @@ def test_states(state: Any, text: str) -> None:
     batch = policy.encode_actions([state], [completion])
     expected = tokenizer(text)["input_ids"]
     assert batch.tokens[0, : len(expected)].tolist() == expected
-    assert batch.prompt_lengths.tolist() == [len(expected)]
+    assert batch.positions[batch.rows.starts].tolist() == [len(expected)]
     assert batch.tokens[0, len(expected) :].tolist() == list(completion.token_ids)
     assert policy.complete([state]) == build_policy(sampling=policy.sampling).complete([text])
 
@@ -665,7 +665,7 @@ def test_special_tokens_come_once() -> None:
     batch = policy.encode_actions(["77", [{"role": "user", "content": "7"}]], completions)
     assert batch.tokens[0, :3].tolist() == [0, 9, 9]
     assert batch.tokens[1, :4].tolist() == build_tokenizer()("u7=a")["input_ids"]
-    assert batch.prompt_lengths.tolist() == [3, 4]
+    assert batch.positions[batch.rows.starts].tolist() == [3, 4]
 
 
 def test_completions_that_were_cut_can_be_left_out() -> None:
@@ -690,8 +690,8 @@ def test_a_batch_tells_where_everything_is() -> None:
     batch = policy.encode_actions(["7", "12="], completions)
     assert isinstance(batch, CompletionBatch)
     assert batch.tokens.tolist() == [[9, 2, 3, 0], [3, 4, 13, 5]]
-    assert batch.prompt_lengths.tolist() == [1, 3]
-    assert batch.completion_lengths.tolist() == [3, 1]
+    assert batch.positions[batch.rows.starts].tolist() == [1, 3]
+    assert batch.samples.lengths.tolist() == [3, 1]
     assert batch.targets.tolist() == [2, 3, 0, 5]
     assert batch.truncated.tolist() == [False, True]
     assert batch.samples.lengths.tolist() == batch.rows.lengths.tolist() == [3, 1]

@@ -14,7 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from grpo import Evaluation, ValueEstimates
 from grpo_adapters.huggingface.causal_lm_policy import CausalLMPolicy
-from grpo_adapters.huggingface.completions import CompletionBatch
+from grpo_adapters.huggingface.completion_batch import CompletionBatch
 from grpo_adapters.huggingface.loading import expanded
 
 VALUE_HEAD_FILE = "value_head.safetensors"

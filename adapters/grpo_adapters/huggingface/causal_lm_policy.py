@@ -16,13 +16,9 @@ from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from grpo import Evaluation
 from grpo_adapters.huggingface.body_and_head import described_head, hidden_states, is_body_and_head
-from grpo_adapters.huggingface.completions import (
-    Completion,
-    CompletionBatch,
-    check_completions,
-    check_fits,
-    consecutive,
-)
+from grpo_adapters.huggingface.completion_batch import CompletionBatch, check_fits
+from grpo_adapters.huggingface.completions import Completion
+from grpo_adapters.huggingface.conversations import Action, Conversation, Turn, check_actions
 from grpo_adapters.huggingface.decoder import leaves_padding_out
 from grpo_adapters.huggingface.generation import sample_completions
 from grpo_adapters.huggingface.length_buckets import call_overhead, length_buckets
@@ -160,12 +156,17 @@ class CausalLMPolicy:
             overrides: other values for attributes of the :class:`SamplingConfig`, except for the temperature, which
                 belongs to the policy's log-probs.
         """
-        if overrides.get("temperature", self.sampling.temperature) != self.sampling.temperature:
-            raise ValueError(
-                f"temperature={overrides['temperature']} is not the policy's {self.sampling.temperature}, which its "
-                f"log-probs are computed with: set it in the policy's SamplingConfig"
-            )
-        return self._generate(states, num_actions_per_state, self.sampling_with(overrides))
+        return self._generate(states, num_actions_per_state, self.training_sampling(overrides))
+
+    def continue_tokens(self, contexts: Sequence[Sequence[int]], sampling: SamplingConfig) -> list[Completion]:
+        """A completion of each context, as token ids go on from token ids.
+
+        Args:
+            contexts: the token ids that were read, at least one each; with ``max_new_tokens`` more they must fit into
+                the model's context.
+            sampling: how tokens are drawn.
+        """
+        return [completion for (completion,) in self._sampled(contexts, 1, sampling)]
 
     def complete(self, states: Sequence[Any], **overrides: Any) -> list[Completion]:
         """One completion of each prompt, the likeliest tokens unless a ``temperature`` is given.
@@ -182,13 +183,18 @@ class CausalLMPolicy:
     ) -> list[list[Completion]]:
         longest = longest_prompt(self.causal_model, sampling.max_new_tokens)
         prompts = encode_prompts(states, self.tokenizer, longest)
+        return self._sampled(prompts, num_completions, sampling)
+
+    def _sampled(
+        self, contexts: Sequence[Sequence[int]], num_completions: int, sampling: SamplingConfig
+    ) -> list[list[Completion]]:
         trains = self.model.training
         self.model.eval()
         try:
             with self._computing():
                 return sample_completions(
                     self.causal_model,
-                    prompts,
+                    contexts,
                     num_completions,
                     tokenizer=self.tokenizer,
                     end_tokens=end_tokens(self.causal_model, self.tokenizer),
@@ -199,17 +205,22 @@ class CausalLMPolicy:
         finally:
             self.model.train(trains)
 
-    def get_log_probabilities(self, states: Sequence[Any], actions: Sequence[Completion]) -> Tensor:
-        """Log-prob of each whole completion, [N], nats."""
+    def get_log_probabilities(self, states: Sequence[Any], actions: Sequence[Action]) -> Tensor:
+        """Log-prob of each whole completion or conversation, [N], nats."""
         batch = self.encode_actions(states, actions)
         return batch.samples.sum(self.evaluate_actions(batch).log_probs)
 
-    def encode_actions(self, states: Sequence[Any], actions: Sequence[Completion]) -> CompletionBatch:
-        """N prompts and completions as a rectangle of token ids."""
-        check_completions(actions, len(states), num_embeddings(self.causal_model))
-        batch = CompletionBatch.of(encode_prompts(states, self.tokenizer), actions, self.device)
+    def encode_actions(self, states: Sequence[Any], actions: Sequence[Action]) -> CompletionBatch:
+        """N prompts and completions, or conversations, which hold their prompts, as a rectangle of token ids."""
+        check_actions(actions, len(states), num_embeddings(self.causal_model))
+        answered = [state for state, action in zip(states, actions, strict=True) if isinstance(action, Completion)]
+        prompts = iter(encode_prompts(answered, self.tokenizer))
+        samples = [
+            action.turns if isinstance(action, Conversation) else (Turn(next(prompts), action),) for action in actions
+        ]
+        batch = CompletionBatch.of(samples, [action.ended for action in actions], self.device)
         check_fits(batch, longest_prompt(self.causal_model, 0))
-        self._completion_lengths = batch.completion_lengths
+        self._completion_lengths = batch.samples.lengths
         return batch
 
     def evaluate_actions(self, batch: CompletionBatch) -> Evaluation:
@@ -237,18 +248,16 @@ class CausalLMPolicy:
 
         Rows of like lengths are computed together. The last token of a row decides nothing, so it is left out.
         """
-        lengths = batch.prompt_lengths + batch.completion_lengths - 1
-        buckets = length_buckets(lengths, self._call_overhead)
+        buckets = length_buckets(batch.lengths - 1, self._call_overhead)
         picked = []
         for rows in buckets:
-            width = int(lengths[rows].max())
-            computed = compute(batch.tokens[rows, :width])
-            first = torch.arange(len(rows), device=rows.device) * width + batch.prompt_lengths[rows] - 1
-            samples = batch.samples if len(buckets) == 1 else batch.samples.select(rows)
-            picked.append(computed.flatten(0, 1).index_select(0, consecutive(first, samples)))
+            part = batch if len(buckets) == 1 else batch.select(rows)
+            width = int(part.lengths.max()) - 1
+            computed = compute(part.tokens[:, :width])
+            picked.append(computed.flatten(0, 1).index_select(0, part.rows.ids * width + part.positions - 1))
         if len(buckets) == 1:
             return picked[0]
-        return torch.cat(picked).index_select(0, batch.samples.positions(torch.cat(buckets)).argsort())
+        return torch.cat(picked).index_select(0, batch.rows.positions(torch.cat(buckets)).argsort())
 
     def _hidden_states(self, tokens: Tensor) -> Tensor:
         return hidden_states(self.causal_model, tokens)
@@ -265,6 +274,19 @@ class CausalLMPolicy:
         if not self._adapter_is_on:
             stack.enter_context(self.model.disable_adapter())
         return stack
+
+    def training_sampling(self, overrides: Mapping[str, Any]) -> SamplingConfig:
+        """The policy's sampling with other values for some of its attributes, at the temperature of its log-probs.
+
+        Raises:
+            ValueError: if another temperature is among them.
+        """
+        if overrides.get("temperature", self.sampling.temperature) != self.sampling.temperature:
+            raise ValueError(
+                f"temperature={overrides['temperature']} is not the policy's {self.sampling.temperature}, which its "
+                f"log-probs are computed with: set it in the policy's SamplingConfig"
+            )
+        return self.sampling_with(overrides)
 
     def sampling_with(self, overrides: Mapping[str, Any]) -> SamplingConfig:
         """The policy's sampling with other values for some of its attributes."""

@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerBase
 
 from grpo_adapters.huggingface.completions import Completion
 from grpo_adapters.huggingface.decoder import Decoder
-from grpo_adapters.huggingface.sampling import SamplingConfig, draw_tokens
+from grpo_adapters.huggingface.sampling import SamplingConfig, draw_tokens, drawn_log_probs
 
 SHRINKING_FRACTION = 7 / 8  # the batch shrinks once an eighth of its rows has ended
 
@@ -74,12 +74,15 @@ def _sample_together(
     decoder.select(copies)
     decoder.make_room(sampling.max_new_tokens)
     sampled = torch.zeros(len(copies), sampling.max_new_tokens, dtype=torch.int64, device=device)
+    log_probs = torch.zeros(sampled.shape if sampling.with_log_probs else (0, 0), device=device)
     lengths = torch.full_like(copies, sampling.max_new_tokens)
     going = torch.ones_like(copies, dtype=torch.bool)
     rows = torch.arange(len(copies), device=device)  # of the sequences that the decoder still has
     for length in range(1, sampling.max_new_tokens + 1):
         tokens = draw_tokens(logits, sampling, generator)
         sampled[rows, length - 1] = tokens
+        if sampling.with_log_probs:
+            log_probs[rows, length - 1] = drawn_log_probs(logits, tokens, sampling)
         ending = torch.isin(tokens, ends)
         if sampling.stop_strings:
             ending |= _contain_any(sampling.stop_strings, sampled[rows, :length], tokenizer)
@@ -93,13 +96,22 @@ def _sample_together(
             decoder.select(kept)
             rows, tokens = rows[kept], tokens[kept]
         logits = decoder.advance(tokens)
-    token_ids = [row[:length] for row, length in zip(sampled.tolist(), lengths.tolist(), strict=True)]
-    texts = tokenizer.batch_decode(token_ids, skip_special_tokens=True)
-    ended_by_itself = going.logical_not().tolist()
-    completions = [
-        Completion(tuple(own), text, ended) for own, text, ended in zip(token_ids, texts, ended_by_itself, strict=True)
-    ]
+    completions = _completions(sampled, log_probs, lengths, ~going, tokenizer)
     return [completions[start : start + num_completions] for start in range(0, len(completions), num_completions)]
+
+
+def _completions(
+    tokens: Tensor, log_probs: Tensor, lengths: Tensor, ended: Tensor, tokenizer: PreTrainedTokenizerBase
+) -> list[Completion]:
+    """Rows of tokens [B, T] up to their lengths [B]; log-probs are [B, T], or empty where they are not told."""
+    cut = lengths.tolist()
+    token_ids = [row[:length] for row, length in zip(tokens.tolist(), cut, strict=True)]
+    drawn: list[tuple[float, ...] | None] = [None] * len(cut)
+    if log_probs.numel():
+        drawn = [tuple(row[:length]) for row, length in zip(log_probs.tolist(), cut, strict=True)]
+    texts = tokenizer.batch_decode(token_ids, skip_special_tokens=True)
+    rows = zip(token_ids, texts, ended.tolist(), drawn, strict=True)
+    return [Completion(tuple(own), text, whole, drawn_with) for own, text, whole, drawn_with in rows]
 
 
 def _contain_any(strings: Sequence[str], tokens: Tensor, tokenizer: PreTrainedTokenizerBase) -> Tensor:

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import copy
 import functools
 import inspect
 import math
-import os
-import threading
-from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, cast
 
 import torch
@@ -17,6 +14,7 @@ from torch import Tensor, nn
 
 from grpo import NonFiniteError, PartialRewards, RewardModel, Stateful
 from grpo_adapters.huggingface.completions import Completion
+from grpo_adapters.huggingface.event_loop import is_async, run_together
 from grpo_adapters.huggingface.states import Exchange, columns_of, exchanges_of
 
 OWN_ARGUMENTS = ("prompts", "completions", "completion_ids")
@@ -165,7 +163,7 @@ class FunctionReward:
         returned: dict[str, Any] = {}
         together: dict[str, Callable[..., Any]] = {}
         for name, function in self._functions.items():
-            if _is_async(function):
+            if is_async(function):
                 together[name] = function
                 continue
             try:
@@ -183,32 +181,6 @@ class FunctionReward:
             values = run_together([awaited(name, function) for name, function in together.items()])
             returned.update(zip(together, values, strict=True))
         return returned
-
-
-def run_together(coroutines: Sequence[Coroutine[Any, Any, Any]]) -> list[Any]:
-    """What the coroutines return, run at the same time; works inside a running event loop too, as in a notebook."""
-
-    async def gathered() -> list[Any]:
-        tasks = [asyncio.ensure_future(coroutine) for coroutine in coroutines]
-        try:
-            return await asyncio.gather(*tasks)
-        finally:
-            for task in tasks:
-                task.cancel()
-
-    future = asyncio.run_coroutine_threadsafe(gathered(), _event_loop(os.getpid()))
-    try:
-        return future.result()
-    finally:
-        future.cancel()
-
-
-@functools.cache
-def _event_loop(process_id: int) -> asyncio.AbstractEventLoop:
-    """The one loop of this process, so that a client that keeps connections open finds them again at the next step."""
-    loop = asyncio.new_event_loop()
-    threading.Thread(target=loop.run_forever, name="reward functions", daemon=True).start()
-    return loop
 
 
 def _named(functions: Sequence[Any]) -> dict[str, Callable[..., Any]]:
@@ -236,10 +208,6 @@ def _name_of(function: Any) -> str:
     if isinstance(function, functools.partial) and not hasattr(function, "__name__"):
         return _name_of(function.func)
     return str(getattr(function, "__name__", type(function).__name__)).strip("<>")
-
-
-def _is_async(function: Any) -> bool:
-    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__)
 
 
 def _checked_weights(weights: Sequence[float] | None, names: Sequence[str]) -> Tensor:

@@ -24,6 +24,8 @@ class SamplingConfig(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False
         min_p: only tokens with at least this fraction of the likeliest one's probability are drawn; None for all.
         max_new_tokens: a completion is cut there.
         stop_strings: a completion ends where its text contains one of them, which stays part of it.
+        with_log_probs: completions tell the log-probs that their tokens were drawn with, after all filters. Then a
+            :class:`grpo.ImportanceCorrection` makes the loss exact for filters too.
 
     References:
         top-p: Holtzman et al. 2020, arXiv:1904.09751; min-p: Nguyen et al. 2024, arXiv:2407.01082.
@@ -35,6 +37,7 @@ class SamplingConfig(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False
     min_p: TopP | None = None
     max_new_tokens: PositiveInt = 64
     stop_strings: tuple[Annotated[str, Field(min_length=1)], ...] = ()
+    with_log_probs: bool = False
 
 
 def draw_tokens(logits: Tensor, sampling: SamplingConfig, generator: torch.Generator | None = None) -> Tensor:
@@ -71,6 +74,18 @@ def draw_tokens(logits: Tensor, sampling: SamplingConfig, generator: torch.Gener
     drawn = torch.rand(total.shape, generator=generator, device=total.device) * total
     drawn = drawn.minimum(total.nextafter(torch.zeros_like(total)))
     return torch.searchsorted(cumulative, drawn, right=True).squeeze(1)
+
+
+def drawn_log_probs(logits: Tensor, tokens: Tensor, sampling: SamplingConfig) -> Tensor:
+    """Log-probs that tokens [B] were drawn with from logits [B, V], nats, [B]; 0 where the likeliest was taken.
+
+    Example:
+        >>> drawn_log_probs(torch.tensor([[0.5, 0.3, 0.2]]).log(), torch.tensor([1]), SamplingConfig(top_k=2)).exp()
+        tensor([0.3750])
+    """
+    if sampling.temperature == 0:
+        return torch.zeros(len(logits), device=logits.device)
+    return next_token_probabilities(logits, sampling).gather(1, tokens.unsqueeze(1)).squeeze(1).log()
 
 
 def next_token_probabilities(logits: Tensor, sampling: SamplingConfig) -> Tensor:
