@@ -208,11 +208,11 @@ class AgentSampler:
 
 def talk_in_rounds(policy: CausalLMPolicy, sampling: SamplingConfig, dialogues: Sequence[Dialogue]) -> None:
     """Let the policy itself take the turns of all conversations together, one round after the other."""
-    going = list(dialogues)
+    turns, going = policy.turns(sampling), dict(enumerate(dialogues))
     while going:
-        completions = policy.continue_tokens([dialogue.context for dialogue in going], sampling)
-        run_together([dialogue.hear(own) for dialogue, own in zip(going, completions, strict=True)])
-        going = [dialogue for dialogue in going if not dialogue.is_over]
+        completions = turns.complete(list(going), [dialogue.context for dialogue in going.values()])
+        run_together([dialogue.hear(own) for dialogue, own in zip(going.values(), completions, strict=True)])
+        going = {index: dialogue for index, dialogue in going.items() if not dialogue.is_over}
 
 
 async def talk_through(
