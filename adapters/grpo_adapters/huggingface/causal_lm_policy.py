@@ -45,8 +45,8 @@ from grpo_adapters.huggingface.sampling import SamplingConfig
 from grpo_adapters.huggingface.token_log_probs import token_log_probs
 from grpo_adapters.huggingface.training_mode import (
     enter_training_without_noise,
+    noisy_in_training,
     switch_dropout_off,
-    warn_of_noise,
 )
 
 
@@ -130,12 +130,10 @@ class CausalLMPolicy:
         check_does_not_look_ahead(self.causal_model)
         self._traits = traits_of(self.causal_model)
         self.fuses_head = is_body_and_head(self.causal_model)
-        self._warn_of_what_costs()
-        if disable_dropout:
-            warn_of_noise(self.model, self.causal_model, stacklevel=3)
+        self._warn_of_the_model()
 
-    def _warn_of_what_costs(self) -> None:
-        """Tell the caller of the constructor what makes this model slow, or large."""
+    def _warn_of_the_model(self) -> None:
+        """Tell the caller of the constructor what makes this model slow, large, or another one in training."""
         if not self.fuses_head:
             warnings.warn(
                 f"the logits of {type(self.causal_model).__name__} are not a linear layer of its body's hidden "
@@ -146,6 +144,14 @@ class CausalLMPolicy:
             warnings.warn(
                 f"{type(self.causal_model).__name__} keeps what it made of earlier tokens in a way of its own: to "
                 f"sample a token, all before it are computed again, which takes more time",
+                stacklevel=3,
+            )
+        noisy = noisy_in_training(self.model, self.causal_model) if self._disables_dropout else []
+        if noisy:
+            warnings.warn(
+                f"{type(self.causal_model).__name__} computes other logits in training than in sampling, though "
+                f"dropout is off: so does {', '.join(noisy)} in training mode. What is trained is then not the policy "
+                f"that sampled: look for noise among the settings of the model's config",
                 stacklevel=3,
             )
         if not end_tokens(self.causal_model, self.tokenizer) and not self.sampling.stop_strings:
