@@ -14,6 +14,7 @@ from grpo_adapters.huggingface.engines.errors import (
     EngineUnreachableError,
     EngineWeightsError,
 )
+from grpo_adapters.huggingface.engines.gpu_transfer import IPCTransfer, NCCLTransfer
 from grpo_adapters.huggingface.engines.sampler import EngineSampler
 from grpo_adapters.huggingface.engines.session import EngineSession
 from grpo_adapters.huggingface.engines.sglang_dialect import SGLang
@@ -30,6 +31,8 @@ __all__ = [
     "EngineUnreachableError",
     "EngineWeightsError",
     "FolderTransfer",
+    "IPCTransfer",
+    "NCCLTransfer",
     "SGLang",
     "WeightTransfer",
 ]

@@ -154,7 +154,7 @@ class EngineSampler:
             largest_gap=self.largest_gap,
         )
         limits = httpx.Limits(max_connections=None)
-        async with httpx.AsyncClient(timeout=None, limits=limits, trust_env=False) as http:
+        async with httpx.AsyncClient(timeout=self.timeout, limits=limits, trust_env=False) as http:
             servers = Servers([Server(http, url, self.timeout) for url in self.urls], weights, self.patience)
             session = EngineSession(
                 servers,

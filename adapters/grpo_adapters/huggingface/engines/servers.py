@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 
 from grpo_adapters.huggingface.engines.errors import EngineUnreachableError
+from grpo_adapters.huggingface.engines.own_loop import all_of
 from grpo_adapters.huggingface.engines.server import NoAnswerError, Server, StatusError
 from grpo_adapters.huggingface.engines.synchronised import Synchronised, WeightsLostError
 
@@ -31,7 +32,7 @@ class Servers:
 
     async def begin(self) -> None:
         """Bring the weights to all that answer."""
-        await asyncio.gather(*(self._begin(server) for server in self.members))
+        await all_of(self._begin(server) for server in self.members)
 
     async def _begin(self, server: Server) -> None:
         try:

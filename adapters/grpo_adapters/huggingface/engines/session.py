@@ -79,7 +79,7 @@ class EngineSession:
             answers = await self._answers(question)
         self.num_tokens += sum(len(answer.token_ids) for answer in answers)
         texts = self._policy.tokenizer.batch_decode(
-            [answer.token_ids for answer in answers], skip_special_tokens=True
+            [list(answer.token_ids) for answer in answers], skip_special_tokens=True
         )
         return [self._completion(answer, text) for answer, text in zip(answers, texts, strict=True)]
 

@@ -96,7 +96,7 @@ class Synchronised:
             present = await self.dialect.versions(server)
         except StatusError as error:
             raise EngineWeightsError(
-                f"the weights could not be handed over: {error}. The server must have been started with the policy's "
+                f"the weights could not be handed over ({error}): the server must have been started with the policy's "
                 f"model, and be able to read the folder that the weights are in; vLLM may end after such a failure"
             ) from error
         finally:
@@ -151,8 +151,8 @@ class Synchronised:
         if served.max_length is not None and wanted > served.max_length:
             raise EngineModelError(
                 f"{server.url} has a context of {served.max_length} tokens, expected at least {wanted}, a prompt of "
-                f"{len(question.prompt)} and {question.sampling.max_new_tokens} new ones: start it with --max-model-len "
-                f"{wanted}, or lower max_new_tokens"
+                f"{len(question.prompt)} and {question.sampling.max_new_tokens} new ones: start it with "
+                f"--max-model-len {wanted}, or lower max_new_tokens"
             )
         name = self.version if self._has_adapter else self.model or served.models[0]
         return replace(question, model=name)

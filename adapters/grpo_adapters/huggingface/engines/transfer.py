@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -41,10 +42,10 @@ class FolderTransfer:
     """
 
     def __init__(self, folder: str | Path | None = None) -> None:
-        self._temporary = tempfile.TemporaryDirectory(prefix="weights-") if folder is None else None
-        chosen = self._temporary.name if self._temporary else folder
-        assert chosen is not None
-        self.folder = Path(chosen).expanduser().absolute()
+        if folder is None:
+            folder = tempfile.mkdtemp(prefix="weights-")
+            weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
+        self.folder = Path(folder).expanduser().absolute()
         self._written: Path | None = None
 
     async def send(self, server: Server, dialect: Dialect, policy: CausalLMPolicy, version: str) -> None:

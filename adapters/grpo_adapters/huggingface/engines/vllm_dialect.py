@@ -87,9 +87,7 @@ class VLLM:
     async def load_folder(self, server: Server, folder: Path, version: str) -> None:
         """``reload_weights``, with generation paused."""
         async with paused(server):
-            await server.post(
-                "/collective_rpc", {"method": "reload_weights", "kwargs": {"weights_path": str(folder)}}
-            )
+            await server.post("/collective_rpc", {"method": "reload_weights", "kwargs": {"weights_path": str(folder)}})
             await server.post("/update_weight_version", {"new_version": version})
 
     async def load_adapter(self, server: Server, folder: Path, version: str) -> None:
@@ -97,7 +95,7 @@ class VLLM:
         try:
             await server.post("/v1/load_lora_adapter", {"lora_name": version, "lora_path": str(folder)})
         except StatusError as error:
-            if error.status != 404 or "adapter" in str(error):
+            if error.status != 404 or "No adapter found" in str(error):
                 raise
             raise EngineWeightsError(
                 f"{server.url} takes no adapters: start vLLM with --enable-lora --max-lora-rank (at least the "
