@@ -18,6 +18,7 @@ from grpo.objectives.preference_objective import PreferenceObjective
 from grpo.rollout.sampler import Sampler
 from grpo.training._metrics import StepMetrics
 from grpo.training._optimization import move_all
+from grpo.training._sampling_gap import SamplingGap
 from grpo.training.dpo_trainer import DPOTrainer
 
 
@@ -80,6 +81,7 @@ class OnlineDPOTrainer(DPOTrainer[StatesT, ActionsT]):
         if config.device is not None:
             move_all([reward_model], config.device)
         self.sampler = self.collector.sampler
+        self._sampling_gap = SamplingGap(self.sampler)
         self.phases = self.collector.phases
         self.last_experience: Experience | None = None
         self._models["reward_model"] = reward_model
@@ -117,5 +119,6 @@ class OnlineDPOTrainer(DPOTrainer[StatesT, ActionsT]):
                 metrics.note({"learning_rate": self._optimization.learning_rate})
                 metrics.note_reports(self._reporting)
             metrics.note(collected.metrics)
+            metrics.note(self._sampling_gap.metrics(experience))
         self.last_experience = experience
         return metrics.result()

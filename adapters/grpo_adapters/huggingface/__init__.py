@@ -8,6 +8,14 @@ except ModuleNotFoundError as error:
         f"grpo_adapters.huggingface needs {error.name}: pip install 'anygrpo[huggingface]'"
     ) from error
 
+from grpo_adapters.huggingface.agents import (
+    AgentSampler,
+    ConversationReward,
+    TextEnvironment,
+    TextEnvironmentError,
+    Tool,
+    parse_message,
+)
 from grpo_adapters.huggingface.causal_lm_actor_critic import CausalLMActorCritic
 from grpo_adapters.huggingface.causal_lm_policy import CausalLMPolicy
 from grpo_adapters.huggingface.character_tokenizer import character_tokenizer
@@ -25,11 +33,13 @@ from grpo_adapters.huggingface.states import describe_completion
 from grpo_adapters.huggingface.token_log_probs import token_log_probs
 
 __all__ = [
+    "AgentSampler",
     "CausalLMActorCritic",
     "CausalLMPolicy",
     "Completion",
     "CompletionBatch",
     "Conversation",
+    "ConversationReward",
     "FormatReward",
     "FunctionReward",
     "ModelNotFoundError",
@@ -38,11 +48,15 @@ __all__ = [
     "RewardFunctionError",
     "SamplingConfig",
     "SequenceClassificationReward",
+    "TextEnvironment",
+    "TextEnvironmentError",
+    "Tool",
     "Turn",
     "UnsafeModelError",
     "character_tokenizer",
     "describe_completion",
     "math_reward",
+    "parse_message",
     "plain_token_log_probs",
     "preferences_of",
     "token_log_probs",

@@ -1,4 +1,4 @@
-"""What a language model read and wrote, made ready for evaluation."""
+"""Rows of token ids that a language model read or wrote, made ready for evaluation."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from grpo_adapters.huggingface.completions import Completion
-from grpo_adapters.huggingface.decoder import Decoder
+from grpo_adapters.huggingface.decoder import Decoder, DecodingTraits
 from grpo_adapters.huggingface.sampling import SamplingConfig, draw_tokens, drawn_log_probs
 
 SHRINKING_FRACTION = 7 / 8  # the batch shrinks once an eighth of its rows has ended
@@ -28,7 +28,7 @@ def sample_completions(
     end_tokens: Collection[int],
     sampling: SamplingConfig,
     generator: torch.Generator,
-    pads: bool = True,
+    traits: DecodingTraits,
 ) -> list[list[Completion]]:
     """A group of completions for each prompt.
 
@@ -40,20 +40,27 @@ def sample_completions(
         end_tokens: tokens that end a completion.
         sampling: how to sample.
         generator: draws the tokens, on the device of the model.
-        pads: whether prompts of different lengths go through the model together.
+        traits: of the model, which say what prompts go through it together.
 
     Returns:
         S groups of G completions.
     """
-    together: dict[int, list[int]] = {}
+    together: dict[str | int, list[int]] = {}
     for index, prompt in enumerate(prompts):
-        together.setdefault(0 if pads else len(prompt), []).append(index)
+        together.setdefault(_kind_of(len(prompt), traits, sampling.max_new_tokens), []).append(index)
     groups: dict[int, list[Completion]] = {}
     for indices in together.values():
         chosen = [prompts[index] for index in indices]
-        sampled = _sample_together(model, chosen, num_completions, tokenizer, end_tokens, sampling, generator)
+        sampled = _sample_together(model, chosen, num_completions, tokenizer, end_tokens, sampling, generator, traits)
         groups.update(zip(indices, sampled, strict=True))
     return [groups[index] for index in range(len(prompts))]
+
+
+def _kind_of(length: int, traits: DecodingTraits, num_new: int) -> str | int:
+    """What prompts have in common that go through the model together."""
+    if not traits.pads or traits.crosses_switch(length, num_new):
+        return length
+    return "short" if traits.switch is None or length <= traits.switch else "long"
 
 
 @torch.no_grad()
@@ -65,10 +72,11 @@ def _sample_together(
     end_tokens: Collection[int],
     sampling: SamplingConfig,
     generator: torch.Generator,
+    traits: DecodingTraits,
 ) -> list[list[Completion]]:
     device = generator.device
     ends = torch.tensor(sorted(end_tokens), dtype=torch.int64, device=device)
-    decoder = Decoder(model, prompts, device)
+    decoder = Decoder(model, prompts, device, traits)
     copies = torch.arange(len(prompts), device=device).repeat_interleave(num_completions)
     logits = decoder.start()[copies]
     decoder.select(copies)

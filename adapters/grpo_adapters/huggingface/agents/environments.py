@@ -1,0 +1,96 @@
+"""What a language model talks to."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from typing_extensions import Protocol, runtime_checkable
+
+from grpo_adapters.huggingface.conversations import Message
+
+
+class TextEnvironmentError(RuntimeError):
+    """An environment raised an error, took too long, or returned what it must not; the message says which and what."""
+
+
+@runtime_checkable
+class TextEnvironment(Protocol):
+    """A partner of one conversation. Both methods may be ``async``; there may be ``close()`` and ``get_tools()``.
+
+    ``close`` is called at the end of each conversation; ``get_tools() -> functions`` gives tools of this environment,
+    methods of it for instance, besides those of the :class:`AgentSampler`.
+
+    Example:
+        >>> class GuessTheNumber:
+        ...     def reset(self, state):
+        ...         self.number = state["number"]
+        ...         return [{"role": "user", "content": "Which number from 1 to 9?"}]
+        ...     def step(self, message):
+        ...         if message["content"] == str(self.number):
+        ...             return [], 1.0, True
+        ...         return [{"role": "user", "content": "No."}], 0.0, False
+        >>> isinstance(GuessTheNumber(), TextEnvironment)
+        True
+    """
+
+    def reset(self, state: Any) -> Any:
+        """Begin a conversation.
+
+        Args:
+            state: the state that the conversation is an action for.
+
+        Returns:
+            The messages that the model reads first, ``{"role": ..., "content": ...}`` each; None for the prompt of the
+            state.
+        """
+        ...
+
+    def step(self, message: Message) -> Any:
+        """Answer a message of the model.
+
+        Args:
+            message: ``{"role": "assistant", "content": text}``, with ``tool_calls`` where the model made any that no
+                tool was there for.
+
+        Returns:
+            The messages that answer it, the reward of the model's turn, and whether the conversation is over.
+        """
+        ...
+
+
+def checked_opening(returned: Any, name: str) -> list[Message] | None:
+    """The messages that ``reset`` returned, None for the prompt of the state."""
+    return None if returned is None else _checked_messages(returned, f"{name}.reset")
+
+
+def checked_answer(returned: Any, name: str) -> tuple[list[Message], float, bool]:
+    """Messages, reward, and whether it is over, as ``step`` returned them."""
+    if not isinstance(returned, tuple) or len(returned) != 3:
+        raise TextEnvironmentError(
+            f"{name}.step returned {returned!r:.100}, expected three things: messages, reward, whether it is over"
+        )
+    messages, reward, done = returned
+    checked = _checked_messages(messages, f"{name}.step")
+    try:
+        number = float(reward)
+    except (TypeError, ValueError):
+        number = float("nan")
+    if not abs(number) < float("inf"):
+        raise TextEnvironmentError(f"{name}.step returned the reward {reward!r:.60}, expected a finite number")
+    if not checked and not done:
+        raise TextEnvironmentError(
+            f"{name}.step returned no message, and that it is not over: the model needs something to answer"
+        )
+    return checked, number, bool(done)
+
+
+def _checked_messages(messages: Any, source: str) -> list[Message]:
+    expected = 'expected a list of messages {"role": "user", "content": "..."}'
+    if not isinstance(messages, Sequence) or isinstance(messages, str | bytes):
+        raise TextEnvironmentError(f"{source} returned {messages!r:.100}, {expected}")
+    for message in messages:
+        is_message = isinstance(message, dict) and isinstance(message.get("role"), str)
+        if not is_message or not isinstance(message.get("content"), str):
+            raise TextEnvironmentError(f"{source} returned the message {message!r:.100}, {expected}")
+    return [dict(message) for message in messages]

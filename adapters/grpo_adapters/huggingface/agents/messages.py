@@ -1,0 +1,85 @@
+"""What a model's tokens say as a message, with the calls of tools that are in it."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+from grpo_adapters.huggingface.conversations import Message
+
+TAGGED_CALL = re.compile(r"<tool_call>\s*(.*?)\s*</tool_call>", re.DOTALL)
+CHANNEL = re.compile(
+    r"(?:<\|start\|>assistant)?(?: to=functions\.(?P<before>[\w.-]+))?<\|channel\|>(?P<channel>\w+)"
+    r"(?: to=functions\.(?P<after>[\w.-]+))?[^<]*(?:<\|constrain\|>\w+)?<\|message\|>(?P<text>.*?)"
+    r"(?:<\|end\|>|<\|call\|>|<\|return\|>|$)",
+    re.DOTALL,
+)
+
+
+def parse_message(text: str) -> Message:
+    """A message of the assistant, from its text with special tokens, less the token that ended it.
+
+    Three ways of calling tools are known: JSON between ``<tool_call>`` and ``</tool_call>`` (Hermes, Qwen), a message
+    that is nothing but a JSON object with ``name`` and ``parameters`` (Llama), and channels (GPT-OSS), whose analysis
+    becomes the message's ``thinking``. A call that cannot be read has arguments that are the text as it stands, and no
+    name.
+
+    Returns:
+        ``{"role": "assistant", "content": text}``, with ``tool_calls`` where there are any, each
+        ``{"type": "function", "function": {"name": ..., "arguments": {...}}}``.
+
+    Example:
+        >>> message = parse_message('Let me see. <tool_call>{"name": "add", "arguments": {"first": 1}}</tool_call>')
+        >>> message["content"], message["tool_calls"][0]["function"]
+        ('Let me see.', {'name': 'add', 'arguments': {'first': 1}})
+        >>> parse_message("Good day.")
+        {'role': 'assistant', 'content': 'Good day.'}
+    """
+    if "<|channel|>" in text:
+        return _of_channels(text)
+    tagged = TAGGED_CALL.findall(text)
+    if tagged:
+        return _message(TAGGED_CALL.sub("", text).strip(), [_call_of_json(own, "arguments") for own in tagged])
+    stripped = text.removeprefix("<|python_tag|>").strip()
+    if stripped.startswith("{") and stripped.endswith("}"):
+        call = _call_of_json(stripped, "parameters")
+        if call["name"]:
+            return _message("", [call])
+    return _message(text, [])
+
+
+def _of_channels(text: str) -> Message:
+    thinking: list[str] = []
+    content: list[str] = []
+    calls: list[dict[str, Any]] = []
+    for part in CHANNEL.finditer(text):
+        name = part["before"] or part["after"]
+        if name is not None:
+            calls.append({"name": name, "arguments": _json_or_text(part["text"])})
+        else:
+            (thinking if part["channel"] == "analysis" else content).append(part["text"])
+    message = _message("\n".join(content), calls)
+    return message | {"thinking": "\n".join(thinking)} if thinking else message
+
+
+def _message(content: str, calls: list[dict[str, Any]]) -> Message:
+    message: Message = {"role": "assistant", "content": content}
+    if calls:
+        message["tool_calls"] = [{"type": "function", "function": call} for call in calls]
+    return message
+
+
+def _call_of_json(text: str, arguments: str) -> dict[str, Any]:
+    call = _json_or_text(text)
+    if not isinstance(call, dict) or not isinstance(call.get("name"), str):
+        return {"name": "", "arguments": text}
+    given = call.get("arguments", call.get("parameters"))
+    return {"name": call["name"] if arguments in call or given is not None else "", "arguments": given}
+
+
+def _json_or_text(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text

@@ -1,0 +1,242 @@
+"""A sampler whose actions are conversations."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from grpo import ReportsMetrics, Stateful
+from grpo_adapters.huggingface.agents.dialogue import Dialogue, Limits, environment_call
+from grpo_adapters.huggingface.agents.environments import TextEnvironment, checked_opening
+from grpo_adapters.huggingface.agents.history import History
+from grpo_adapters.huggingface.agents.messages import parse_message
+from grpo_adapters.huggingface.agents.tools import tools_by_name
+from grpo_adapters.huggingface.causal_lm_policy import CausalLMPolicy
+from grpo_adapters.huggingface.conversations import Conversation, Message, rows_of
+from grpo_adapters.huggingface.event_loop import run_together
+from grpo_adapters.huggingface.model_setup import end_tokens, longest_prompt
+from grpo_adapters.huggingface.sampling import SamplingConfig
+from grpo_adapters.huggingface.states import Prompt, prompt_of
+
+
+class AgentSampler:
+    """Lets a language model talk: an action is a :class:`Conversation`, a decision one of the model's own tokens.
+
+    The model speaks in turns. A turn that calls tools is answered by them; any other one by the environment or, where
+    there is none, it is the last. What is said to the model is context, and has no weight in the loss. What goes wrong
+    in a call of a tool is told to the model, as ``error: ...``; what goes wrong in an environment stops the step.
+
+    Args:
+        environment: makes a partner for one conversation; None for a conversation with tools only.
+        tools: functions that the model may call, beside those of the environment.
+        engine: samples the turns in place of the policy itself; None for the policy.
+        max_turns: of the model, in a conversation.
+        max_tokens: that a conversation may have, with all that is read; None for the model's context. A conversation
+            ends, cut, where ``max_new_tokens`` more would not fit.
+        timeout: seconds that a tool or the environment may take to answer.
+        parse: from the text of a turn, with special tokens, to a message of the assistant; None for the tokenizer's own
+            parser, or :func:`parse_message` where it has none.
+
+    Raises:
+        TypeError: if a function cannot be a tool.
+        ValueError: if there is neither environment nor tool, two tools have one name, or a limit is below 1.
+
+    Example:
+        >>> from grpo_adapters.huggingface import character_tokenizer
+        >>> class Echo:
+        ...     def reset(self, state):
+        ...         return None
+        ...     def step(self, message):
+        ...         return [{"role": "user", "content": message["content"]}], 1.0, False
+        >>> sampler = AgentSampler(Echo, max_turns=3)
+    """
+
+    def __init__(
+        self,
+        environment: Callable[[], TextEnvironment] | None = None,
+        tools: Sequence[Callable[..., Any]] = (),
+        *,
+        engine: Any = None,
+        max_turns: int = 8,
+        max_tokens: int | None = None,
+        timeout: float = 60.0,
+        parse: Callable[[str], Message] | None = None,
+    ) -> None:
+        if environment is None and not tools:
+            raise ValueError("AgentSampler was given neither an environment nor tools: give it one of them, or both")
+        if environment is not None and not callable(environment):
+            raise TypeError(f"environment is {environment!r:.100}, expected what makes one, a class for instance")
+        for name, limit in (("max_turns", max_turns), ("max_tokens", max_tokens)):
+            if limit is not None and limit < 1:
+                raise ValueError(f"{name} is {limit}, expected at least 1")
+        if not timeout > 0:
+            raise ValueError(f"timeout is {timeout}, expected a number of seconds above 0")
+        self._environment = environment
+        self._tools = tools_by_name(tools)
+        self._engine = engine
+        self._max_turns = max_turns
+        self._max_tokens = max_tokens
+        self._timeout = timeout
+        self._parse = parse or parse_message
+        self._metrics: dict[str, float] = {}
+
+    def sample(
+        self, policy: CausalLMPolicy, states: Sequence[Any], num_actions_per_state: int, **overrides: Any
+    ) -> list[list[Conversation]]:
+        """A group of conversations for each state.
+
+        Args:
+            policy: speaks.
+            states: S prompts, or whatever the environment's ``reset`` takes.
+            num_actions_per_state: conversations of each, G.
+            overrides: other values for attributes of the policy's :class:`SamplingConfig`, a turn's.
+
+        Raises:
+            TextEnvironmentError: if an environment fails.
+            TypeError, ValueError: if a state has no prompt, or one that does not fit into the model's context.
+        """
+        sampling = policy.training_sampling(overrides)
+        environments = [self._make_environment() for _ in range(len(states) * num_actions_per_state)]
+        asked = [state for state in states for _ in range(num_actions_per_state)]
+        try:
+            dialogues = run_together(
+                [
+                    self._begin(policy, sampling, state, environment, index // num_actions_per_state)
+                    for index, (state, environment) in enumerate(zip(asked, environments, strict=True))
+                ]
+            )
+            if self._engine is None:
+                talk_in_rounds(policy, sampling, dialogues)
+            else:
+                run_together([talk_through(self._engine, policy, sampling, dialogues)])
+        finally:
+            closing = [each for each in environments if callable(getattr(each, "close", None))]
+            run_together([environment_call(each, "close", timeout=self._timeout) for each in closing])
+        self._metrics = dialogue_metrics(dialogues)
+        conversations = [dialogue.conversation for dialogue in dialogues]
+        size = num_actions_per_state
+        return [conversations[start : start + size] for start in range(0, len(conversations), size)]
+
+    def get_metrics(self) -> dict[str, float]:
+        """Turns, calls of tools and tokens of the conversations that were last sampled, and the engine's own."""
+        own_of_engine = self._engine.get_metrics() if isinstance(self._engine, ReportsMetrics) else {}
+        return {**self._metrics, **own_of_engine}
+
+    def state_dict(self) -> dict[str, Any]:
+        """The state of the engine; conversations begin anew with each call."""
+        return {"engine": self._engine.state_dict() if isinstance(self._engine, Stateful) else None}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Go on from what ``state_dict`` of this sampler, or of one constructed in the same way, returned.
+
+        Raises:
+            ValueError: if it is the state of another sampler.
+        """
+        if not isinstance(state_dict, Mapping) or state_dict.keys() != {"engine"}:
+            raise ValueError(f"AgentSampler.load_state_dict was given {state_dict!r:.100}, expected the key 'engine'")
+        if (state_dict["engine"] is not None) != isinstance(self._engine, Stateful):
+            raise ValueError(
+                f"AgentSampler.load_state_dict was given the state {state_dict['engine']!r:.100} of an engine, but its "
+                f"engine is {self._engine!r:.100}: construct it in the same way"
+            )
+        if isinstance(self._engine, Stateful):
+            self._engine.load_state_dict(state_dict["engine"])
+
+    def _make_environment(self) -> TextEnvironment | None:
+        if self._environment is None:
+            return None
+        environment = self._environment()
+        if not isinstance(environment, TextEnvironment):
+            raise TypeError(
+                f"environment made a {type(environment).__name__}, expected an object with the methods reset(state) "
+                f"and step(message), as grpo_adapters.huggingface.TextEnvironment documents"
+            )
+        return environment
+
+    async def _begin(
+        self,
+        policy: CausalLMPolicy,
+        sampling: SamplingConfig,
+        state: Any,
+        environment: TextEnvironment | None,
+        index: int,
+    ) -> Dialogue:
+        """The conversation that is to answer a state, before the model's first turn."""
+        tools, opening = self._tools, None
+        if environment is not None:
+            returned = await environment_call(environment, "reset", state, timeout=self._timeout)
+            opening = checked_opening(returned, type(environment).__name__)
+            tools_of = getattr(environment, "get_tools", None)
+            tools = tools_by_name([*tools.values(), *(tools_of() if callable(tools_of) else ())])
+        prompt = prompt_of(state, index) if opening is None else opening
+        history = self._history(policy, prompt, state, [tool.schema for tool in tools.values()])
+        limits = self._limits(policy, sampling)
+        if limits.context is not None and len(history.context) > limits.context:
+            raise ValueError(
+                f"state {index} begins with {len(history.context):,} tokens, expected at most {limits.context:,}, so "
+                f"that a turn of max_new_tokens={sampling.max_new_tokens} fits: shorten it, or leave it out"
+            )
+        return Dialogue(history, environment, tools, self._parse, limits)
+
+    def _history(
+        self, policy: CausalLMPolicy, prompt: Prompt, state: Any, schemas: Sequence[dict[str, Any]]
+    ) -> History:
+        tokenizer = policy.tokenizer
+        options = state.get("chat_template_kwargs") or {} if isinstance(state, Mapping) else {}
+
+        def render(messages: Sequence[Message], adds_generation_prompt: bool) -> str:
+            return str(
+                tokenizer.apply_chat_template(
+                    list(messages),
+                    tools=list(schemas) or None,
+                    add_generation_prompt=adds_generation_prompt,
+                    tokenize=False,
+                    **options,
+                )
+            )
+
+        return History(prompt, tokenizer, end_tokens(policy.causal_model, tokenizer), render)
+
+    def _limits(self, policy: CausalLMPolicy, sampling: SamplingConfig) -> Limits:
+        context = longest_prompt(policy.causal_model, sampling.max_new_tokens)
+        if self._max_tokens is not None:
+            own = self._max_tokens - sampling.max_new_tokens
+            context = own if context is None else min(own, context)
+        return Limits(self._max_turns, context, self._timeout)
+
+
+def talk_in_rounds(policy: CausalLMPolicy, sampling: SamplingConfig, dialogues: Sequence[Dialogue]) -> None:
+    """Let the policy itself take the turns of all conversations together, one round after the other."""
+    going = list(dialogues)
+    while going:
+        completions = policy.continue_tokens([dialogue.context for dialogue in going], sampling)
+        run_together([dialogue.hear(own) for dialogue, own in zip(going, completions, strict=True)])
+        going = [dialogue for dialogue in going if not dialogue.is_over]
+
+
+async def talk_through(
+    engine: Any, policy: CausalLMPolicy, sampling: SamplingConfig, dialogues: Sequence[Dialogue]
+) -> None:
+    """Let an engine take the turns, each conversation at its own pace."""
+    async with engine.turns(policy, sampling) as turns:
+
+        async def talk(dialogue: Dialogue) -> None:
+            while not dialogue.is_over:
+                await dialogue.hear(await turns.complete(dialogue.context, sampling.max_new_tokens))
+
+        await asyncio.gather(*map(talk, dialogues))
+
+
+def dialogue_metrics(dialogues: Sequence[Dialogue]) -> dict[str, float]:
+    """What happened in conversations, each a mean over them."""
+    conversations = [dialogue.conversation for dialogue in dialogues]
+    count = len(dialogues)
+    calls, failed = (sum(getattr(own, name) for own in dialogues) for name in ("num_calls", "num_failed_calls"))
+    return {
+        "conversations/mean_turns": sum(len(own.turns) for own in conversations) / count,
+        "conversations/mean_rows": sum(len(rows_of(own.turns)) for own in conversations) / count,
+        "conversations/mean_reward": sum(own.reward for own in conversations) / count,
+        "tools/mean_calls": calls / count,
+        "tools/failure_fraction": failed / calls if calls else 0.0,
+    }

@@ -1,0 +1,82 @@
+"""One event loop for everything that waits, in a thread of its own, so that it works inside a running one too."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import functools
+import inspect
+import os
+import threading
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+def run_together(coroutines: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
+    """What the coroutines return, run at the same time; works inside a running event loop too, as in a notebook."""
+
+    async def gathered() -> list[T]:
+        tasks = [asyncio.ensure_future(coroutine) for coroutine in coroutines]
+        try:
+            return await asyncio.gather(*tasks)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    future = asyncio.run_coroutine_threadsafe(gathered(), _event_loop(os.getpid()))
+    try:
+        return future.result()
+    finally:
+        future.cancel()
+
+
+@functools.cache
+def _event_loop(process_id: int) -> asyncio.AbstractEventLoop:
+    """The one loop of this process, so that a client that keeps connections open finds them again at the next step."""
+    loop = asyncio.new_event_loop()
+    threading.Thread(target=loop.run_forever, name="grpo_adapters.huggingface", daemon=True).start()
+    return loop
+
+
+def is_async(function: Any) -> bool:
+    """Whether a call of it has to be awaited."""
+    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__)
+
+
+async def called(function: Callable[..., Any], *arguments: Any, timeout: float, **named: Any) -> Any:
+    """What a function returns, one that blocks in a thread of its own.
+
+    A thread that is still busy after ``timeout`` seconds is left to itself: it ends with the process at the latest.
+
+    Raises:
+        TimeoutError: if it takes longer.
+    """
+    call = functools.partial(function, *arguments, **named)
+    return await asyncio.wait_for(call() if is_async(function) else _in_thread(call), timeout)
+
+
+async def _in_thread(call: Callable[[], T]) -> T:
+    loop = asyncio.get_running_loop()
+    settled: asyncio.Future[tuple[T | None, BaseException | None]] = loop.create_future()
+    context = contextvars.copy_context()
+
+    def settle(result: T | None, error: BaseException | None) -> None:
+        if not settled.done():
+            settled.set_result((result, error))
+
+    def work() -> None:
+        result, error = None, None
+        try:
+            result = context.run(call)
+        except BaseException as raised:
+            error = raised
+        loop.call_soon_threadsafe(settle, result, error)
+
+    threading.Thread(target=work, daemon=True).start()
+    result, error = await settled
+    if error is not None:
+        raise error
+    return result  # type: ignore[return-value]
