@@ -26,15 +26,16 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from grpo_adapters.huggingface import Completion, SamplingConfig
+from grpo_adapters.huggingface.decoder import DecodingTraits
 from grpo_adapters.huggingface.generation import sample_completions
 
 HOST = "127.0.0.1"
 Fault = str
 """What is done wrong with one of the next requests for completions:
 
-``"error"`` answers 500, ``"refuse"`` 400, ``"hang"`` never answers, ``"cut"`` ends in the middle, ``"abort"`` gives up, ``"restart"``
-forgets the weights before it answers, ``"no_log_probs"``, ``"foreign_token"``, ``"too_few"``, ``"other_words"`` answer
-with something else.
+``"error"`` answers 500, ``"refuse"`` 400, ``"hang"`` never answers, ``"cut"`` ends in the middle, ``"abort"`` gives up,
+``"restart"`` forgets the weights before it answers, ``"no_log_probs"``, ``"foreign_token"``, ``"too_few"``,
+``"other_words"`` answer with something else.
 """
 
 
@@ -208,7 +209,7 @@ class EngineServer:
         }
         if not weights:
             raise OSError(f"no weights in {folder}")
-        missing, unexpected = self.model.load_state_dict(weights, strict=False)
+        _, unexpected = self.model.load_state_dict(weights, strict=False)
         if unexpected:
             raise RuntimeError(f"no parameter {unexpected[0]}")
         return {"results": [None]}
@@ -252,6 +253,7 @@ class EngineServer:
             end_tokens=options["stop_token_ids"],
             sampling=sampling,
             generator=generator,
+            traits=DecodingTraits(),
         )
         return [self.with_raw_log_probs(model, prompt, own) for own in group] if self.tells_raw else group
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import signal
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -32,7 +31,6 @@ from grpo_adapters.huggingface.engines import (
     servers,
     session,
 )
-from grpo_adapters.huggingface.engines.own_loop import run_in_own_loop
 from grpo_adapters.huggingface.engines.weights import checksum
 from grpo_adapters.huggingface.sampling import next_token_probabilities
 
@@ -268,31 +266,8 @@ def test_options_are_part_of_every_request(engine: EngineServer) -> None:
     assert all(request["structured_outputs"] == {"regex": "[0-9]+"} for request in asked)
 
 
-def test_an_interruption_ends_the_work() -> None:
-    cleaned_up = []
-
-    async def work() -> None:
-        try:
-            await asyncio.sleep(30)
-        finally:
-            cleaned_up.append(True)
-
-    own = threading.get_ident()
-    threading.Timer(0.1, lambda: signal.pthread_kill(own, signal.SIGINT)).start()
-    with pytest.raises(KeyboardInterrupt):
-        run_in_own_loop(work())
-    assert cleaned_up
-    assert not [thread for thread in threading.enumerate() if thread.name == "engine"]
-
-
-GPU_ROUTES = [
-    "/pause",
-    "/start_weight_update",
-    "/update_weights",
-    "/finish_weight_update",
-    "/reset_prefix_cache",
-    "/resume",
-]
+UPDATE = ["/start_weight_update", "/update_weights", "/finish_weight_update"]
+GPU_ROUTES = ["/pause", *UPDATE, "/reset_prefix_cache", "/resume"]
 
 
 def test_what_is_sent_from_gpu_to_gpu_of_one_machine(engine: EngineServer, monkeypatch: pytest.MonkeyPatch) -> None:

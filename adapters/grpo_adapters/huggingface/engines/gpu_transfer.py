@@ -6,8 +6,6 @@ import asyncio
 import base64
 import pickle  # what vLLM reads them with; nothing is unpickled here
 import socket
-from collections.abc import Callable
-from threading import Thread
 from typing import Any
 
 import torch
@@ -18,9 +16,9 @@ from torch.multiprocessing.reductions import reduce_tensor
 from grpo_adapters.huggingface.causal_lm_policy import CausalLMPolicy
 from grpo_adapters.huggingface.engines.dialect import Dialect
 from grpo_adapters.huggingface.engines.errors import EngineWeightsError
-from grpo_adapters.huggingface.engines.own_loop import all_of
 from grpo_adapters.huggingface.engines.server import Server
 from grpo_adapters.huggingface.engines.vllm_dialect import paused
+from grpo_adapters.huggingface.event_loop import in_thread, together
 
 
 class IPCTransfer:
@@ -66,12 +64,12 @@ class NCCLTransfer:
                 async with paused(server):
                     await server.post("/start_weight_update")
                     receive = server.post("/update_weights", {"update_info": _described(weights)})
-                    await all_of([receive, _in_thread(lambda: _broadcast(group, weights, policy.device))])
+                    await together([receive, in_thread(lambda: _broadcast(group, weights, policy.device))])
                     await server.post("/finish_weight_update", {"weight_version": version})
         except TimeoutError:
             raise EngineWeightsError(
-                f"the weights did not get to {server.url} by NCCL within {server.timeout:g} seconds: the two must reach "
-                f"each other at {self.address}; start the server again, since it may wait for good"
+                f"the weights did not get to {server.url} by NCCL within {server.timeout:g} seconds: the two must "
+                f"reach each other at {self.address}; start the server again, since it may wait for good"
             ) from None
         self._groups[server.url] = group
 
@@ -82,8 +80,8 @@ class NCCLTransfer:
             port = free.getsockname()[1]
         meeting = {"master_address": self.address, "master_port": port, "world_size": size}
         told = {"init_info": meeting | {"rank_offset": 1, "packed": False}}
-        joining = _in_thread(lambda: _join(meeting, device))
-        _, group = await all_of([server.post("/init_weight_transfer_engine", told), joining])
+        joining = in_thread(lambda: _join(meeting, device))
+        _, group = await together([server.post("/init_weight_transfer_engine", told), joining])
         return group
 
 
@@ -122,24 +120,3 @@ def _broadcast(group: Any, weights: dict[str, Tensor], device: torch.device) -> 
         for weight in weights.values():
             group.broadcast(weight, src=0, stream=torch.cuda.current_stream())
         torch.cuda.synchronize()
-
-
-async def _in_thread(work: Callable[[], Any]) -> Any:
-    """What a function returns, computed in a thread that nobody waits for if it never ends."""
-    loop = asyncio.get_running_loop()
-    result: asyncio.Future[Any] = loop.create_future()
-
-    def finish(value: Any, error: BaseException | None) -> None:
-        if not result.done():
-            _ = result.set_exception(error) if error else result.set_result(value)
-
-    def run() -> None:
-        try:
-            value, error = work(), None
-        except BaseException as raised:
-            value, error = None, raised
-        if not loop.is_closed():
-            loop.call_soon_threadsafe(finish, value, error)
-
-    Thread(target=run, name="weights", daemon=True).start()
-    return await result

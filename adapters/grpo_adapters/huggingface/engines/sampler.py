@@ -10,10 +10,10 @@ from typing import Any
 
 import httpx
 
+from grpo import ImportanceCorrection
 from grpo_adapters.huggingface.causal_lm_policy import CausalLMPolicy
 from grpo_adapters.huggingface.completions import Completion
 from grpo_adapters.huggingface.engines.dialect import Dialect, Question
-from grpo_adapters.huggingface.engines.own_loop import all_of, run_in_own_loop
 from grpo_adapters.huggingface.engines.server import Server
 from grpo_adapters.huggingface.engines.servers import Servers
 from grpo_adapters.huggingface.engines.session import EngineSession
@@ -21,6 +21,7 @@ from grpo_adapters.huggingface.engines.synchronised import Synchronised
 from grpo_adapters.huggingface.engines.transfer import FolderTransfer, WeightTransfer
 from grpo_adapters.huggingface.engines.vllm_dialect import VLLM
 from grpo_adapters.huggingface.engines.weights import checksum, version_name
+from grpo_adapters.huggingface.event_loop import run_together, together
 from grpo_adapters.huggingface.model_setup import longest_prompt
 from grpo_adapters.huggingface.policy_state import changing_weights
 from grpo_adapters.huggingface.prompts import encode_prompts
@@ -112,21 +113,17 @@ class EngineSampler:
         Raises:
             EngineError: if they cannot be had; its subclasses tell why.
         """
-        sampling = policy.sampling_with(overrides)
-        if sampling.temperature != policy.sampling.temperature:
-            raise ValueError(
-                f"temperature={sampling.temperature} is not the policy's {policy.sampling.temperature}, which its "
-                f"log-probs are computed with: set it in the policy's SamplingConfig"
-            )
+        sampling = policy.training_sampling(overrides)
         longest = longest_prompt(policy.causal_model, sampling.max_new_tokens)
         prompts = encode_prompts(states, policy.tokenizer, longest)
-        return run_in_own_loop(self._sample(policy, prompts, num_actions_per_state, sampling))
+        [groups] = run_together([self._sample(policy, prompts, num_actions_per_state, sampling)])
+        return groups
 
     async def _sample(
         self, policy: CausalLMPolicy, prompts: Sequence[tuple[int, ...]], count: int, sampling: SamplingConfig
     ) -> list[list[Completion]]:
         async with self.turns(policy, sampling) as session:
-            return await all_of(session.complete_group(prompt, count, sampling.max_new_tokens) for prompt in prompts)
+            return await together(session.complete_group(prompt, count, sampling.max_new_tokens) for prompt in prompts)
 
     @asynccontextmanager
     async def turns(self, policy: CausalLMPolicy, sampling: SamplingConfig) -> AsyncIterator[EngineSession]:
@@ -183,6 +180,10 @@ class EngineSampler:
             self._checksum = current
             self._weights_version += 1
         return self._weights_version
+
+    def get_importance_correction(self) -> ImportanceCorrection:
+        """Samples that the policy thinks more than three times as likely as the engine did are left out."""
+        return ImportanceCorrection(kind="mask", per="sample", max_ratio=3.0)
 
     def get_metrics(self) -> dict[str, float]:
         """Of the last use: ``engine/{seconds,weight_seconds,tokens_per_second,retries}``."""

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from contextlib import suppress
 
 from grpo_adapters.huggingface.engines.errors import EngineUnreachableError
-from grpo_adapters.huggingface.engines.own_loop import all_of
 from grpo_adapters.huggingface.engines.server import NoAnswerError, Server, StatusError
 from grpo_adapters.huggingface.engines.synchronised import Synchronised, WeightsLostError
+from grpo_adapters.huggingface.event_loop import together
 
 REST_SECONDS = 5.0  # that a server which failed is not asked, as long as there is another
 POLLING_SECONDS = 0.5
@@ -32,7 +32,7 @@ class Servers:
 
     async def begin(self) -> None:
         """Bring the weights to all that answer."""
-        await all_of(self._begin(server) for server in self.members)
+        await together(self._begin(server) for server in self.members)
 
     async def _begin(self, server: Server) -> None:
         try:
