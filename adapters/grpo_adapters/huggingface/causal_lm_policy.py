@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Self
 
@@ -21,6 +21,7 @@ from grpo_adapters.huggingface.completions import Completion
 from grpo_adapters.huggingface.conversations import Action, Conversation, Turn, check_actions
 from grpo_adapters.huggingface.decoding_traits import traits_of
 from grpo_adapters.huggingface.generation import sample_completions
+from grpo_adapters.huggingface.kept_turns import KeptTurns
 from grpo_adapters.huggingface.length_buckets import call_overhead, length_buckets
 from grpo_adapters.huggingface.loading import load_pretrained
 from grpo_adapters.huggingface.long_positions import parts_by_length
@@ -179,15 +180,21 @@ class CausalLMPolicy:
         """
         return self._generate(states, num_actions_per_state, self.training_sampling(overrides))
 
-    def continue_tokens(self, contexts: Sequence[Sequence[int]], sampling: SamplingConfig) -> list[Completion]:
-        """A completion of each context, as token ids go on from token ids.
+    def turns(self, sampling: SamplingConfig) -> KeptTurns:
+        """What takes the policy's turns in conversations, keeping what it has read from one turn to the next.
 
         Args:
-            contexts: the token ids that were read, at least one each; with ``max_new_tokens`` more they must fit into
-                the model's context.
-            sampling: how tokens are drawn.
+            sampling: how tokens are drawn, in each turn.
         """
-        return [completion for (completion,) in self._sampled(contexts, 1, sampling)]
+        return KeptTurns(
+            self.causal_model,
+            self.tokenizer,
+            end_tokens(self.causal_model, self.tokenizer),
+            sampling,
+            self.generator,
+            self._traits,
+            self._sampling_mode,
+        )
 
     def complete(self, states: Sequence[Any], **overrides: Any) -> list[Completion]:
         """One completion of each prompt, the likeliest tokens unless a ``temperature`` is given.
@@ -204,25 +211,26 @@ class CausalLMPolicy:
     ) -> list[list[Completion]]:
         longest = longest_prompt(self.causal_model, sampling.max_new_tokens)
         prompts = encode_prompts(states, self.tokenizer, longest)
-        return self._sampled(prompts, num_completions, sampling)
+        with self._sampling_mode():
+            return sample_completions(
+                self.causal_model,
+                prompts,
+                num_completions,
+                tokenizer=self.tokenizer,
+                end_tokens=end_tokens(self.causal_model, self.tokenizer),
+                sampling=sampling,
+                generator=self.generator,
+                traits=self._traits,
+            )
 
-    def _sampled(
-        self, contexts: Sequence[Sequence[int]], num_completions: int, sampling: SamplingConfig
-    ) -> list[list[Completion]]:
+    @contextmanager
+    def _sampling_mode(self) -> Iterator[None]:
+        """Evaluation, in the precision that was asked for; afterwards the mode is the one that was."""
         trains = self.model.training
         self.model.eval()
         try:
             with self._computing():
-                return sample_completions(
-                    self.causal_model,
-                    contexts,
-                    num_completions,
-                    tokenizer=self.tokenizer,
-                    end_tokens=end_tokens(self.causal_model, self.tokenizer),
-                    sampling=sampling,
-                    generator=self.generator,
-                    traits=self._traits,
-                )
+                yield
         finally:
             if trains:
                 self.train()
