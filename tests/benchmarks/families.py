@@ -1,8 +1,8 @@
 """What works with which family of language models in transformers: ``python tests/benchmarks/families.py``.
 
-Each family of the table in ``tests/language_model_families.py`` is built with random weights, as small as it can be, and
-compared with the plain model. The rows go into ``docs/reference/language-model-families.md`` too. Families as arguments
-are checked alone, and the page stays as it is. The last line is JSON.
+Each family of the table in ``tests/language_model_families.py`` is built with random weights, as small as it can be,
+and compared with the plain model. The rows go into ``docs/reference/language-model-families.md`` too. Families as
+arguments are checked alone, and the page stays as it is. The last line is JSON.
 """
 
 from __future__ import annotations

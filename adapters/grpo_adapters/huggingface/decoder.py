@@ -12,7 +12,6 @@ from torch import Tensor
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
-
 STATE_SPACES = "cache_params"
 """What families without attention call their cache, which takes masks of new tokens only."""
 
