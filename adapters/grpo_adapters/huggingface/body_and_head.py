@@ -12,9 +12,16 @@ from grpo_adapters.huggingface.output_head import OutputHead, logits_of
 NUM_PROBED_TOKENS = 4
 
 
-def hidden_states(model: Any, tokens: Tensor) -> Tensor:
-    """What the model's body makes of token ids [B, L]: the states [B, L, H] that its head reads."""
-    states: Tensor = model.base_model(input_ids=tokens, use_cache=False).last_hidden_state
+def hidden_states(model: Any, tokens: Tensor, **inputs: Any) -> Tensor:
+    """What the model's body makes of token ids [B, L]: the states [B, L, H] that its head reads.
+
+    Args:
+        model: a causal language model.
+        tokens: token ids.
+        inputs: what else the body takes, such as keys and values of tokens before.
+    """
+    use_cache = "past_key_values" in inputs
+    states: Tensor = model.base_model(input_ids=tokens, use_cache=use_cache, **inputs).last_hidden_state
     return states
 
 
