@@ -17,14 +17,14 @@ from grpo_adapters.huggingface.at_decisions import Compute, WholeRows, at_decisi
 from grpo_adapters.huggingface.completion_batch import CompletionBatch
 from grpo_adapters.huggingface.completions import Completion
 from grpo_adapters.huggingface.conversations import Turn
+from grpo_adapters.huggingface.decoder import DecodingTraits
+from grpo_adapters.huggingface.decoding_traits import REFUSALS, probed_tokens
 from grpo_adapters.huggingface.length_buckets import cost_of_calls
 
 SHARED_LAYERS = (DynamicLayer, DynamicSlidingWindowLayer)
 """Caches of attention; what a recurrent layer keeps is written in place, so that no gradient goes through it."""
 
 SHARED_ATTENTION = {"full_attention", "sliding_attention"}
-ROPE_OF_THE_LONGEST = {"dynamic", "longrope"}
-"""Positions that depend on how many tokens a call has, which is less where the prompt is a call of its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +116,7 @@ def computes_layers_again(model: Any) -> bool:
     return any(getattr(module, "gradient_checkpointing", False) for module in model.modules())
 
 
-def shares_prompts(model: Any, compute: Compute) -> bool:
+def shares_prompts(model: Any, compute: Compute, traits: DecodingTraits) -> bool:
     """Whether rows after prompts that are computed once are the rows computed whole, and their gradients too.
 
     A few tokens tell, after prompts of different lengths, for a model whose layers keep nothing of a prompt but keys
@@ -125,8 +125,15 @@ def shares_prompts(model: Any, compute: Compute) -> bool:
     Args:
         model: a causal language model, in evaluation mode.
         compute: what it makes of tokens.
+        traits: how it goes on with sequences.
     """
-    return _keeps_keys_and_values_only(model) and _computes_rows_after_prompts(model, compute)
+    if not (traits.caches and traits.pads and traits.switch is None and _keeps_keys_and_values_only(model)):
+        return False
+    try:
+        whole, after = _whole_rows_and_rows_after_prompts(model, compute)
+    except REFUSALS:
+        return False
+    return all(_are_near(*pair) for pair in zip(whole, after, strict=True))
 
 
 def _keeps_keys_and_values_only(model: Any) -> bool:
@@ -134,38 +141,38 @@ def _keeps_keys_and_values_only(model: Any) -> bool:
     return (
         {"past_key_values", "attention_mask"} <= set(inspect.signature(model.forward).parameters)
         and set(getattr(config, "layer_types", None) or ()) <= SHARED_ATTENTION
-        and not _rope_types(getattr(config, "rope_parameters", None)) & ROPE_OF_THE_LONGEST
         and all(type(layer) in SHARED_LAYERS for layer in DynamicCache(config=model.config).layers)
     )
 
 
-def _rope_types(parameters: Any) -> set[str]:
-    """Kinds of rotary positions that a config names, one for all layers or one for each kind of layer."""
-    if not isinstance(parameters, dict):
-        return set()
-    return {str(parameters.get("rope_type"))}.union(*(_rope_types(value) for value in parameters.values()))
-
-
-def _computes_rows_after_prompts(model: Any, compute: Compute) -> bool:
-    sequences = [((0, 1, 2), (3, 1, 0)), ((0, 1, 2), (2, 3)), ((1, 3), (0, 2, 2))]
-    samples = [(Turn(prompt, Completion(rest, "")),) for prompt, rest in sequences]
+def _whole_rows_and_rows_after_prompts(model: Any, compute: Compute) -> list[tuple[Tensor, Tensor]]:
+    """What is computed at the decisions of a few rows, and its gradient by the embeddings of tokens, either way."""
+    first, second, third, fourth = probed_tokens(model)
+    prompts = [(first, second, third), (first, second, third), (second, fourth)]
+    completions = [(fourth, second, first), (third, fourth), (first, third, third)]
+    samples = [(Turn(prompt, Completion(rest, "")),) for prompt, rest in zip(prompts, completions, strict=True)]
     batch = CompletionBatch.of(samples, [True] * len(samples), model.device)
-    rows = [torch.arange(len(samples), device=model.device)]
     embeddings = model.get_input_embeddings()
-    shift = torch.zeros_like(embeddings.weight[:4], requires_grad=True)  # what gradients are taken by
+    shift = torch.zeros_like(embeddings.weight[:5], requires_grad=True)
     hook = embeddings.register_forward_hook(lambda module, inputs, output: output + shift[inputs[0]])
+    found = []
     try:
-        with torch.enable_grad():
-            whole = at_decisions(batch, WholeRows(compute, torch.ones_like(batch.lengths)), rows)
-            after = at_decisions(batch, RowsAfterPrompts(model, compute, SharedPrompts.of(batch)), rows)
-            weights = torch.linspace(-1, 1, whole.numel(), device=whole.device, dtype=whole.dtype).view_as(whole)
-            gradients = [torch.autograd.grad((found * weights).sum(), shift)[0] for found in (whole, after)]
+        for whole in (True, False):
+            with torch.enable_grad():
+                computation = (
+                    WholeRows(compute, torch.ones_like(batch.lengths))
+                    if whole
+                    else RowsAfterPrompts(model, compute, SharedPrompts.of(batch))
+                )
+                computed = at_decisions(batch, computation, [torch.arange(len(samples), device=model.device)])
+                weights = torch.linspace(-1, 1, computed.numel(), device=computed.device, dtype=computed.dtype)
+                gradient = torch.autograd.grad(computed.flatten() @ weights, shift)[0]
+            found.append((computed.detach(), gradient))
     finally:
         hook.remove()
-    return _are_near(whole, after) and _are_near(*gradients)
+    return found
 
 
 def _are_near(expected: Tensor, found: Tensor) -> bool:
-    expected, found = expected.detach(), found.detach()
     rounding = torch.finfo(expected.dtype).eps ** 0.5 * float(expected.abs().max())
     return torch.allclose(expected.float(), found.float(), rtol=0.0, atol=rounding, equal_nan=True)

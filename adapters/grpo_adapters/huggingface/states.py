@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from grpo_adapters.huggingface.completions import Completion
+from grpo_adapters.huggingface.conversations import Action, Conversation, Message
 
-Message = dict[str, Any]
 Prompt = str | list[Message]
 
 EXPECTED = (
@@ -23,15 +23,23 @@ class Exchange:
 
     Attributes:
         prompt: a string, or chat messages that end before the answer.
-        text: the answer; where the messages ended in the assistant's own words, it begins with them.
+        text: the answer; where the messages ended in the assistant's own words, it begins with them. The last of the
+            model's turns where there were several.
+        messages: all that was said in a conversation; None for a single answer.
     """
 
     prompt: Prompt
     text: str
+    messages: tuple[Message, ...] | None = None
 
     @property
     def completion(self) -> Prompt:
-        """The answer as reward functions take it: text after text, a list of one message after messages."""
+        """The answer as reward functions take it: text after text, a list of one message after messages.
+
+        A conversation is the list of its messages, whatever the prompt.
+        """
+        if self.messages is not None:
+            return [dict(message) for message in self.messages]
         return self.text if isinstance(self.prompt, str) else [{"role": "assistant", "content": self.text}]
 
     def __str__(self) -> str:
@@ -70,6 +78,11 @@ def prompt_of(state: Any, index: int | None = None) -> Prompt:
     return [_checked_message(message, f"message {place} of {name}") for place, message in enumerate(state)]
 
 
+def ends_in_own_words(messages: Sequence[Message]) -> bool:
+    """Whether the last message is the beginning of what the assistant is to say; one that calls tools is whole."""
+    return messages[-1]["role"] == "assistant" and not messages[-1].get("tool_calls")
+
+
 def columns_of(states: Sequence[Any]) -> dict[str, list[Any]]:
     """What the rows say besides their prompts, by column, [N] each; nothing where the states are no rows.
 
@@ -99,8 +112,8 @@ def columns_of(states: Sequence[Any]) -> dict[str, list[Any]]:
     return {column: [state[column] for state in states] for column in columns or () if column != "prompt"}
 
 
-def exchanges_of(states: Sequence[Any], actions: Sequence[Completion]) -> list[Exchange]:
-    """Each state's prompt with the completion that was given to it.
+def exchanges_of(states: Sequence[Any], actions: Sequence[Action]) -> list[Exchange]:
+    """Each state's prompt with the completion, or the conversation, that was given to it.
 
     Raises:
         TypeError: if a state has no prompt, or an action is no completion.
@@ -110,21 +123,24 @@ def exchanges_of(states: Sequence[Any], actions: Sequence[Completion]) -> list[E
         raise ValueError(f"there are {len(states)} states and {len(actions)} actions, expected one state each action")
     exchanges = []
     for index, (state, action) in enumerate(zip(states, actions, strict=True)):
+        if isinstance(action, Conversation):
+            exchanges.append(Exchange(prompt_of(state, index), action.text, action.messages))
+            continue
         if not isinstance(action, Completion):
             raise TypeError(f"action {index} is a {type(action).__name__}, expected a Completion of a language model")
         prompt, text = prompt_of(state, index), action.text
-        if not isinstance(prompt, str) and len(prompt) > 1 and prompt[-1]["role"] == "assistant":
+        if not isinstance(prompt, str) and len(prompt) > 1 and ends_in_own_words(prompt):
             text = f"{prompt.pop().get('content') or ''}{text}"
         exchanges.append(Exchange(prompt, text))
     return exchanges
 
 
-def describe_completion(state: Any, completion: Completion) -> tuple[str, str]:
+def describe_completion(state: Any, completion: Action) -> tuple[str, str]:
     """A prompt and what was answered to it as two texts, for ``grpo.SampleLog(describe=describe_completion)``.
 
     Args:
         state: a string, chat messages, which get a line each, or a row with a column ``prompt`` of either.
-        completion: the answer.
+        completion: the answer, or a conversation, whose messages get a line each.
 
     Raises:
         TypeError: if the state has no prompt, or the completion is none.
@@ -136,17 +152,23 @@ def describe_completion(state: Any, completion: Completion) -> tuple[str, str]:
         ('user: 6+7?', '13')
     """
     [exchange] = exchanges_of([state], [completion])
-    if isinstance(exchange.prompt, str):
-        return exchange.prompt, exchange.text
-    said = ((message["role"], message.get("content"), message.get("tool_calls")) for message in exchange.prompt)
-    return "\n".join(f"{role}: {calls if content is None else content}" for role, content, calls in said), exchange.text
+    prompt, said = exchange.prompt, exchange.messages
+    return prompt if isinstance(prompt, str) else _lines(prompt), exchange.text if said is None else _lines(said)
+
+
+def _lines(messages: Sequence[Message]) -> str:
+    """Messages as text, a line each."""
+    said = ((message["role"], message.get("content"), message.get("tool_calls")) for message in messages)
+    return "\n".join(
+        f"{role}: {' '.join(str(part) for part in (content, calls) if part)}" for role, content, calls in said
+    )
 
 
 def _checked_message(message: Any, name: str) -> Message:
     if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):
         lone = ": each state has a prompt of its own" if isinstance(message, str) else ""
         raise TypeError(f'{name} is {_beginning(message)}, expected {{"role": "user", "content": "..."}}{lone}')
-    if not isinstance(message.get("content"), str) and "tool_calls" not in message:
+    if not isinstance(message.get("content"), str) and not message.get("tool_calls"):
         raise TypeError(
             f"{name} has content of type {type(message.get('content')).__name__}, expected a string: language models "
             f"take text only"
