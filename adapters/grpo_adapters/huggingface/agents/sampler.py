@@ -119,7 +119,7 @@ class AgentSampler:
         return [conversations[start : start + size] for start in range(0, len(conversations), size)]
 
     def get_importance_correction(self) -> ImportanceCorrection | None:
-        """What the engine recommends; None without one."""
+        """What the engine recommends; None where the policy samples itself."""
         return self._engine.get_importance_correction() if isinstance(self._engine, DiffersFromPolicy) else None
 
     def get_metrics(self) -> dict[str, float]:
