@@ -23,6 +23,7 @@ from grpo_adapters.huggingface import CausalLMPolicy, FunctionReward, SamplingCo
 from grpo_adapters.huggingface.engines import EngineSampler
 
 PROMPTS, SAMPLES, UPDATES = 128, 8, 4  # of a rollout
+LEARNING_RATE = 2e-4
 MODEL = {"hidden_size": 128, "intermediate_size": 344, "num_attention_heads": 2}  # heads of 64, as vLLM takes them
 START: dict[str, Any] = {**MODEL, "learning_rate": 1e-3}
 DEVELOPMENT = {"VLLM_SERVER_DEV_MODE": "1", "VLLM_CPU_KVCACHE_SPACE": "1", "HF_HUB_OFFLINE": "1"}
@@ -71,7 +72,7 @@ def train(options: Options, model: Path) -> None:
     config = GRPOConfig(
         group_size=SAMPLES,
         batch_size=options.prompts * SAMPLES // UPDATES,
-        learning_rate=LinearSchedule(start=4e-4, end=0.0, num_steps=options.steps),
+        learning_rate=LinearSchedule(start=LEARNING_RATE, end=0.0, num_steps=options.steps),
         seed=options.seed,
     )
     trainer = GRPOTrainer(config, policy, FunctionReward(exact_answer), sampler=sampler)

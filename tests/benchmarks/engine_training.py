@@ -28,7 +28,7 @@ import tyro
 sys.path.insert(0, str(Path(__file__).parents[2] / "examples"))
 
 from arithmetic import LONGEST_ANSWER, accuracy, exact_answer, make_model, make_problems, starting_model
-from engine import DEVELOPMENT, SAMPLES, START, UPDATES
+from engine import DEVELOPMENT, LEARNING_RATE, MODEL, SAMPLES, START, UPDATES
 from grpo import GRPOConfig, GRPOTrainer, LinearSchedule, StateLoader
 from grpo_adapters.huggingface import CausalLMPolicy, FunctionReward, SamplingConfig, character_tokenizer
 from grpo_adapters.huggingface.engines import EngineSampler
@@ -87,7 +87,7 @@ def trained(options: Options, model: Path, seed: int, url: str | None, watch: Ca
     config = GRPOConfig(
         group_size=SAMPLES,
         batch_size=options.prompts * SAMPLES // UPDATES,
-        learning_rate=LinearSchedule(start=4e-4, end=0.0, num_steps=options.steps),
+        learning_rate=LinearSchedule(start=LEARNING_RATE, end=0.0, num_steps=options.steps),
         seed=seed,
     )
     trainer = GRPOTrainer(config, policy, FunctionReward(exact_answer), sampler=sampler)
@@ -112,9 +112,7 @@ def speeds(url: str) -> dict[str, float]:
     """Tokens a second, of 32 prompts with 8 completions of 64 tokens each; the median of 3 after one to warm up."""
     tokenizer = character_tokenizer("0123456789+=")
     torch.manual_seed(0)
-    model = make_model(
-        tokenizer, **{name: value for name, value in START.items() if name != "learning_rate"}, **CONTEXT
-    )
+    model = make_model(tokenizer, **MODEL, **CONTEXT)
     tokenizer.eos_token, model.config.eos_token_id, model.generation_config.eos_token_id = None, None, None
     with warnings.catch_warnings(action="ignore"):  # that nothing ends is meant
         policy = CausalLMPolicy(model, tokenizer, sampling=SamplingConfig(max_new_tokens=64))
