@@ -7,8 +7,8 @@ ENGINE := .venv-engine
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test types units test-gpu docs picture benchmark benchmark-control benchmark-language benchmark-memory \
-	benchmark-engine wheel clean
+.PHONY: demo test types units test-gpu docs picture families benchmark benchmark-control benchmark-language \
+	benchmark-memory benchmark-engine wheel clean
 
 demo: $(VENV)/examples  ## GRPO on a bandit whose arms drift
 	$(BIN)/python examples/dynamic_bandit.py
@@ -34,6 +34,9 @@ docs: $(VENV)/dev  ## the site, into docs/_build/html
 
 picture:  ## the picture of the core's packages, into CONTRIBUTING.md
 	$(PYTHON) docs/packages.py
+
+families: $(VENV)/dev  ## what works with which family of language models, into docs/reference/language-model-families.md
+	$(BIN)/python tests/benchmarks/families.py
 
 benchmark: $(VENV)/dev  ## what a step costs beside a hand-written loop, and what runs and checkpoints cost
 	$(BIN)/python tests/benchmarks/step_overhead.py

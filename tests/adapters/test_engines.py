@@ -314,8 +314,9 @@ def test_what_is_sent_from_gpu_to_gpu_of_one_machine(engine: EngineServer, monke
 
 def test_what_is_sent_by_nccl(engine: EngineServer, monkeypatch: pytest.MonkeyPatch) -> None:
     """It has not been run on a GPU: the communicator is made up, and the small server only takes note."""
-    meetings, sent = [], []
-    monkeypatch.setattr(gpu_transfer, "_join", lambda meeting, device: meetings.append(meeting) or meetings)
+    meetings: list[dict[str, Any]] = []
+    sent: list[list[str]] = []
+    monkeypatch.setattr(gpu_transfer, "_join", lambda meeting, device: (meetings.append(meeting), "group")[1])
     monkeypatch.setattr(gpu_transfer, "_broadcast", lambda group, weights, device: sent.append(list(weights)))
     engine.initial = build_model("llama")
     engine.forget()

@@ -112,7 +112,7 @@ def speeds(url: str) -> dict[str, float]:
     """Tokens a second, of 32 prompts with 8 completions of 64 tokens each; the median of 3 after one to warm up."""
     tokenizer = character_tokenizer("0123456789+=")
     torch.manual_seed(0)
-    model = make_model(tokenizer, **MODEL, **CONTEXT)
+    model: Any = make_model(tokenizer, **MODEL, **CONTEXT)
     tokenizer.eos_token, model.config.eos_token_id, model.generation_config.eos_token_id = None, None, None
     with warnings.catch_warnings(action="ignore"):  # that nothing ends is meant
         policy = CausalLMPolicy(model, tokenizer, sampling=SamplingConfig(max_new_tokens=64))

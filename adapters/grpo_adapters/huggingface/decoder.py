@@ -12,6 +12,11 @@ from torch import Tensor
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
+STATE_SPACES = "cache_params"
+"""What families without attention call their cache, which takes masks of new tokens only."""
+
+CACHE_NAMES = ("past_key_values", STATE_SPACES)
+
 
 class GrowingLayer(DynamicLayer):
     """Keys and values of a layer, in buffers with room for the tokens to come: a new token does not copy all before.
@@ -31,7 +36,7 @@ class GrowingLayer(DynamicLayer):
             return super().update(key_states, value_states, *args, **kwargs)
         assert self.keys is not None
         assert self.values is not None
-        if self._room is None:
+        if self._room is None or self._room[0].shape[2] < self.capacity:
             self._room = (self._with_room(self.keys), self._with_room(self.values))
         for buffer, new in zip(self._room, (key_states, value_states), strict=True):
             buffer[:, :, before:after] = new
@@ -44,6 +49,16 @@ class GrowingLayer(DynamicLayer):
         buffer[:, :, :length] = kept
         return buffer
 
+    def take(self, places: Tensor) -> None:
+        """Keep of each sequence the tokens at the given places, int64 of shape [B, T]."""
+        assert self.keys is not None
+        assert self.values is not None
+        index = places[:, None, :, None]
+        self.keys, self.values = (
+            held.gather(2, index.expand(-1, held.shape[1], -1, held.shape[3])) for held in (self.keys, self.values)
+        )
+        self._room = None
+
     def reorder_cache(self, beam_idx: Any) -> None:
         """Take the sequences at ``beam_idx``, which may be more or fewer than there were."""
         super().reorder_cache(beam_idx)
@@ -55,7 +70,7 @@ class DecodingTraits:
     """How a model goes on with sequences.
 
     Attributes:
-        caches: whether it goes on from a cache of what it made of earlier tokens, if it takes any at all.
+        caches: whether it goes on from a cache of what it made of earlier tokens.
         pads: whether prompts of different lengths go through it together.
         switch: the longest sequence before it codes positions otherwise, tokens; None where it never does.
         asks_for_positions: whether it counts from 0 again after what a cache holds, unless it is told positions.
@@ -98,9 +113,12 @@ class Decoder:
         self.is_padded = any(padding)
         self.options = {"logits_to_keep": 1} if "logits_to_keep" in accepted else {}
         self.switch = traits.switch
-        self.tells_positions = "position_ids" in accepted and (self.is_padded or traits.asks_for_positions)
+        self.accepts_positions = "position_ids" in accepted
+        self.asks_for_positions = traits.asks_for_positions
+        self.tells_positions = self.accepts_positions and (self.is_padded or self.asks_for_positions)
         self.capacity = 0
-        self.cache = growing_cache(model) if traits.caches and "past_key_values" in accepted else None
+        self.cache_name = next((name for name in CACHE_NAMES if name in accepted), None)
+        self.cache = growing_cache(model) if traits.caches and self.cache_name is not None else None
 
     def start(self) -> Tensor:
         """Logits of the first new token, [B, V]."""
@@ -126,6 +144,30 @@ class Decoder:
         if self.cache is not None:
             self.cache.reorder_cache(rows)
 
+    def go_on(self, sequences: Sequence[Sequence[int]], num_held: Sequence[int]) -> Tensor:
+        """Logits of the first new token after sequences that have grown, [B, V]; what is held is not computed again.
+
+        Args:
+            sequences: token ids of each, which begin with tokens that the decoder has of it.
+            num_held: how many those are, fewer than the sequence has.
+        """
+        assert self.cache is not None
+        lengths = torch.tensor([len(sequence) for sequence in sequences], device=self.tokens.device)
+        # All go through the model with equally many tokens, so that padding stays on the left.
+        num_new = max(len(sequence) - held for sequence, held in zip(sequences, num_held, strict=True))
+        self.length = int(lengths.max())
+        padding = self.length - lengths
+        places = torch.arange(self.length - num_new, device=padding.device) - padding.unsqueeze(1)
+        places = (places + self.padding.unsqueeze(1)).clamp(min=0)
+        for layer in self.cache.layers:
+            assert isinstance(layer, GrowingLayer)
+            layer.take(places)
+        padded = [[0] * own + list(sequence) for own, sequence in zip(padding.tolist(), sequences, strict=True)]
+        self.tokens = torch.tensor(padded, device=padding.device)
+        self.padding, self.is_padded = padding, bool(padding.any())
+        self.tells_positions = self.accepts_positions and (self.is_padded or self.asks_for_positions)
+        return self._logits(self.tokens[:, self.length - num_new :])
+
     def make_room(self, num_tokens: int) -> None:
         """Expect so many new tokens."""
         self.capacity = self.length + num_tokens
@@ -137,15 +179,16 @@ class Decoder:
                 layer.capacity = self.capacity
 
     def _logits(self, tokens: Tensor) -> Tensor:
-        inputs: dict[str, Any] = {}
+        inputs: dict[str | None, Any] = {}
         positions = torch.arange(self.length, device=tokens.device)
         if self.is_padded:
-            inputs["attention_mask"] = (positions >= self.padding.unsqueeze(1)).long()
+            mask = (positions >= self.padding.unsqueeze(1)).long()
+            inputs["attention_mask"] = mask[:, -tokens.shape[1] :] if self.cache_name == STATE_SPACES else mask
         if self.tells_positions:
             own = positions[-tokens.shape[1] :] - self.padding.unsqueeze(1)
             inputs["position_ids"] = own.clamp(min=0)
         if self.cache is not None:
-            inputs["past_key_values"] = self.cache
+            inputs[self.cache_name] = self.cache
         output = self.model(input_ids=tokens, use_cache=self.cache is not None, **inputs, **self.options)
         logits: Tensor = output.logits[:, -1]
         return logits
@@ -157,3 +200,11 @@ def growing_cache(model: Any) -> DynamicCache:
     make_layer: Any = GrowingLayer
     cache.layers = [make_layer() if type(layer) is DynamicLayer else layer for layer in cache.layers]
     return cache
+
+
+def keeps_every_token(model: Any, traits: DecodingTraits) -> bool:
+    """Whether a model's cache holds keys and values of all tokens, so that sequences of any lengths go on from it."""
+    if not traits.caches or not traits.pads or traits.switch is not None:
+        return False
+    takes_cache = "past_key_values" in inspect.signature(model.forward).parameters
+    return takes_cache and all(isinstance(layer, GrowingLayer) for layer in growing_cache(model).layers)

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from grpo import ReportsMetrics, Stateful
+from grpo import DiffersFromPolicy, ImportanceCorrection, ReportsMetrics, Stateful
 from grpo_adapters.huggingface.agents.dialogue import Dialogue, Limits, environment_call
 from grpo_adapters.huggingface.agents.environments import TextEnvironment, checked_opening
 from grpo_adapters.huggingface.agents.history import History
@@ -118,6 +118,10 @@ class AgentSampler:
         size = num_actions_per_state
         return [conversations[start : start + size] for start in range(0, len(conversations), size)]
 
+    def get_importance_correction(self) -> ImportanceCorrection | None:
+        """What the engine recommends; None where the policy samples itself."""
+        return self._engine.get_importance_correction() if isinstance(self._engine, DiffersFromPolicy) else None
+
     def get_metrics(self) -> dict[str, float]:
         """Turns, calls of tools and tokens of the conversations that were last sampled, and the engine's own."""
         own_of_engine = self._engine.get_metrics() if isinstance(self._engine, ReportsMetrics) else {}
@@ -208,11 +212,11 @@ class AgentSampler:
 
 def talk_in_rounds(policy: CausalLMPolicy, sampling: SamplingConfig, dialogues: Sequence[Dialogue]) -> None:
     """Let the policy itself take the turns of all conversations together, one round after the other."""
-    going = list(dialogues)
+    turns, going = policy.turns(sampling), dict(enumerate(dialogues))
     while going:
-        completions = policy.continue_tokens([dialogue.context for dialogue in going], sampling)
-        run_together([dialogue.hear(own) for dialogue, own in zip(going, completions, strict=True)])
-        going = [dialogue for dialogue in going if not dialogue.is_over]
+        completions = turns.complete(list(going), [dialogue.context for dialogue in going.values()])
+        run_together([dialogue.hear(own) for dialogue, own in zip(going.values(), completions, strict=True)])
+        going = {index: dialogue for index, dialogue in going.items() if not dialogue.is_over}
 
 
 async def talk_through(
