@@ -316,7 +316,12 @@ def test_what_is_sent_by_nccl(engine: EngineServer, monkeypatch: pytest.MonkeyPa
     """It has not been run on a GPU: the communicator is made up, and the small server only takes note."""
     meetings: list[dict[str, Any]] = []
     sent: list[list[str]] = []
-    monkeypatch.setattr(gpu_transfer, "_join", lambda meeting, device: (meetings.append(meeting), "group")[1])
+
+    def join(meeting: dict[str, Any], device: torch.device) -> str:
+        meetings.append(meeting)
+        return "group"
+
+    monkeypatch.setattr(gpu_transfer, "_join", join)
     monkeypatch.setattr(gpu_transfer, "_broadcast", lambda group, weights, device: sent.append(list(weights)))
     engine.initial = build_model("llama")
     engine.forget()

@@ -1,4 +1,4 @@
-"""Servers that share the work, and go on where one of them fails."""
+"""Servers that share the work, also where one of them fails."""
 
 from __future__ import annotations
 
