@@ -67,7 +67,9 @@ def test_with_filters_they_are_those_of_what_was_left(family: str, filters: dict
             kept_probabilities(row, **filters)[token].log()
             for row, token in zip(rows, completion.token_ids, strict=True)
         ]
-        torch.testing.assert_close(torch.tensor(completion.log_probs).double(), torch.stack(expected), rtol=0, atol=1e-5)
+        torch.testing.assert_close(
+            torch.tensor(completion.log_probs).double(), torch.stack(expected), rtol=0, atol=1e-5
+        )
 
 
 def test_a_few_overrides_tell_them_too() -> None:
