@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,7 +37,6 @@ class Dialogue:
         history: what the model reads first.
         environment: answers what is no call of a tool; None where the conversation ends with such a turn.
         tools: by name.
-        parse: from the text of a turn to a message.
         limits: where it is cut.
 
     Attributes:
@@ -51,13 +50,11 @@ class Dialogue:
         history: History,
         environment: TextEnvironment | None,
         tools: Mapping[str, Tool],
-        parse: Callable[[str], Message],
         limits: Limits,
     ) -> None:
         self._history = history
         self._environment = environment
         self._tools = tools
-        self._parse = parse
         self._limits = limits
         self._turns: list[Turn] = []
         self._messages: list[Message] = []
@@ -82,7 +79,7 @@ class Dialogue:
         Raises:
             TextEnvironmentError: if the environment fails.
         """
-        context, said = self.context, self._parse(self._history.text_of(completion))
+        context, said = self.context, self._history.message_of(completion)
         self._messages.append(said)
         answers: list[Message] = []
         reward, done = 0.0, False

@@ -7,17 +7,17 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from grpo import ReportsMetrics, Stateful
+from grpo_adapters.huggingface.agents.chat_template import ChatTemplate, ChatTemplateError
 from grpo_adapters.huggingface.agents.dialogue import Dialogue, Limits, environment_call
 from grpo_adapters.huggingface.agents.environments import TextEnvironment, checked_opening
 from grpo_adapters.huggingface.agents.history import History
-from grpo_adapters.huggingface.agents.messages import parse_message
 from grpo_adapters.huggingface.agents.tools import tools_by_name
 from grpo_adapters.huggingface.causal_lm_policy import CausalLMPolicy
 from grpo_adapters.huggingface.conversations import Conversation, Message, rows_of
 from grpo_adapters.huggingface.event_loop import run_together
 from grpo_adapters.huggingface.model_setup import end_tokens, longest_prompt
 from grpo_adapters.huggingface.sampling import SamplingConfig
-from grpo_adapters.huggingface.states import Prompt, prompt_of
+from grpo_adapters.huggingface.states import prompt_of
 
 
 class AgentSampler:
@@ -78,7 +78,7 @@ class AgentSampler:
         self._max_turns = max_turns
         self._max_tokens = max_tokens
         self._timeout = timeout
-        self._parse = parse or parse_message
+        self._parse = parse
         self._metrics: dict[str, float] = {}
 
     def sample(
@@ -170,33 +170,20 @@ class AgentSampler:
             tools_of = getattr(environment, "get_tools", None)
             tools = tools_by_name([*tools.values(), *(tools_of() if callable(tools_of) else ())])
         prompt = prompt_of(state, index) if opening is None else opening
-        history = self._history(policy, prompt, state, [tool.schema for tool in tools.values()])
+        options = state.get("chat_template_kwargs") or {} if isinstance(state, Mapping) else {}
+        template = ChatTemplate(policy.tokenizer, [tool.schema for tool in tools.values()], options)
+        ends = end_tokens(policy.causal_model, policy.tokenizer)
+        try:
+            history = History(prompt, policy.tokenizer, ends, template, self._parse)
+        except ChatTemplateError as error:
+            raise ChatTemplateError(f"state {index}: {error}") from error
         limits = self._limits(policy, sampling)
         if limits.context is not None and len(history.context) > limits.context:
             raise ValueError(
                 f"state {index} begins with {len(history.context):,} tokens, expected at most {limits.context:,}, so "
                 f"that a turn of max_new_tokens={sampling.max_new_tokens} fits: shorten it, or leave it out"
             )
-        return Dialogue(history, environment, tools, self._parse, limits)
-
-    def _history(
-        self, policy: CausalLMPolicy, prompt: Prompt, state: Any, schemas: Sequence[dict[str, Any]]
-    ) -> History:
-        tokenizer = policy.tokenizer
-        options = state.get("chat_template_kwargs") or {} if isinstance(state, Mapping) else {}
-
-        def render(messages: Sequence[Message], adds_generation_prompt: bool) -> str:
-            return str(
-                tokenizer.apply_chat_template(
-                    list(messages),
-                    tools=list(schemas) or None,
-                    add_generation_prompt=adds_generation_prompt,
-                    tokenize=False,
-                    **options,
-                )
-            )
-
-        return History(prompt, tokenizer, end_tokens(policy.causal_model, tokenizer), render)
+        return Dialogue(history, environment, tools, limits)
 
     def _limits(self, policy: CausalLMPolicy, sampling: SamplingConfig) -> Limits:
         context = longest_prompt(policy.causal_model, sampling.max_new_tokens)
