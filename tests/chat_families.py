@@ -121,14 +121,19 @@ def ids_of(family: Family, text: str) -> tuple[int, ...]:
 
 def let_speak(policy: CausalLMPolicy, family: Family, turns: Sequence[str]) -> None:
     """Have the policy say these texts, turn after turn, with the log-probs that its model gives them."""
-    said = iter(turns)
 
-    def continue_tokens(contexts: Sequence[Sequence[int]], sampling: SamplingConfig) -> list[Completion]:
-        text = next(said)
-        token_ids = ids_of(family, text)
-        return [Completion(token_ids, text, True, drawn_log_probs(policy, own, token_ids)) for own in contexts]
+    class Script:
+        """The turns of one conversation."""
 
-    policy.continue_tokens = continue_tokens  # type: ignore[method-assign]
+        def __init__(self) -> None:
+            self.left = iter(turns)
+
+        def complete(self, conversations: Sequence[int], contexts: Sequence[tuple[int, ...]]) -> list[Completion]:
+            text = next(self.left)
+            token_ids = ids_of(family, text)
+            return [Completion(token_ids, text, True, drawn_log_probs(policy, own, token_ids)) for own in contexts]
+
+    policy.turns = lambda sampling: Script()  # type: ignore[method-assign, assignment, return-value]
 
 
 def drawn_log_probs(policy: CausalLMPolicy, context: Sequence[int], token_ids: Sequence[int]) -> tuple[float, ...]:

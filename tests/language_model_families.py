@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from typing import Any
 
@@ -63,6 +64,7 @@ LONG_ROPE: dict[str, Any] = {
         "long_factor": [8.0] * 4,
         "original_max_position_embeddings": 16,
     },
+    "original_max_position_embeddings": 16,
 }
 
 GEMMA_3N: dict[str, Any] = {
@@ -196,7 +198,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "qwen3_5_text": LINEAR_AND_FULL,
     "qwen3_moe": {},
     "qwen3_next": LINEAR_AND_FULL,
-    "recurrent_gemma": {},
+    "recurrent_gemma": {"block_types": ("recurrent", "attention"), "attention_window_size": 8, "lru_width": 16},
     "rembert": {"input_embedding_size": 8, "output_embedding_size": 16},
     "roberta": {"pad_token_id": 1},
     "roformer": {},
@@ -226,7 +228,7 @@ def build_family(name: str, *, dtype: torch.dtype = torch.float32, std: float = 
     config_class = CONFIG_MAPPING[name]
     known = {field.name for field in dataclasses.fields(config_class)} | config_class.attribute_map.keys()
     usual = {setting: value for setting, value in USUAL.items() if setting in known}
-    config = config_class(**(usual | FAMILIES[name] | changes))
+    config = config_class(**copy.deepcopy(usual | FAMILIES[name] | changes))  # which configs write into
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model: PreTrainedModel = AutoModelForCausalLM.from_config(config)
@@ -235,3 +237,18 @@ def build_family(name: str, *, dtype: torch.dtype = torch.float32, std: float = 
                 if parameter.ndim > 1:
                     parameter.normal_(std=std)
     return model.to(dtype).eval()
+
+
+def greedy_by_transformers(policy: Any, prompt: str) -> list[int]:
+    """The likeliest completion of a prompt alone, by transformers' own way of generating."""
+    token_ids = torch.tensor([policy.tokenizer(prompt)["input_ids"]])
+    generated: torch.Tensor = policy.causal_model.generate(
+        token_ids,
+        attention_mask=torch.ones_like(token_ids),
+        do_sample=False,
+        max_new_tokens=policy.sampling.max_new_tokens,
+        eos_token_id=0,
+        pad_token_id=0,
+    )
+    found: list[int] = generated[0, token_ids.shape[1] :].tolist()
+    return found

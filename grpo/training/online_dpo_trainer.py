@@ -19,10 +19,10 @@ from grpo.rollout.sampler import Sampler
 from grpo.training._metrics import StepMetrics
 from grpo.training._optimization import move_all
 from grpo.training._sampling_gap import SamplingGap
-from grpo.training.dpo_trainer import DPOTrainer
+from grpo.training.preference_trainer import PreferenceTrainer
 
 
-class OnlineDPOTrainer(DPOTrainer[StatesT, ActionsT]):
+class OnlineDPOTrainer(PreferenceTrainer[StatesT, ActionsT]):
     """DPO on what a reward model prefers among the policy's own actions: it takes states, and makes the pairs itself.
 
     A step samples a group of actions for each state, and learns from the best and the worst of each group; by how much
@@ -91,9 +91,7 @@ class OnlineDPOTrainer(DPOTrainer[StatesT, ActionsT]):
     def _parts(self) -> dict[str, object]:
         return {"sampler": self.sampler, "objective": self.objective}
 
-    def step(  # type: ignore[override]  # of states, where DPO is given their pairs
-        self, states: StatesT, **generation_kwargs: Any
-    ) -> dict[str, float]:
+    def step(self, states: StatesT, **generation_kwargs: Any) -> dict[str, float]:
         """Sample actions for the states, score them, and update the policy on the pairs that they make.
 
         Args:

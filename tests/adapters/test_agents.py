@@ -52,22 +52,21 @@ class Scripted:
         tokenizer.eos_token = ";"
         self.policy = policy_of(tokenizer, SamplingConfig(max_new_tokens=64))
         self.turns, self.cut = turns, cut
-        self.rounds: list[list[tuple[int, ...]]] = []
+        self.rounds = 0
 
     def talk(
         self, sampler: AgentSampler, states: Sequence[Any] = ("hello?",), group_size: int = 1
     ) -> list[list[Conversation]]:
         """Conversations in which the policy's turns are the scripted ones."""
-
-        def continue_tokens(contexts: Sequence[Sequence[int]], sampling: SamplingConfig) -> list[Completion]:
-            self.rounds.append([tuple(context) for context in contexts])
-            text = self.turns[min(len(self.rounds), len(self.turns)) - 1]
-            said = text if self.cut else f"{text};"
-            token_ids = tuple(self.policy.tokenizer(said)["input_ids"])
-            return [Completion(token_ids, text, not self.cut) for _ in contexts]
-
-        self.policy.continue_tokens = continue_tokens  # type: ignore[method-assign]
+        self.policy.turns = lambda sampling: self  # type: ignore[method-assign, assignment, return-value]
         return sampler.sample(self.policy, [asked(state) for state in states], group_size)
+
+    def complete(self, conversations: Sequence[int], contexts: Sequence[tuple[int, ...]]) -> list[Completion]:
+        """The turn that is next in the script, in each conversation."""
+        self.rounds += 1
+        text = self.turns[min(self.rounds, len(self.turns)) - 1]
+        token_ids = tuple(self.policy.tokenizer(text if self.cut else f"{text};")["input_ids"])
+        return [Completion(token_ids, text, not self.cut) for _ in contexts]
 
     def read(self, context: Sequence[int]) -> str:
         """Token ids as text."""

@@ -1,355 +1,108 @@
-"""Conversations in the chat templates of model families: the very tokens, in the template's own words."""
+"""What a row says besides its messages reaches the chat template, and what a template changes is told."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
 from typing import Any
 
 import pytest
-import torch
-from chat_families import (
-    FAMILIES,
-    GEMMA,
-    GEMMA3,
-    GPT_OSS,
-    LLAMA3_1,
-    LLAMA3_2,
-    QWEN3,
-    Family,
-    Message,
-    ids_of,
-    let_speak,
-    policy_of,
-    read,
-    rendered,
-    tokenizer_of,
-)
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from language_models import CHAT_TEMPLATE, build_policy, build_tokenizer
 
-from grpo_adapters.huggingface import AgentSampler, CompletionBatch, Conversation, Tool, parse_message
-from grpo_adapters.huggingface.conversations import rows_of
+from grpo_adapters.huggingface import character_tokenizer, preferences_of
+from grpo_adapters.huggingface.prompts import encode_prompts
 
-ASKED: list[Message] = [{"role": "user", "content": "2 + 3?"}]
-CALL = {"name": "add", "arguments": {"first": 2, "second": 3}}
-CALLED: Message = {"role": "assistant", "content": "", "tool_calls": [{"type": "function", "function": CALL}]}
+ASKED = [{"role": "user", "content": "1+2"}]
+CALLS = [{"type": "function", "function": {"name": "add", "arguments": {}}}]
+CALLED = [*ASKED, {"role": "assistant", "content": "ab", "tool_calls": CALLS}]
+WITH_VARIABLES = "{% for tool in tools or [] %}{{ tool.function.name }}={% endfor %}{{ digits }}" + CHAT_TEMPLATE
+STRIPS = CHAT_TEMPLATE.replace("message['content']", "message['content'] | trim")
+DROPS = CHAT_TEMPLATE.replace("message['content']", "message['content'].split('b')[-1]")
+REFUSES = "{{ raise_exception('no such role') }}" + CHAT_TEMPLATE
 
 
-def add(first: int, second: int) -> int:
-    """Add two numbers.
+def ab(a: int) -> int:
+    """Add one.
 
     Args:
-        first: one.
-        second: the other.
+        a: a number.
     """
-    return first + second
+    return a + 1
 
 
-class Asks:
-    """Says the same until it has said it often enough."""
-
-    def __init__(self, num_turns: int) -> None:
-        self.left = num_turns
-
-    def reset(self, state: Any) -> None:
-        return None
-
-    def step(self, message: Message) -> tuple[list[Message], float, bool]:
-        self.left -= 1
-        return [{"role": "user", "content": "And é?"}], 1.0, self.left <= 0
+SCHEMA = {"type": "function", "function": {"name": "ba", "parameters": {"type": "object", "properties": {}}}}
 
 
-def talk(family: Family, turns: Sequence[str], *, tools: bool, **options: Any) -> Conversation:
-    """What the policy says by a script, in a conversation with a tool and with one that goes on asking."""
-    policy = policy_of(family)
-    let_speak(policy, family, turns)
-    asks = sum("tool_calls" not in parse_message(turn.removesuffix(family.end)) for turn in turns)
-    sampler = AgentSampler(lambda: Asks(asks), [add] if tools else (), max_turns=len(turns), **options)
-    [[conversation]] = sampler.sample(policy, [{"prompt": ASKED}], 1)
-    assert len(conversation.turns) == len(turns)
-    check_exactness(family, policy, conversation)
-    return conversation
+def texts(states: list[Any], template: str = WITH_VARIABLES) -> list[str]:
+    tokenizer = character_tokenizer("0123456789+= abut", chat_template=template)
+    return [str(tokenizer.decode(list(token_ids))) for token_ids in encode_prompts(states, tokenizer)]
 
 
-def check_exactness(family: Family, policy: Any, conversation: Conversation) -> None:
-    """Law 13, and that decisions are exactly what the model sampled."""
-    batch = policy.encode_actions(["unread"], [conversation])
-    assert isinstance(batch, CompletionBatch)
-    sampled = [token for turn in conversation.turns for token in turn.completion.token_ids]
-    assert batch.targets.tolist() == sampled
-    assert batch.sampling_log_probs is not None
-    log_probs = policy.evaluate_actions(batch).log_probs
-    torch.testing.assert_close(log_probs, batch.sampling_log_probs, rtol=0, atol=1e-5)
+def row(**columns: Any) -> dict[str, Any]:
+    return {"prompt": ASKED, **columns}
 
 
-QWEN_TOOL = "\n<|im_start|>user\n<tool_response>\n5\n</tool_response><|im_end|>\n<|im_start|>assistant\n"
-QWEN_USER = "\n<|im_start|>user\nAnd é?<|im_end|>\n<|im_start|>assistant\n"
-LLAMA_TOOL = (
-    '<|start_header_id|>ipython<|end_header_id|>\n\n"5"<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n'
-)
-LLAMA_USER = (
-    "<|start_header_id|>user<|end_header_id|>\n\nAnd é?<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n"
-)
-GEMMA_USER = "\n<start_of_turn>user\nAnd é?<end_of_turn>\n<start_of_turn>model\n"
-OSS_TOOL = '<|start|>functions.add to=assistant<|channel|>commentary<|message|>"5"<|end|><|start|>assistant'
-THINKING = "<|channel|>analysis<|message|>Adding.<|end|><|start|>assistant"
-OSS_ARGUMENTS = '<|message|>{"first": 2, "second": 3}<|call|>'
-JSON = '{"name": "add", "arguments": {"first": 2, "second": 3}}'
-TIGHT = '{"name":"add","arguments":{"first":2,"second":3}}'
-LLAMA_JSON = '{"name": "add", "parameters": {"first": 2, "second": 3}}'
-BROKEN = '{"name": "add", "arguments": {"first": 2'
-UNREAD = "error: the call '" + BROKEN + "' cannot be read; tools are add"
-
-GOES_ON: list[tuple[Family, str, str]] = [
-    (QWEN3, f"<think>\nAdd.\n</think>\n\n<tool_call>\n{JSON}\n</tool_call><|im_end|>", QWEN_TOOL),
-    (QWEN3, f"<think>Add.</think><tool_call>{TIGHT}</tool_call><|im_end|>", QWEN_TOOL),
-    (QWEN3, f"  Let me see. <tool_call>{TIGHT}</tool_call> \n<|im_end|>", QWEN_TOOL),
-    (QWEN3, f"<tool_call>\n{BROKEN}\n</tool_call><|im_end|>", QWEN_TOOL.replace("5", UNREAD)),
-    (QWEN3, "It is 5. <|im_end|>", QWEN_USER),
-    (LLAMA3_1, f"{LLAMA_JSON}<|eot_id|>", LLAMA_TOOL),
-    (LLAMA3_2, f"{LLAMA_JSON}<|eot_id|>", LLAMA_TOOL),
-    (LLAMA3_2, f" {TIGHT.replace('arguments', 'parameters')}\n<|eot_id|>", LLAMA_TOOL),
-    (LLAMA3_1, f"<|python_tag|>{LLAMA_JSON}<|eot_id|>", LLAMA_TOOL),
-    (LLAMA3_1, " It is 5.\n<|eot_id|>", LLAMA_USER),
-    (GEMMA, "It is 5.<end_of_turn>", GEMMA_USER),
-    (GEMMA3, " \nIt is 5. <end_of_turn>", GEMMA_USER),
-    (GPT_OSS, f"{THINKING} to=functions.add<|channel|>commentary json{OSS_ARGUMENTS}", OSS_TOOL),
-    (GPT_OSS, f"{THINKING}<|channel|>commentary to=functions.add <|constrain|>json{OSS_ARGUMENTS}", OSS_TOOL),
-    (GPT_OSS, f"<|channel|>commentary to=functions.add <|constrain|>json{OSS_ARGUMENTS}", OSS_TOOL),
-    (
-        GPT_OSS,
-        f"{THINKING}<|channel|>commentary<|message|>I add.<|end|><|start|>assistant<|channel|>commentary "
-        f"to=functions.add <|constrain|>json{OSS_ARGUMENTS}",
-        OSS_TOOL,
-    ),
-]
-
-
-@pytest.mark.parametrize(("family", "said", "read_next"), GOES_ON)
-def test_a_turn_goes_on_with_the_very_tokens(family: Family, said: str, read_next: str) -> None:
-    tools = family.template not in ("gemma", "gemma3")
-    first, second = talk(family, [said, f"Done.{family.end}"], tools=tools).turns
-    assert second.context[: len(first)] == first.token_ids == (*first.context, *ids_of(family, said))
-    schemas = [Tool(add).schema] if tools else []
-    assert read(family, first.context) == rendered(family, ASKED, schemas)
-    assert read(family, second.context[len(first) :]) == read_next
-
-
-REWRITES: list[tuple[Family, str, Message, list[Message]]] = [
-    (
-        QWEN3,
-        "<think>\nEasy.\n</think>\n\nIt is 5.<|im_end|>",
-        {"role": "assistant", "content": "It is 5."},
-        [{"role": "user", "content": "And é?"}],
-    ),
-    (
-        QWEN3,
-        "It is 5.<|endoftext|>",
-        {"role": "assistant", "content": "It is 5."},
-        [{"role": "user", "content": "And é?"}],
-    ),
-    (
-        QWEN3,
-        f"<think>\n\n</think>\n\n<tool_call>{JSON}</tool_call><|im_end|>",
-        CALLED,
-        [{"role": "tool", "content": "5"}],
-    ),
-    (LLAMA3_1, f"<|python_tag|>{LLAMA_JSON}<|eom_id|>", CALLED, [{"role": "tool", "content": "5"}]),
-    (GEMMA, "It is 5.<eos>", {"role": "assistant", "content": "It is 5."}, [{"role": "user", "content": "And é?"}]),
-    (
-        GPT_OSS,
-        f"{THINKING}<|channel|>final<|message|>It is 5.<|return|>",
-        {"role": "assistant", "content": "It is 5."},
-        [{"role": "user", "content": "And é?"}],
-    ),
-    (
-        GPT_OSS,
-        "<|channel|>final<|message|>It is 5.<|return|>",
-        {"role": "assistant", "content": "It is 5."},
-        [{"role": "user", "content": "And é?"}],
-    ),
-]
-
-
-@pytest.mark.parametrize(("family", "said", "message", "answers"), REWRITES)
-def test_a_row_begins_where_the_template_rewrites(
-    family: Family, said: str, message: Message, answers: list[Message]
-) -> None:
-    tools = [add] if "tool_calls" in message else []
-    first, second = talk(family, [said, f"Done.{family.end}"], tools=bool(tools)).turns
-    assert second.context[: len(first)] != first.token_ids
-    schemas = [Tool(function).schema for function in tools]
-    text = rendered(family, [*ASKED, message, *answers], schemas)
-    assert read(family, second.context) == text
-    assert second.context == tuple(tokenizer_of(family)(text, add_special_tokens=False)["input_ids"])
-
-
-def test_thinking_stays_between_calls_and_goes_with_the_next_question() -> None:
-    call = f"<think>\nAdd.\n</think>\n\n<tool_call>\n{JSON}\n</tool_call><|im_end|>"
-    answer = "<think>\nSeen.\n</think>\n\nIt is 5.<|im_end|>"
-    conversation = talk(QWEN3, [call, call, answer, answer], tools=True)
-    assert [len(row) for row in rows_of(conversation.turns)] == [3, 1]
-    last = read(QWEN3, conversation.turns[-1].context)
-    assert "Add." not in last
-    assert "Seen." not in last
-    assert last.count(f"<tool_call>\n{JSON}\n</tool_call>") == 2
-
-
-def pieces(family: Family) -> st.SearchStrategy[str]:
-    """What a model of the family may come to say, sense or not."""
-    word = st.sampled_from(["It is 5.", " ", "\n", "\n\n", "{", '"', "é", "5"])
-    special = st.sampled_from([token for token in family.special_tokens if token not in family.ends])
-    calls = {
-        "qwen3": [f"<tool_call>\n{JSON}\n</tool_call>", f"<tool_call>{TIGHT}</tool_call>", f"<tool_call>{BROKEN}"],
-        "gptoss": [THINKING, "<|channel|>final<|message|>", " to=functions.add<|channel|>commentary json<|message|>{}"],
-    }
-    call = st.sampled_from(calls.get(family.template, [LLAMA_JSON, TIGHT, BROKEN]))
-    thought = st.sampled_from(["<think>\nHm.\n</think>\n\n", "<think></think>", "<think>", "</think>"])
-    piece = st.one_of(word, call, thought if family is QWEN3 else word, special)
-    ends = st.sampled_from((*family.ends, *[family.end] * 4))
-    return st.tuples(st.lists(piece, max_size=5).map("".join), ends).map("".join)
-
-
-def answers_of(conversation: Conversation) -> list[list[str]]:
-    """What was answered to each turn."""
-    answers: list[list[str]] = []
-    for message in conversation.messages:
-        if message["role"] == "assistant":
-            answers.append([])
-        else:
-            answers[-1].append(message["content"])
-    return answers
-
-
-def may_rewrite(family: Family, said: Sequence[str]) -> bool:
-    """Whether a template may write these turns in another way, once they have been answered."""
-    if family is GPT_OSS or not said[-1].endswith(family.end):
-        return True
-    return family is QWEN3 and any("think>" in turn for turn in said)
-
-
-@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.template)
-@settings(max_examples=15, deadline=None)
-@given(data=st.data())
-def test_whatever_is_said(family: Family, data: st.DataObject) -> None:
-    """Rows end only where a template writes what was before in another way; answers are told, and nothing is lost."""
-    said = data.draw(st.lists(pieces(family), min_size=2, max_size=4))
-    tools = [] if family in (GEMMA, GEMMA3) else [add]
-    policy = policy_of(family)
-    let_speak(policy, family, said)
-    sampler = AgentSampler(lambda: Asks(9), tools, max_turns=len(said))
-    [[conversation]] = sampler.sample(policy, [ASKED], 1)
-    check_exactness(family, policy, conversation)
-    schemas = [Tool(function).schema for function in tools]
-    opening = rendered(family, ASKED, schemas)
-    assert read(family, conversation.turns[0].context) == opening
-    answers = answers_of(conversation)
-    for place, (before, turn) in enumerate(zip(conversation.turns, conversation.turns[1:], strict=False)):
-        text = read(family, turn.context)
-        goes_on = turn.context[: len(before)] == before.token_ids
-        assert goes_on or may_rewrite(family, said[: place + 1])
-        assert text.startswith(read(family, before.token_ids) if goes_on else opening[: opening.rindex("2 + 3?")])
-        assert all(answer in text or json.dumps(answer, ensure_ascii=False) in text for answer in answers[place])
-        assert text.endswith(opening.rpartition("2 + 3?")[2][-12:])
-
-
-@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.template)
-def test_what_the_model_itself_samples(family: Family) -> None:
-    """Log-probs are those that tokens were drawn with, when the model speaks, in conversations of unequal lengths."""
-    policy = policy_of(family, max_new_tokens=8, with_log_probs=True)
-    head = policy.causal_model.get_output_embeddings()
-    assert isinstance(head, torch.nn.Linear)
-    head.bias = torch.nn.Parameter(torch.zeros(head.out_features))
-    head.bias.data[list(ids_of(family, family.end))] = 5.0
-    conversations = [
-        conversation
-        for group in AgentSampler(lambda: Asks(3)).sample(policy, [ASKED, [{"role": "user", "content": "é" * 40}]], 3)
-        for conversation in group
+def test_tools_and_variables_reach_the_template() -> None:
+    states = [
+        row(),
+        row(tools=[ab, SCHEMA]),
+        row(tools=[SCHEMA]),
+        row(tools=[], chat_template_kwargs={"digits": "77"}),
+        row(tools=None, chat_template_kwargs={"digits": "78"}),
+        row(chat_template_kwargs={"digits": None}),
+        row(tools=[ab], chat_template_kwargs={"digits": "9"}),
     ]
-    assert max(len(conversation.turns) for conversation in conversations) == 3
-    batch = policy.encode_actions(["unread"] * 6, conversations)
-    assert isinstance(batch, CompletionBatch)
-    assert batch.sampling_log_probs is not None
-    log_probs = policy.evaluate_actions(batch).log_probs
-    torch.testing.assert_close(log_probs, batch.sampling_log_probs, rtol=0, atol=1e-5)
+    written = ["", "ab=ba=", "ba=", "77", "78", "", "ab=9"]
+    assert texts(states) == [f"{before}u1+2=a" for before in written]
 
 
-class Says:
-    """Answers with given messages, once."""
-
-    def __init__(self, opening: list[Message] | None, *answers: Message) -> None:
-        self.opening, self.answers = opening, list(answers)
-
-    def reset(self, state: Any) -> list[Message] | None:
-        return self.opening
-
-    def step(self, message: Message) -> tuple[list[Message], float, bool]:
-        return self.answers, 0.0, False
+def test_a_call_of_tools_is_no_beginning_of_an_answer() -> None:
+    assert texts([CALLED, [*CALLED, {"role": "tool", "content": "3"}]], CHAT_TEMPLATE) == [
+        "u1+2=aab=a",
+        "u1+2=aab=t3=a",
+    ]
 
 
-SYSTEM: Message = {"role": "system", "content": "Be brief."}
-PHI3 = Family("phi3", ("<|user|>", "<|assistant|>", "<|end|>", "<|system|>"), ("<|end|>",), "<|end|>", "<|end|>")
-LLAMA3 = Family("llama3", LLAMA3_1.special_tokens, LLAMA3_1.ends, LLAMA3_1.end, LLAMA3_1.call_end)
-NO_PLACE: list[tuple[Family, Says, bool, str]] = [
-    (GEMMA, Says(None), True, "state 0: the tokenizer's chat template has no place for tools"),
-    (LLAMA3, Says(None), True, "state 0: the tokenizer's chat template has no place for tools"),
-    (GEMMA, Says([SYSTEM, *ASKED]), False, "does not take messages of system, user: System role not supported"),
-    (PHI3, Says([*ASKED, {"role": "nobody", "content": "x"}]), False, "leaves out message 1, of the role 'nobody'"),
-    (QWEN3, Says([*ASKED, {"role": "assistant", "content": "It"}]), False, "the prompt ends in words of the assistant"),
-    (PHI3, Says(None, {"role": "tool", "content": "5"}), False, "refuses or leaves out answers of the roles 'tool'"),
-    (GEMMA3, Says(None, *ASKED, *ASKED), False, "refuses or leaves out answers of the roles 'user', 'user'"),
-]
+def test_the_assistants_own_words_go_on() -> None:
+    assert texts([[*ASKED, {"role": "assistant", "content": "3+", "tool_calls": None}]], CHAT_TEMPLATE) == ["u1+2=a3+"]
 
 
-@pytest.mark.parametrize(("family", "says", "tools", "message"), NO_PLACE)
-def test_what_a_template_has_no_place_for(family: Family, says: Says, tools: bool, message: str) -> None:
-    policy = policy_of(family)
-    let_speak(policy, family, [f"It is 5.{family.end}"])
-    with pytest.raises(ValueError, match=message):
-        AgentSampler(lambda: says, [add] if tools else ()).sample(policy, [ASKED], 1)
-
-
-def test_the_tokenizers_own_parser_is_used_where_it_can_read() -> None:
-    tokenizer = tokenizer_of(QWEN3)
-    tokenizer.response_template = {
-        "defaults": {"role": "assistant"},
-        "start_anchor": "<|im_start|>assistant\n",
-        "fields": {
-            "tool_calls": {
-                "open": "[",
-                "close": "]",
-                "repeats": True,
-                "content": "json",
-                "transform": {"type": "function", "function": "{content}"},
-            },
-            "content": {"close": "<|im_end|>", "content": "text"},
-        },
-    }
-    try:
-        told = talk(QWEN3, [f"[{JSON}]<|im_end|>", "Good.<|im_end|>"], tools=True)
-        unread = talk(QWEN3, ["[{]<|im_end|>"], tools=True)
-        strange = talk(QWEN3, ["[5]<|im_end|>"], tools=True)
-    finally:
-        tokenizer.response_template = None
-    assert told.messages[:2] == (CALLED, {"role": "tool", "name": "add", "content": "5"})
-    assert told.messages[2] == {"role": "assistant", "content": "Good."}
-    assert unread.messages[0] == {"role": "assistant", "content": "[{]"}
-    assert strange.messages[0] == {"role": "assistant", "content": "[5]"}
-
-
-PARSED: list[tuple[str, Message]] = [
-    ("<think>\nHm.\n</think>\n\nFive.", {"content": "Five.", "reasoning_content": "Hm."}),
-    ("Hm.</think>Five.", {"content": "Five.", "reasoning_content": "Hm."}),
-    ("<think>Never done", {"content": "", "reasoning_content": "Never done"}),
+OWN = [*ASKED, {"role": "assistant", "content": "ab0 "}]
+WRONG: list[tuple[Any, str, type[Exception], str]] = [
+    (OWN, STRIPS, ValueError, r"state 1 ends in the assistant's own words, 'ab0 ', which the chat template does not"),
+    (OWN, DROPS, ValueError, r"state 1 ends in the assistant's own words, 'ab0 ', which the chat template does not"),
+    (ASKED, REFUSES, ValueError, r"the chat template refuses the messages of state 1: no such role"),
+    (row(tools=[ab]), CHAT_TEMPLATE, ValueError, r"state 1 has column 'tools', but .* has no variable 'tools'"),
+    (row(chat_template_kwargs={"digit": 1}), WITH_VARIABLES, ValueError, r"state 1 has 'digit' in column 'chat_temp"),
+    (row(chat_template_kwargs={"tokenize": 1}), WITH_VARIABLES, ValueError, r"has no variable 'tokenize'"),
+    (row(chat_template_kwargs="digits"), WITH_VARIABLES, TypeError, r"'chat_template_kwargs' of state 1 is a str"),
+    (row(tools="ab"), WITH_VARIABLES, TypeError, r"column 'tools' of state 1 is a str, expected JSON schemas or func"),
+    (row(tools=SCHEMA), WITH_VARIABLES, TypeError, r"column 'tools' of state 1 is a dict"),
+    (row(tools=["ab"]), WITH_VARIABLES, TypeError, r"tool 0 of state 1 is a str, expected a JSON schema or a function"),
     (
-        f"<think><tool_call>{JSON}</tool_call></think>No.",
-        {"content": "No.", "reasoning_content": f"<tool_call>{JSON}</tool_call>"},
+        {"prompt": "1", "tools": [ab]},
+        WITH_VARIABLES,
+        ValueError,
+        r"state 1 has a column 'tools', but its prompt is a s",
     ),
-    (f"<think>Hm.</think><tool_call>{JSON}</tool_call>", {**CALLED, "reasoning_content": "Hm."}),
+    (
+        {"prompt": "1", "chat_template_kwargs": {"digits": "7"}},
+        WITH_VARIABLES,
+        ValueError,
+        r"state 1 has a column 'chat_template_kwargs', but its prompt is a string",
+    ),
 ]
 
 
-@pytest.mark.parametrize(("text", "message"), PARSED)
-def test_thinking_is_no_answer(text: str, message: Message) -> None:
-    assert parse_message(text) == {"role": "assistant", **message}
+@pytest.mark.parametrize(("state", "template", "error", "message"), WRONG)
+def test_what_cannot_reach_the_model(state: Any, template: str, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        texts(["7", state], template)
+
+
+def test_preferences_are_of_the_prompt_with_its_tools() -> None:
+    policy = build_policy(tokenizer=build_tokenizer(chat_template=WITH_VARIABLES))
+    answers = {name: [{"role": "assistant", "content": own}] for name, own in (("chosen", "3"), ("rejected", "7"))}
+    [pair] = preferences_of([row(tools=[ab], **answers)], policy)
+    batch = policy.encode_actions([pair.state], [pair.chosen])
+    [expected] = encode_prompts([pair.state], policy.tokenizer)
+    assert tuple(batch.tokens[0].tolist()) == expected + pair.chosen.token_ids
+    assert policy.tokenizer.decode(list(expected)).startswith("ab=")

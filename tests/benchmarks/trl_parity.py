@@ -136,7 +136,8 @@ def cases() -> list[Case]:
     - TRL's ``sapo`` averages as its ``grpo`` does, its ``cispo`` as its ``dapo``.
     - ``delta`` is our ``dual_clip``; with it TRL bounds positive advantages too, which the clip range, being narrower,
       has done already.
-    - ``importance_sampling_level="sequence"`` is our SampleClippedSurrogate.
+    - ``importance_sampling_level="sequence"`` is our SampleClippedSurrogate; ``luspo`` is that with the integer 1 as
+      ``loss_averaging``.
     - ``use_bias_correction_kl`` is on by default in TRL, ``kl_importance_correction`` is off in ours.
     - ``mask_truncated_completions`` is our ``mask_truncated="decisions"``: a masked completion has no tokens, but is
       one of the completions that ``grpo``, ``dr_grpo`` and ``importance_sampling_level="sequence"`` divide by.
@@ -175,6 +176,12 @@ def cases() -> list[Case]:
             GRPOObjective(surrogate=gspo),
             "per_sample",
             {"loss_type": "grpo", **GSPO_CLIPS},
+        ),
+        Case(
+            "luspo",
+            GRPOObjective(surrogate=gspo),
+            1,
+            {"loss_type": "luspo", **GSPO_CLIPS},
         ),
         Case(
             "two-sided clipping",

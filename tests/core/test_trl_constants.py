@@ -46,6 +46,7 @@ CASES: dict[str, tuple[GRPOObjective, LossAveraging]] = {
     "cispo": (GRPOObjective(surrogate=ClippedImportanceSurrogate(max_ratio=1.5)), "per_decision"),
     "sapo": (GRPOObjective(surrogate=SoftAdaptiveSurrogate()), "per_sample"),
     "gspo": (GRPOObjective(surrogate=GSPO), "per_sample"),
+    "luspo": (GRPOObjective(surrogate=GSPO), 1),
     "two-sided clipping": (
         GRPOObjective(surrogate=ClippedSurrogate(clip_low=0.2, clip_high=0.28, dual_clip=1.6)),
         "per_sample",
@@ -84,6 +85,10 @@ TRL: dict[str, tuple[float, list[float]]] = {
     "gspo": (
         -0.1877118,
         [-0.1381464, -0.1381464, -0.1381464, 0.0, 0.1605032, 0.1605032, -0.0689263, -0.0689263, -0.0689263],
+    ),
+    "luspo": (
+        -1.1091416,
+        [-0.4144391, -0.4144391, -0.4144391, 0.0, 0.3210064, 0.3210064, -0.206779, -0.206779, -0.206779],
     ),
     "two-sided clipping": (-0.1612671, [-0.1381464, -0.08379, 0.0, 0.0, 0.0, 0.1131047, -0.0666667, 0.0, -0.0404354]),
     "k3": (

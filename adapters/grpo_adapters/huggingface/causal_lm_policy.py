@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Self
 
@@ -21,6 +21,7 @@ from grpo_adapters.huggingface.completions import Completion
 from grpo_adapters.huggingface.conversations import Action, Conversation, Turn, check_actions
 from grpo_adapters.huggingface.decoding_traits import traits_of
 from grpo_adapters.huggingface.generation import sample_completions
+from grpo_adapters.huggingface.kept_turns import KeptTurns
 from grpo_adapters.huggingface.length_buckets import call_overhead, length_buckets
 from grpo_adapters.huggingface.loading import load_pretrained
 from grpo_adapters.huggingface.long_positions import parts_by_length
@@ -44,8 +45,8 @@ from grpo_adapters.huggingface.sampling import SamplingConfig
 from grpo_adapters.huggingface.token_log_probs import token_log_probs
 from grpo_adapters.huggingface.training_mode import (
     enter_training_without_noise,
+    noisy_in_training,
     switch_dropout_off,
-    warn_of_noise,
 )
 
 
@@ -129,12 +130,10 @@ class CausalLMPolicy:
         check_does_not_look_ahead(self.causal_model)
         self._traits = traits_of(self.causal_model)
         self.fuses_head = is_body_and_head(self.causal_model)
-        self._warn_of_what_costs()
-        if disable_dropout:
-            warn_of_noise(self.model, self.causal_model, stacklevel=3)
+        self._warn_of_the_model()
 
-    def _warn_of_what_costs(self) -> None:
-        """Tell the caller of the constructor what makes this model slow, or large."""
+    def _warn_of_the_model(self) -> None:
+        """Tell the caller of the constructor what makes this model slow, large, or another one in training."""
         if not self.fuses_head:
             warnings.warn(
                 f"the logits of {type(self.causal_model).__name__} are not a linear layer of its body's hidden "
@@ -145,6 +144,14 @@ class CausalLMPolicy:
             warnings.warn(
                 f"{type(self.causal_model).__name__} keeps what it made of earlier tokens in a way of its own: to "
                 f"sample a token, all before it are computed again, which takes more time",
+                stacklevel=3,
+            )
+        noisy = noisy_in_training(self.model, self.causal_model) if self._disables_dropout else []
+        if noisy:
+            warnings.warn(
+                f"{type(self.causal_model).__name__} computes other logits in training than in sampling, though "
+                f"dropout is off: so does {', '.join(noisy)} in training mode. What is trained is then not the policy "
+                f"that sampled: look for noise among the settings of the model's config",
                 stacklevel=3,
             )
         if not end_tokens(self.causal_model, self.tokenizer) and not self.sampling.stop_strings:
@@ -173,15 +180,21 @@ class CausalLMPolicy:
         """
         return self._generate(states, num_actions_per_state, self.training_sampling(overrides))
 
-    def continue_tokens(self, contexts: Sequence[Sequence[int]], sampling: SamplingConfig) -> list[Completion]:
-        """A completion of each context, as token ids go on from token ids.
+    def turns(self, sampling: SamplingConfig) -> KeptTurns:
+        """What takes the policy's turns in conversations, keeping what it has read from one turn to the next.
 
         Args:
-            contexts: the token ids that were read, at least one each; with ``max_new_tokens`` more they must fit into
-                the model's context.
-            sampling: how tokens are drawn.
+            sampling: how tokens are drawn, in each turn.
         """
-        return [completion for (completion,) in self._sampled(contexts, 1, sampling)]
+        return KeptTurns(
+            self.causal_model,
+            self.tokenizer,
+            end_tokens(self.causal_model, self.tokenizer),
+            sampling,
+            self.generator,
+            self._traits,
+            self._sampling_mode,
+        )
 
     def complete(self, states: Sequence[Any], **overrides: Any) -> list[Completion]:
         """One completion of each prompt, the likeliest tokens unless a ``temperature`` is given.
@@ -198,25 +211,26 @@ class CausalLMPolicy:
     ) -> list[list[Completion]]:
         longest = longest_prompt(self.causal_model, sampling.max_new_tokens)
         prompts = encode_prompts(states, self.tokenizer, longest)
-        return self._sampled(prompts, num_completions, sampling)
+        with self._sampling_mode():
+            return sample_completions(
+                self.causal_model,
+                prompts,
+                num_completions,
+                tokenizer=self.tokenizer,
+                end_tokens=end_tokens(self.causal_model, self.tokenizer),
+                sampling=sampling,
+                generator=self.generator,
+                traits=self._traits,
+            )
 
-    def _sampled(
-        self, contexts: Sequence[Sequence[int]], num_completions: int, sampling: SamplingConfig
-    ) -> list[list[Completion]]:
+    @contextmanager
+    def _sampling_mode(self) -> Iterator[None]:
+        """Evaluation, in the precision that was asked for; afterwards the mode is the one that was."""
         trains = self.model.training
         self.model.eval()
         try:
             with self._computing():
-                return sample_completions(
-                    self.causal_model,
-                    contexts,
-                    num_completions,
-                    tokenizer=self.tokenizer,
-                    end_tokens=end_tokens(self.causal_model, self.tokenizer),
-                    sampling=sampling,
-                    generator=self.generator,
-                    traits=self._traits,
-                )
+                yield
         finally:
             if trains:
                 self.train()

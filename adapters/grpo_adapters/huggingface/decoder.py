@@ -31,7 +31,7 @@ class GrowingLayer(DynamicLayer):
             return super().update(key_states, value_states, *args, **kwargs)
         assert self.keys is not None
         assert self.values is not None
-        if self._room is None:
+        if self._room is None or self._room[0].shape[2] < self.capacity:
             self._room = (self._with_room(self.keys), self._with_room(self.values))
         for buffer, new in zip(self._room, (key_states, value_states), strict=True):
             buffer[:, :, before:after] = new
@@ -43,6 +43,16 @@ class GrowingLayer(DynamicLayer):
         buffer = kept.new_empty(batch, heads, self.capacity, size)
         buffer[:, :, :length] = kept
         return buffer
+
+    def take(self, places: Tensor) -> None:
+        """Keep of each sequence the tokens at the given places, int64 of shape [B, T]."""
+        assert self.keys is not None
+        assert self.values is not None
+        index = places[:, None, :, None]
+        self.keys, self.values = (
+            held.gather(2, index.expand(-1, held.shape[1], -1, held.shape[3])) for held in (self.keys, self.values)
+        )
+        self._room = None
 
     def reorder_cache(self, beam_idx: Any) -> None:
         """Take the sequences at ``beam_idx``, which may be more or fewer than there were."""
@@ -98,7 +108,9 @@ class Decoder:
         self.is_padded = any(padding)
         self.options = {"logits_to_keep": 1} if "logits_to_keep" in accepted else {}
         self.switch = traits.switch
-        self.tells_positions = "position_ids" in accepted and (self.is_padded or traits.asks_for_positions)
+        self.accepts_positions = "position_ids" in accepted
+        self.asks_for_positions = traits.asks_for_positions
+        self.tells_positions = self.accepts_positions and (self.is_padded or self.asks_for_positions)
         self.capacity = 0
         self.cache = growing_cache(model) if traits.caches and "past_key_values" in accepted else None
 
@@ -125,6 +137,30 @@ class Decoder:
         self.tokens = self.tokens[rows]
         if self.cache is not None:
             self.cache.reorder_cache(rows)
+
+    def go_on(self, sequences: Sequence[Sequence[int]], num_held: Sequence[int]) -> Tensor:
+        """Logits of the first new token after sequences that have grown, [B, V]; what is held is not computed again.
+
+        Args:
+            sequences: token ids of each, which begin with tokens that the decoder has of it.
+            num_held: how many those are, fewer than the sequence has.
+        """
+        assert self.cache is not None
+        lengths = torch.tensor([len(sequence) for sequence in sequences], device=self.tokens.device)
+        # All go through the model with equally many tokens, so that padding stays on the left.
+        num_new = max(len(sequence) - held for sequence, held in zip(sequences, num_held, strict=True))
+        self.length = int(lengths.max())
+        padding = self.length - lengths
+        places = torch.arange(self.length - num_new, device=padding.device) - padding.unsqueeze(1)
+        places = (places + self.padding.unsqueeze(1)).clamp(min=0)
+        for layer in self.cache.layers:
+            assert isinstance(layer, GrowingLayer)
+            layer.take(places)
+        padded = [[0] * own + list(sequence) for own, sequence in zip(padding.tolist(), sequences, strict=True)]
+        self.tokens = torch.tensor(padded, device=padding.device)
+        self.padding, self.is_padded = padding, bool(padding.any())
+        self.tells_positions = self.accepts_positions and (self.is_padded or self.asks_for_positions)
+        return self._logits(self.tokens[:, self.length - num_new :])
 
     def make_room(self, num_tokens: int) -> None:
         """Expect so many new tokens."""
@@ -157,3 +193,11 @@ def growing_cache(model: Any) -> DynamicCache:
     make_layer: Any = GrowingLayer
     cache.layers = [make_layer() if type(layer) is DynamicLayer else layer for layer in cache.layers]
     return cache
+
+
+def keeps_every_token(model: Any, traits: DecodingTraits) -> bool:
+    """Whether a model's cache holds keys and values of all tokens, so that sequences of any lengths go on from it."""
+    if not traits.caches or not traits.pads or traits.switch is not None:
+        return False
+    takes_cache = "past_key_values" in inspect.signature(model.forward).parameters
+    return takes_cache and all(isinstance(layer, GrowingLayer) for layer in growing_cache(model).layers)

@@ -74,18 +74,43 @@ def _sample_together(
     generator: torch.Generator,
     traits: DecodingTraits,
 ) -> list[list[Completion]]:
-    device = generator.device
-    ends = torch.tensor(sorted(end_tokens), dtype=torch.int64, device=device)
-    decoder = Decoder(model, prompts, device, traits)
-    copies = torch.arange(len(prompts), device=device).repeat_interleave(num_completions)
+    decoder = Decoder(model, prompts, generator.device, traits)
+    copies = torch.arange(len(prompts), device=generator.device).repeat_interleave(num_completions)
     logits = decoder.start()[copies]
     decoder.select(copies)
+    completions = draw_completions(decoder, logits, tokenizer, end_tokens, sampling, generator)
+    return [completions[start : start + num_completions] for start in range(0, len(completions), num_completions)]
+
+
+def draw_completions(
+    decoder: Decoder,
+    logits: Tensor,
+    tokenizer: PreTrainedTokenizerBase,
+    end_tokens: Collection[int],
+    sampling: SamplingConfig,
+    generator: torch.Generator,
+    *,
+    keeps_all: bool = False,
+) -> list[Completion]:
+    """A completion of each of the B sequences of a decoder.
+
+    Args:
+        decoder: has read the sequences.
+        logits: of the first new token, [B, V].
+        tokenizer: turns tokens into text.
+        end_tokens: tokens that end a completion.
+        sampling: how to sample.
+        generator: draws the tokens, on the device of the model.
+        keeps_all: whether the decoder keeps sequences that have ended; their tokens after the end are no one's.
+    """
+    count, device = len(logits), logits.device
+    ends = torch.tensor(sorted(end_tokens), dtype=torch.int64, device=device)
     decoder.make_room(sampling.max_new_tokens)
-    sampled = torch.zeros(len(copies), sampling.max_new_tokens, dtype=torch.int64, device=device)
+    sampled = torch.zeros(count, sampling.max_new_tokens, dtype=torch.int64, device=device)
     log_probs = torch.zeros(sampled.shape if sampling.with_log_probs else (0, 0), device=device)
-    lengths = torch.full_like(copies, sampling.max_new_tokens)
-    going = torch.ones_like(copies, dtype=torch.bool)
-    rows = torch.arange(len(copies), device=device)  # of the sequences that the decoder still has
+    lengths = torch.full((count,), sampling.max_new_tokens, device=device)
+    going = torch.ones_like(lengths, dtype=torch.bool)
+    rows = torch.arange(count, device=device)  # of the sequences that the decoder still has
     for length in range(1, sampling.max_new_tokens + 1):
         tokens = draw_tokens(logits, sampling, generator)
         sampled[rows, length - 1] = tokens
@@ -100,12 +125,11 @@ def _sample_together(
         kept = going[rows].nonzero().squeeze(1)
         if len(kept) == 0 or length == sampling.max_new_tokens:
             break
-        if len(kept) <= SHRINKING_FRACTION * len(rows):
+        if len(kept) <= SHRINKING_FRACTION * len(rows) and not keeps_all:
             decoder.select(kept)
             rows, tokens = rows[kept], tokens[kept]
         logits = decoder.advance(tokens)
-    completions = _completions(sampled, log_probs, lengths, ~going, tokenizer)
-    return [completions[start : start + num_completions] for start in range(0, len(completions), num_completions)]
+    return _completions(sampled, log_probs, lengths, ~going, tokenizer)
 
 
 def _completions(

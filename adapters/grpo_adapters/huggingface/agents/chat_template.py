@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import jinja2
 from transformers import PreTrainedTokenizerBase
 
+from grpo_adapters.huggingface.chat_templates import rendered
 from grpo_adapters.huggingface.conversations import Message
+from grpo_adapters.huggingface.states import ends_in_own_words
 
 
 class ChatTemplateError(ValueError):
@@ -38,34 +39,40 @@ class ChatTemplate:
         Raises:
             ChatTemplateError: if the template does not take them.
         """
-        return self._render(messages, adds_generation_prompt, self.schemas)
+        try:
+            text = self._tokenizer.apply_chat_template(
+                list(messages),
+                tools=self.schemas or None,
+                add_generation_prompt=adds_generation_prompt,
+                tokenize=False,
+                **self._options,
+            )
+        except Exception as error:
+            roles = ", ".join(str(message.get("role")) for message in messages)
+            raise ChatTemplateError(
+                f"the tokenizer's chat template does not take messages of {roles}: {error}"
+            ) from error
+        return str(text)
 
-    def opening(self, messages: Sequence[Message]) -> str:
+    def opening(self, messages: Sequence[Message], name: str) -> str:
         """The messages that a conversation begins with as text.
 
+        Args:
+            messages: at least one.
+            name: of the state, for errors.
+
         Raises:
-            ChatTemplateError: if there is no template, or it does not take them, or has no place for one or for tools.
+            ValueError: if there is no template, or it does not take them, or has no place for one or for the tools.
         """
-        if self._tokenizer.chat_template is None:
-            raise ChatTemplateError(
-                "the prompt is made of chat messages, but the tokenizer has no chat template: set "
-                "tokenizer.chat_template, use an instruction-tuned model, or pass the prompt as one string"
-            )
-        if messages[-1]["role"] == "assistant":
-            raise ChatTemplateError(
-                "the prompt ends in words of the assistant, expected another's, which the model's turn can answer"
-            )
-        text = self.render(messages)
-        if self.schemas and text == self._render(messages, True, []):
-            raise ChatTemplateError(
-                "the tokenizer's chat template has no place for tools, it reads the same with and without them: set "
-                "another tokenizer.chat_template, or tell of them in the prompt and let the environment answer calls"
-            )
+        if ends_in_own_words(messages):
+            raise ValueError(f"{name} ends in words of the assistant, expected another's, which the model can answer")
+        options = self._options | ({"tools": self.schemas} if self.schemas else {})
+        text = rendered(list(messages), self._tokenizer, name, options)
         for place, message in enumerate(messages):
             if message["role"] != "assistant" and not self.tells(messages, [place]):
                 raise ChatTemplateError(
-                    f"the tokenizer's chat template leaves out message {place}, of the role {message['role']!r}: give "
-                    f"it another role, or set another tokenizer.chat_template"
+                    f"the tokenizer's chat template leaves out message {place} of {name}, of the role "
+                    f"{message['role']!r}: give it another role, or set another tokenizer.chat_template"
                 )
         return text
 
@@ -82,21 +89,3 @@ class ChatTemplate:
                 return False
             self._known.add(kind)
         return True
-
-    def _render(
-        self, messages: Sequence[Message], adds_generation_prompt: bool, schemas: Sequence[dict[str, Any]]
-    ) -> str:
-        try:
-            text = self._tokenizer.apply_chat_template(
-                list(messages),
-                tools=list(schemas) or None,
-                add_generation_prompt=adds_generation_prompt,
-                tokenize=False,
-                **self._options,
-            )
-        except (jinja2.TemplateError, ValueError, TypeError, KeyError, IndexError) as error:
-            roles = ", ".join(str(message.get("role")) for message in messages)
-            raise ChatTemplateError(
-                f"the tokenizer's chat template does not take messages of {roles}: {error}"
-            ) from error
-        return str(text)

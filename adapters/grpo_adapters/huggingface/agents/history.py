@@ -25,6 +25,7 @@ class History:
         tokenizer: with a chat template, where the prompt is messages.
         end_tokens: those that end a completion.
         template: of the tokenizer, with the tools of the conversation.
+        name: of the state that the prompt is of, for errors.
         parse: from the text of a turn, less the token that ended it, to a message; None for the tokenizer's own parser.
 
     Attributes:
@@ -32,7 +33,7 @@ class History:
         context: token ids that the model reads before its next turn.
 
     Raises:
-        ChatTemplateError: if the template has no place for a message or for the tools.
+        ValueError: if the template has no place for a message or for the tools.
     """
 
     def __init__(
@@ -41,6 +42,7 @@ class History:
         tokenizer: PreTrainedTokenizerBase,
         end_tokens: Collection[int],
         template: ChatTemplate,
+        name: str,
         parse: Callable[[str], Message] | None = None,
     ) -> None:
         self.messages: list[Message] = [] if isinstance(prompt, str) else list(prompt)
@@ -49,7 +51,7 @@ class History:
         self._end_tokens = end_tokens
         self._template = template
         self._parse = parse
-        self._text = "" if isinstance(prompt, str) else template.opening(self.messages)
+        self._text = "" if isinstance(prompt, str) else template.opening(self.messages, name)
         self.context = tuple(tokenizer(prompt)["input_ids"]) if isinstance(prompt, str) else self._ids(self._text)
 
     def message_of(self, completion: Completion) -> Message:

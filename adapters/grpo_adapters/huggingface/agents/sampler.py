@@ -6,13 +6,14 @@ import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from grpo import ReportsMetrics, Stateful
-from grpo_adapters.huggingface.agents.chat_template import ChatTemplate, ChatTemplateError
+from grpo import DiffersFromPolicy, ImportanceCorrection, ReportsMetrics, Stateful
+from grpo_adapters.huggingface.agents.chat_template import ChatTemplate
 from grpo_adapters.huggingface.agents.dialogue import Dialogue, Limits, environment_call
 from grpo_adapters.huggingface.agents.environments import TextEnvironment, checked_opening
 from grpo_adapters.huggingface.agents.history import History
 from grpo_adapters.huggingface.agents.tools import tools_by_name
 from grpo_adapters.huggingface.causal_lm_policy import CausalLMPolicy
+from grpo_adapters.huggingface.chat_templates import template_options
 from grpo_adapters.huggingface.conversations import Conversation, Message, rows_of
 from grpo_adapters.huggingface.event_loop import run_together
 from grpo_adapters.huggingface.model_setup import end_tokens, longest_prompt
@@ -88,7 +89,8 @@ class AgentSampler:
 
         Args:
             policy: speaks.
-            states: S prompts, or whatever the environment's ``reset`` takes.
+            states: S prompts, or whatever the environment's ``reset`` takes. A row may have columns ``tools``
+                (functions, or JSON schemas of what the environment answers) and ``chat_template_kwargs`` of its own.
             num_actions_per_state: conversations of each, G.
             overrides: other values for attributes of the policy's :class:`SamplingConfig`, a turn's.
 
@@ -117,6 +119,10 @@ class AgentSampler:
         conversations = [dialogue.conversation for dialogue in dialogues]
         size = num_actions_per_state
         return [conversations[start : start + size] for start in range(0, len(conversations), size)]
+
+    def get_importance_correction(self) -> ImportanceCorrection | None:
+        """What the engine recommends; None where the policy samples itself."""
+        return self._engine.get_importance_correction() if isinstance(self._engine, DiffersFromPolicy) else None
 
     def get_metrics(self) -> dict[str, float]:
         """Turns, calls of tools and tokens of the conversations that were last sampled, and the engine's own."""
@@ -170,13 +176,13 @@ class AgentSampler:
             tools_of = getattr(environment, "get_tools", None)
             tools = tools_by_name([*tools.values(), *(tools_of() if callable(tools_of) else ())])
         prompt = prompt_of(state, index) if opening is None else opening
-        options = state.get("chat_template_kwargs") or {} if isinstance(state, Mapping) else {}
-        template = ChatTemplate(policy.tokenizer, [tool.schema for tool in tools.values()], options)
+        options = template_options(state, f"state {index}")
+        of_row = options.pop("tools", [])
+        tools = tools_by_name([*tools.values(), *(tool for tool in of_row if not isinstance(tool, dict))])
+        schemas = [*(tool.schema for tool in tools.values()), *(tool for tool in of_row if isinstance(tool, dict))]
+        template = ChatTemplate(policy.tokenizer, schemas, options)
         ends = end_tokens(policy.causal_model, policy.tokenizer)
-        try:
-            history = History(prompt, policy.tokenizer, ends, template, self._parse)
-        except ChatTemplateError as error:
-            raise ChatTemplateError(f"state {index}: {error}") from error
+        history = History(prompt, policy.tokenizer, ends, template, f"state {index}", self._parse)
         limits = self._limits(policy, sampling)
         if limits.context is not None and len(history.context) > limits.context:
             raise ValueError(
@@ -195,11 +201,11 @@ class AgentSampler:
 
 def talk_in_rounds(policy: CausalLMPolicy, sampling: SamplingConfig, dialogues: Sequence[Dialogue]) -> None:
     """Let the policy itself take the turns of all conversations together, one round after the other."""
-    going = list(dialogues)
+    turns, going = policy.turns(sampling), dict(enumerate(dialogues))
     while going:
-        completions = policy.continue_tokens([dialogue.context for dialogue in going], sampling)
-        run_together([dialogue.hear(own) for dialogue, own in zip(going, completions, strict=True)])
-        going = [dialogue for dialogue in going if not dialogue.is_over]
+        completions = turns.complete(list(going), [dialogue.context for dialogue in going.values()])
+        run_together([dialogue.hear(own) for dialogue, own in zip(going.values(), completions, strict=True)])
+        going = {index: dialogue for index, dialogue in going.items() if not dialogue.is_over}
 
 
 async def talk_through(
