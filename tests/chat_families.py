@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib.util
+import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from grpo_adapters.huggingface import CausalLMPolicy, Completion, SamplingConfig
+from grpo_adapters.huggingface import AgentSampler, CausalLMPolicy, Completion, Conversation, SamplingConfig
 
 Message = dict[str, Any]
 
@@ -155,3 +156,17 @@ def rendered(family: Family, messages: Sequence[Message], tools: Sequence[Any] =
         list(messages), tools=list(tools) or None, add_generation_prompt=True, tokenize=False
     )
     return str(text)
+
+
+def talk(
+    sampler: AgentSampler, *turns: str, states: Sequence[Any] = ("2 + 3?",), group_size: int = 1
+) -> list[Conversation]:
+    """What comes of turns of Qwen3 that are said in all conversations, each without the token that ends it."""
+    policy = policy_of(QWEN3)
+    let_speak(policy, QWEN3, [f"{turn}{QWEN3.end}" for turn in turns])
+    return [own for group in sampler.sample(policy, list(states), group_size) for own in group]
+
+
+def call(name: str, **arguments: Any) -> str:
+    """A call of a tool as Qwen3 writes it."""
+    return f"<tool_call>\n{json.dumps({'name': name, 'arguments': arguments})}\n</tool_call>"
