@@ -36,6 +36,7 @@ from grpo.data.action_batches import (
     HasEpisodes,
     HasSamplingLogProbs,
     HasTruncations,
+    HasTurns,
     PairBatch,
     TensorBatch,
 )
@@ -92,7 +93,7 @@ from grpo.objectives.surrogates import (
     score_function_surrogate,
 )
 from grpo.rollout.importance import effective_sample_size, importance_weights
-from grpo.rollout.sampler import CutsEpisodes, HasSampler, Restarts, Sampler
+from grpo.rollout.sampler import CutsEpisodes, DiffersFromPolicy, HasSampler, Restarts, Sampler
 from grpo.runs._storage import CheckpointError
 from grpo.runs.best import BestWeights, EarlyStopping, load_best_weights, load_latest_weights
 from grpo.runs.callback import Callback
@@ -134,6 +135,7 @@ __all__ = [
     "DPOObjective",
     "DPOTrainer",
     "Decisions",
+    "DiffersFromPolicy",
     "DynamicSampling",
     "EarlyStopping",
     "EncodesGroups",
@@ -153,6 +155,7 @@ __all__ = [
     "HasSampler",
     "HasSamplingLogProbs",
     "HasTruncations",
+    "HasTurns",
     "HingePreferenceLoss",
     "HorizonKLCoefficient",
     "IdentityPreferenceLoss",

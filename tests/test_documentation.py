@@ -31,6 +31,7 @@ from grpo import (
     GroupRelative,
     GRPOConfig,
     GRPOTrainer,
+    ImportanceCorrection,
     KLPenalizedRewards,
     KLPenaltySurrogate,
     PartialRewards,
@@ -126,7 +127,7 @@ def test_the_glossary_defines_every_metric() -> None:
     objective = PPOObjective(surrogate=penalty)
     cart = PPOTrainer(PPOConfig(), GymActorCritic(sampler), EnvironmentReward(), objective=objective)
     sequences = GRPOTrainer(
-        GRPOConfig(dynamic_sampling=DynamicSampling(max_rounds=1)),
+        GRPOConfig(dynamic_sampling=DynamicSampling(max_rounds=1), importance_correction=ImportanceCorrection()),
         TellingSequencePolicy(),
         AllScored(lambda state, action: float(len(action))),
         SequencePolicy(),

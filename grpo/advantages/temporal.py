@@ -17,13 +17,13 @@ from grpo.data.needs import NOTHING, Needs, needs_of
 from grpo.data.segments import Segments
 
 
-def episode_returns(rewards: Tensor, episodes: Segments, *, discount: float) -> Tensor:
+def episode_returns(rewards: Tensor, episodes: Segments, *, discount: float | Tensor) -> Tensor:
     """Discounted return of the whole episode, Σ_l γ^l r_l from its first decision on, at each of its decisions.
 
     Args:
         rewards: r, [D].
         episodes: the D decisions cut into episodes.
-        discount: γ in [0, 1].
+        discount: γ in [0, 1], or one for each decision, [D]: what the return of the next is worth.
 
     Returns:
         [D], equal within an episode.
@@ -35,13 +35,13 @@ def episode_returns(rewards: Tensor, episodes: Segments, *, discount: float) -> 
     return episodes.expand(rewards_to_go(rewards, episodes, discount=discount)[episodes.starts])
 
 
-def rewards_to_go(rewards: Tensor, episodes: Segments, *, discount: float) -> Tensor:
+def rewards_to_go(rewards: Tensor, episodes: Segments, *, discount: float | Tensor) -> Tensor:
     """Discounted return from each decision on, G_t = Σ_l γ^l r_{t+l}: what came before a decision is not its doing.
 
     Args:
         rewards: r, [D].
         episodes: the D decisions cut into episodes.
-        discount: γ in [0, 1].
+        discount: γ in [0, 1], or one for each decision, [D]: what the return of the next is worth.
 
     Returns:
         [D].
@@ -57,7 +57,7 @@ def rewards_to_go(rewards: Tensor, episodes: Segments, *, discount: float) -> Te
 
 
 def generalized_advantages(
-    rewards: Tensor, values: ValueEstimates, episodes: Segments, *, discount: float, gae_lambda: float
+    rewards: Tensor, values: ValueEstimates, episodes: Segments, *, discount: float | Tensor, gae_lambda: float
 ) -> Tensor:
     """GAE, A_t = Σ_l (γλ)^l δ_{t+l} with δ_t = r_t + γV(s_{t+1}) - V(s_t), the sum ending with the episode.
 
@@ -65,7 +65,7 @@ def generalized_advantages(
         rewards: r, [D].
         values: V(s_t) and V of the true successor, 0 where the episode terminated.
         episodes: the D decisions cut into episodes, or the pieces of them that were sampled.
-        discount: γ in [0, 1].
+        discount: γ in [0, 1], or one for each decision, [D]: what the return of the next is worth.
         gae_lambda: λ in [0, 1]: 0 trusts the critic, 1 the rewards.
 
     Returns:
@@ -79,16 +79,29 @@ def generalized_advantages(
         >>> generalized_advantages(torch.tensor([1.0, 1.0]), values, Segments(1, 2), discount=0.5, gae_lambda=0.5)
         tensor([ 0.7500, -1.0000])
     """
-    errors = torch.add(rewards, values.next_values, alpha=discount) - values.values
+    if isinstance(discount, Tensor):
+        errors = rewards + discount * values.next_values - values.values
+    else:
+        errors = torch.add(rewards, values.next_values, alpha=discount) - values.values
     return episodes.discounted_sum(errors, discount * gae_lambda)
+
+
+def discount_by_turns(experience: Experience, discount: float) -> float | Tensor:
+    """γ after the last decision of each turn and 1 within it, [D]; γ itself where every decision is a turn."""
+    turns = experience.turns
+    if turns.uniform_length == 1 or discount == 1:
+        return discount
+    discounts = torch.ones(turns.total, dtype=experience.rewards.dtype, device=turns.device)
+    discounts[turns.last] = discount
+    return discounts
 
 
 class GeneralizedAdvantage(FrozenModel):
     """Credits a decision by :func:`generalized_advantages`, as PPO does. The policy must have a critic.
 
     Attributes:
-        discount: γ in [0, 1].
-        gae_lambda: λ in [0, 1].
+        discount: γ in [0, 1], from one turn to the next where batches tell of turns (:class:`grpo.HasTurns`).
+        gae_lambda: λ in [0, 1], from one decision to the next.
     """
 
     discount: Fraction = 0.99
@@ -106,7 +119,7 @@ class GeneralizedAdvantage(FrozenModel):
             experience.decision_rewards,
             values,
             experience.episodes,
-            discount=self.discount,
+            discount=discount_by_turns(experience, self.discount),
             gae_lambda=self.gae_lambda,
         )
         return AdvantageEstimate(advantages, returns=advantages + values.values)
@@ -147,6 +160,8 @@ def group_time_baseline(experience: Experience, returns: Tensor) -> Tensor:
 
     Samples of a group start from the same state, so it is an estimate of what that state and time were worth. A
     decision's own return is one of the n in the mean, which shortens its expected gradient by the factor 1 - 1/n.
+    Where batches tell of turns (:class:`grpo.HasTurns`), time is counted in turns, and the return of a turn is that of
+    its first decision, so that a long turn counts no more than a short one.
 
     Example:
         >>> from grpo import PairBatch
@@ -155,15 +170,16 @@ def group_time_baseline(experience: Experience, returns: Tensor) -> Tensor:
         >>> group_time_baseline(experience, torch.tensor([4.0, 1.0, 2.0]))
         tensor([3., 1., 3.])
     """
-    samples = experience.samples
+    turns = experience.turns
+    samples, turn_returns = turns.count_within(experience.samples), returns[turns.starts]
     time = torch.arange(samples.total, device=samples.device) - samples.expand(samples.starts)
     group = samples.expand(experience.groups.ids)
     cell = group * samples.longest + time
     order = cell.argsort(stable=True)
     cells = Segments.of_lengths(cell[order].unique_consecutive(return_counts=True)[1])
-    centered = torch.empty_like(returns)
-    centered[order] = cells.center(returns[order])
-    return returns - centered
+    centered = torch.empty_like(turn_returns)
+    centered[order] = cells.center(turn_returns[order])
+    return turns.expand(turn_returns - centered)
 
 
 class MonteCarlo(FrozenModel):
@@ -172,7 +188,7 @@ class MonteCarlo(FrozenModel):
     Where an episode was cut short, nothing is added for what would have come: sample whole episodes.
 
     Attributes:
-        discount: γ in [0, 1].
+        discount: γ in [0, 1], from one turn to the next where batches tell of turns (:class:`grpo.HasTurns`).
         reward_to_go: whether a decision answers only for the rewards that come after it (:func:`rewards_to_go`), or
             for the whole episode (:func:`episode_returns`).
         baseline: subtracted from the return to lower the variance of the gradient: :func:`mean_baseline`,
@@ -197,8 +213,9 @@ class MonteCarlo(FrozenModel):
     def estimate(self, experience: Experience) -> AdvantageEstimate:
         """Advantages of the decisions, [D]; a critic should have expected the return from each decision on."""
         rewards, episodes = experience.decision_rewards, experience.episodes
-        to_go = returns = rewards_to_go(rewards, episodes, discount=self.discount)
+        discount = discount_by_turns(experience, self.discount)
+        to_go = returns = rewards_to_go(rewards, episodes, discount=discount)
         if not self.reward_to_go:
-            returns = episode_returns(rewards, episodes, discount=self.discount)
+            returns = episode_returns(rewards, episodes, discount=discount)
         baseline = 0.0 if self.baseline is None else self.baseline(experience, returns)
         return AdvantageEstimate(returns - baseline, returns=to_go)

@@ -74,12 +74,14 @@ class TrainerConfig(UpdateConfig):
             decisions divided by the number of samples times L (Dr. GRPO, L the longest a sample can be).
         advantage_normalization: advantages to mean 0 and standard deviation 1 over all decisions of the step
             (``"per_step"``) or of each optimiser step (``"per_minibatch"``); None leaves them.
-        mask_truncated: whether a sample that was cut short weighs nothing in the loss (DAPO's overlong filtering). Its
-            reward still counts in the mean of its group. The policy's batches must tell
-            (:class:`grpo.HasTruncations`).
+        mask_truncated: whether a sample that was cut short weighs nothing in the loss (DAPO's overlong filtering). With
+            True the loss is divided by what is left; with ``"decisions"``, as in TRL, by that of an average over
+            samples which still counts them, so that the others weigh no more than they did. Its reward counts in
+            the mean of its group. The policy's batches must tell (:class:`grpo.HasTruncations`).
         dynamic_sampling: what is sampled in place of groups without spread; None to keep them as they are.
-        importance_correction: whether the loss is corrected for a sampler that draws with log-probs other than the
-            policy's; its batches must tell them (:class:`grpo.HasSamplingLogProbs`). None for no correction.
+        importance_correction: how the loss is corrected for a sampler that draws with log-probs other than the
+            policy's, which batches must tell (:class:`grpo.HasSamplingLogProbs`); None for no correction, and
+            ``"sampler"`` for what the sampler recommends (:class:`grpo.DiffersFromPolicy`), none for most.
         target_kl: the remaining updates of a rollout are left out once ``approx_kl`` of one would be above 1.5 times
             this, and so is that one: ``num_updates`` tells how many were made. None for no such stop.
     """
@@ -87,9 +89,9 @@ class TrainerConfig(UpdateConfig):
     group_size: PositiveInt = 8
     loss_averaging: LossAveraging = "per_sample"
     advantage_normalization: Literal["per_step", "per_minibatch"] | None = None
-    mask_truncated: bool = False
+    mask_truncated: bool | Literal["decisions"] = False
     dynamic_sampling: DynamicSampling | None = None
-    importance_correction: ImportanceCorrection | None = None
+    importance_correction: ImportanceCorrection | Literal["sampler"] | None = "sampler"
     target_kl: PositiveFloat | None = None
 
     @model_validator(mode="after")

@@ -28,6 +28,20 @@ class HasEpisodes(Protocol):
 
 
 @runtime_checkable
+class HasTurns(Protocol):
+    """What an :class:`ActionBatch` may have besides, where a sample is a conversation of several turns.
+
+    A turn is what was decided between two answers of the environment: the tokens of one message, say. Credit over time
+    then goes by turns, of which each is one step of time, however many decisions it has (:class:`grpo.MonteCarlo`).
+    """
+
+    @property
+    def turns(self) -> Segments:
+        """The D decisions cut into turns, each within one episode; without it every decision is a turn of its own."""
+        ...
+
+
+@runtime_checkable
 class HasTruncations(Protocol):
     """What an :class:`ActionBatch` may have besides, where samples can be cut short: at a maximal length, say."""
 

@@ -98,6 +98,12 @@ class Experience:
         episodes: Segments = getattr(self.batch, "episodes", self.samples)
         return episodes
 
+    @cached_property
+    def turns(self) -> Segments:
+        """The D decisions cut into turns, between which the environment answers; a decision each by default."""
+        turns: Segments | None = getattr(self.batch, "turns", None)
+        return Segments(self.samples.total, 1, self.samples.device) if turns is None else turns
+
     @property
     def truncated(self) -> Tensor | None:
         """Whether each sample was cut short, bool of shape [N]; None where the batch does not tell."""

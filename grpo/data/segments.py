@@ -141,7 +141,7 @@ class Segments:
             norms = self.sum(values.to(wide).square()).sqrt()
         return norms.to(values.dtype)
 
-    def discounted_sum(self, values: Tensor, discount: float) -> Tensor:
+    def discounted_sum(self, values: Tensor, discount: float | Tensor) -> Tensor:
         """From each entry on to the end of its segment, y_t = x_t + c y_{t+1}, [total] -> [total]; no gradient.
 
         A doubling scan: after k rounds y_t holds the 2^k entries from t on, so the longest segment takes the logarithm
@@ -149,7 +149,7 @@ class Segments:
 
         Args:
             values: x, [total].
-            discount: c in [0, 1].
+            discount: c in [0, 1], or that of each entry, [total].
 
         Example:
             >>> Segments.of_lengths([3, 1]).discounted_sum(torch.tensor([1.0, 2.0, 4.0, 8.0]), 0.5)
@@ -158,7 +158,12 @@ class Segments:
         self._check_count(values, self.total)
         if not values.is_floating_point():
             raise TypeError(f"{self} discounts floating-point values, got {values.dtype}: call .float() on them")
-        sums, factors = values.detach().clone(), torch.full_like(values, discount)
+        sums = values.detach().clone()
+        if isinstance(discount, Tensor):
+            self._check_count(discount, self.total)
+            factors = discount.to(values, copy=True)
+        else:
+            factors = torch.full_like(values, discount)
         factors[self.last] = 0.0
         next_sums, next_factors = torch.empty_like(sums), torch.empty_like(factors)
         reach = 1
@@ -190,6 +195,20 @@ class Segments:
         if self.uniform_length is not None or other.uniform_length is not None:
             return (self.count, self.uniform_length) == (other.count, other.uniform_length)
         return torch.equal(self.lengths, other.lengths)
+
+    def count_within(self, whole: Segments) -> Segments:
+        """These segments, counted in those of ``whole``, which cut the same entries and which none of these crosses.
+
+        Example:
+            >>> Segments.of_lengths([2, 1, 3]).count_within(Segments.of_lengths([3, 3])).lengths
+            tensor([2, 1])
+        """
+        if self.uniform_length == 1:
+            return whole
+        if len(self) == len(whole):
+            return Segments(len(whole), 1, whole.device)
+        until = torch.searchsorted(self.last, whole.last) + 1
+        return Segments.of_lengths(until.diff(prepend=until.new_zeros(1)))
 
     def positions(self, segments: Tensor) -> Tensor:
         """Positions of all entries of the given segments, in the order given, int64."""

@@ -77,6 +77,14 @@ def check_action_batch(batch: object, num_samples: int, source: str) -> ActionBa
             f"{source} returned a batch with episodes {episodes!r}, expected Segments of its {samples.total} "
             f"decisions in which no episode goes on from one sample to the next: cut them at the end of every sample"
         )
+    turns = getattr(batch, "turns", None)
+    if turns is not None and (
+        not isinstance(turns, Segments) or turns.total != samples.total or not _cuts_within(turns, episodes)
+    ):
+        raise ValueError(
+            f"{source} returned a batch with turns {turns!r}, expected Segments of its {samples.total} decisions in "
+            f"which no turn goes on from one sample or episode to the next: cut them at the end of each"
+        )
     check_truncated(batch, samples, source)
     return cast("ActionBatch", batch)
 

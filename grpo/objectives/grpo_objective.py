@@ -19,9 +19,9 @@ from grpo.data.evaluation import Evaluation
 from grpo.data.experience import Experience
 from grpo.data.needs import Needs, needs_of
 from grpo.data.state import load_states_of, states_of
-from grpo.divergences.estimators import KL_ESTIMATORS
+from grpo.divergences.estimators import KL_ESTIMATORS, log_probability_ratio
 from grpo.objectives._checks import check_surrogate, require_gradient
-from grpo.objectives.surrogates import ClippedSurrogate, Surrogate, old_or_current, probability_ratio
+from grpo.objectives.surrogates import ClippedSurrogate, Surrogate, old_or_current
 
 
 class Objective(Protocol):
@@ -49,7 +49,9 @@ class GRPOObjective(FrozenModel):
         surrogate: a :class:`grpo.Surrogate`, the library's or your own.
         kl_coefficient: β ≥ 0; above 0 a reference policy is needed.
         kl_estimator: :func:`grpo.kl_k1`, :func:`grpo.kl_k2` or :func:`grpo.kl_k3`.
-        kl_importance_correction: multiply the estimator by the probability ratio, with gradient through both.
+        kl_importance_correction: multiply the estimator by the probability ratio, with gradient through both. It is
+            that of the whole sample where the surrogate is a :class:`grpo.SampleClippedSurrogate`, as in TRL, and that
+            of the decision otherwise, which alone makes the gradient unbiased.
         entropy_coefficient: c ≥ 0, or a schedule of it; above 0 the policy's evaluation must hold an entropy.
 
     References:
@@ -118,5 +120,8 @@ class GRPOObjective(FrozenModel):
             )
         kl = KL_ESTIMATORS[self.kl_estimator](log_probs, decisions.reference_log_probs)
         if self.kl_importance_correction:
-            kl = kl * probability_ratio(log_probs, old_or_current(log_probs, decisions))
+            log_ratio = log_probability_ratio(log_probs, old_or_current(log_probs, decisions))
+            if isinstance(self.surrogate, ClippedSurrogate):
+                return kl * self.surrogate.ratio(log_ratio, decisions)
+            return kl * log_ratio.exp()
         return kl

@@ -32,14 +32,31 @@ def importance_weights(
         >>> importance_weights(log_probs, sampling_log_probs, Segments(2, 1), ImportanceCorrection(max_ratio=2.0))
         tensor([2.0000, 0.5000])
     """
+    ratio = _sampling_ratio(log_probs, sampling_log_probs, samples, correction)
+    if correction.kind == "truncate":
+        return ratio.clamp(max=correction.max_ratio)
+    return torch.where(_is_outside(ratio, correction), 0.0, ratio)
+
+
+def corrected_fraction(
+    log_probs: Tensor, sampling_log_probs: Tensor, samples: Segments, correction: ImportanceCorrection
+) -> Tensor:
+    """The part of the decisions whose weight is cut off at C or masked, a scalar in [0, 1]; arguments as above."""
+    return _is_outside(_sampling_ratio(log_probs, sampling_log_probs, samples, correction), correction).float().mean()
+
+
+def _sampling_ratio(
+    log_probs: Tensor, sampling_log_probs: Tensor, samples: Segments, correction: ImportanceCorrection
+) -> Tensor:
+    """π/π_sampler of each decision, [D], or of the sample that it is in."""
     log_ratio = (log_probs - sampling_log_probs).detach()
     if correction.per == "sample":
         log_ratio = samples.expand(samples.sum(log_ratio))
-    ratio = log_probability_ratio(log_ratio, torch.zeros_like(log_ratio)).exp()
-    if correction.kind == "truncate":
-        return ratio.clamp(max=correction.max_ratio)
-    inside = (ratio >= correction.min_ratio) & (ratio <= correction.max_ratio)
-    return torch.where(inside, ratio, 0.0)
+    return log_probability_ratio(log_ratio, torch.zeros_like(log_ratio)).exp()
+
+
+def _is_outside(ratio: Tensor, correction: ImportanceCorrection) -> Tensor:
+    return (ratio < correction.min_ratio) | (ratio > correction.max_ratio)
 
 
 def effective_sample_size(weights: Tensor) -> Tensor:
@@ -59,11 +76,13 @@ def effective_sample_size(weights: Tensor) -> Tensor:
 
 
 def sampling_metrics(log_probs: Tensor, sampling_log_probs: Tensor) -> dict[str, float]:
-    """How far the sampler is from the policy: ``sampling/kl``, ``sampling/max_ratio``,
-    ``.../effective_sample_size``.
-    """
+    """How far the sampler is from the policy, by name of the metric."""
     log_ratio = log_probability_ratio(log_probs, sampling_log_probs)
-    ratio = log_ratio.exp()
-    kl = kl_k3(sampling_log_probs, log_probs).mean()
-    values = torch.stack((kl, ratio.max(), effective_sample_size(ratio.double()).to(kl.dtype))).tolist()
-    return dict(zip(("sampling/kl", "sampling/max_ratio", "sampling/effective_sample_size"), values, strict=True))
+    ratio, kl = log_ratio.exp(), kl_k3(sampling_log_probs, log_probs).mean()
+    metrics = {
+        "sampling/log_prob_gap": log_ratio.abs().mean(),
+        "sampling/kl": kl,
+        "sampling/max_ratio": ratio.max(),
+        "sampling/effective_sample_size": effective_sample_size(ratio.double()).to(kl.dtype),
+    }
+    return dict(zip(metrics, torch.stack(list(metrics.values())).tolist(), strict=True))

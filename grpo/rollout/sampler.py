@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeVar, cast
+from typing import Any, Literal, TypeVar, cast
 
 from typing_extensions import Protocol, runtime_checkable
 
-from grpo.data._protocols import missing_methods, require_methods
+from grpo.config.rollout import ImportanceCorrection
+from grpo.data._protocols import missing_methods, require_methods, type_name
 from grpo.data.batches import Batch
 from grpo.models.policy import PolicyModel
 
@@ -74,6 +75,27 @@ class CutsEpisodes(Protocol):
 
 
 @runtime_checkable
+class DiffersFromPolicy(Protocol):
+    """A sampler whose log-probs are not the policy's, and which knows how the loss is best corrected for that.
+
+    A trainer follows it where the ``importance_correction`` of its config is ``"sampler"``, as by default. Learning
+    from preferences (:class:`grpo.OnlineDPOTrainer`) needs no correction: it does not matter there who made the pairs.
+
+    Example:
+        >>> class Engine:
+        ...     def sample(self, policy, states, num_actions_per_state, **kwargs): ...
+        ...     def get_importance_correction(self):
+        ...         return ImportanceCorrection(kind="mask", per="sample", max_ratio=3.0)
+        >>> isinstance(Engine(), DiffersFromPolicy)
+        True
+    """
+
+    def get_importance_correction(self) -> ImportanceCorrection | None:
+        """The correction that it recommends; None for none. Asked once, when a trainer is made."""
+        ...
+
+
+@runtime_checkable
 class HasSampler(Protocol):
     """A policy that was built for a sampler, which a trainer then uses if it is given no other."""
 
@@ -102,3 +124,24 @@ def sampler_for(policy: Any, sampler: Any) -> Sampler[Any, Any]:
         return PolicySampler()
     require_methods(sampler, Sampler, "sampler")
     return cast("Sampler[Any, Any]", sampler)
+
+
+def correction_for(
+    sampler: Sampler[Any, Any], setting: ImportanceCorrection | Literal["sampler"] | None
+) -> ImportanceCorrection | None:
+    """The correction that is set, or that the sampler recommends.
+
+    Raises:
+        TypeError: if what it recommends is none.
+    """
+    if setting != "sampler":
+        return setting
+    if missing_methods(sampler, DiffersFromPolicy):
+        return None
+    recommended = cast("DiffersFromPolicy", sampler).get_importance_correction()
+    if recommended is not None and not isinstance(recommended, ImportanceCorrection):
+        raise TypeError(
+            f"{type_name(sampler)}.get_importance_correction returned {recommended!r}, expected a "
+            f"grpo.ImportanceCorrection, or None for none"
+        )
+    return recommended

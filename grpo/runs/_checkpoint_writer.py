@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import math
 import threading
 import warnings
@@ -21,6 +22,7 @@ from grpo.runs._storage import (
     write_state,
 )
 from grpo.runs.checkpoints import Checkpoints
+from grpo.training._optimization import level_of_caller
 
 Best = tuple[float, int] | None
 """The best value so far, with its step."""
@@ -41,6 +43,7 @@ class CheckpointWriter:
         self._error: BaseException | None = None
         self._best: Best = None
         self._best_of = [settings.keep_best, settings.best_is]
+        self._has_warned = False
 
     def write(
         self, step: int, take_state: Callable[[], Any], manifest: Mapping[str, Any], *, must: bool = False
@@ -106,6 +109,20 @@ class CheckpointWriter:
             return
         if is_better(metrics[name], None if self._best is None else self._best[0], self._settings.best_is):
             self._best = metrics[name], step
+
+    def warn_of_unknown(self, metrics: Mapping[str, float], *, at_end: bool) -> None:
+        """Say once that no metric has the name that is followed: as soon as one has nearly that, or at the end."""
+        name = self._settings.keep_best
+        if name is None or name in metrics or self._best is not None or self._has_warned:
+            return
+        near = difflib.get_close_matches(name, metrics, n=3)
+        if near or at_end:
+            self._has_warned = True
+            warnings.warn(
+                f"Checkpoints(keep_best={name!r}) has seen no number called that so far, and has kept no best "
+                f"checkpoint: expected one of {', '.join(near or sorted(metrics))}",
+                stacklevel=level_of_caller(),
+            )
 
     def tidy(self) -> None:
         """Delete what is not to be kept, and what a writer that was killed has left."""

@@ -21,7 +21,7 @@ class Checkpoints(FrozenModel):
         keep_last: how many of the latest are kept.
         keep_every: those whose step is a multiple of it are kept as well; None for none.
         keep_best: the name of a metric of an evaluation, or of a step: that checkpoint is kept as well where it was
-            best; None for none.
+            best; None for none. A warning says where no metric of that name comes.
         best_is: whether the ``"highest"`` or the ``"lowest"`` value of it is best.
         asynchronous: whether training goes on while a copy of the state is written; the next checkpoint waits for that.
         on_failure: what happens where one cannot be written during the run, because the disk is full, say:

@@ -148,6 +148,7 @@ class Run:
             if self._checkpoints is not None and self.num_steps % self._checkpoints.every == 0:
                 self._save()
         self._save()
+        self._compare(at_end=True)
         self._tell("end")
 
     def _next_states(self) -> Any:
@@ -305,10 +306,13 @@ class Run:
         self._run_folder.writer.write(self.num_steps, self.state_dict, manifest, must=must)
         self._saved_step = self.num_steps
 
-    def _compare(self) -> None:
+    def _compare(self, *, at_end: bool = False) -> None:
         """Note whether the checkpoint of this step, there already or about to be, is the best so far."""
         if self._run_folder is not None and self._run_folder.writer is not None:
-            self._run_folder.writer.compare(self.num_steps, self.metrics | self.evaluation)
+            told = self.metrics | self.evaluation
+            self._run_folder.writer.compare(self.num_steps, told)
+            if self.num_steps > 0:
+                self._run_folder.writer.warn_of_unknown(told, at_end=at_end)
 
     def _is_over(self, until: Until) -> bool:
         """Whether the run has ended, and by what."""

@@ -56,7 +56,7 @@ def iterate_minibatches(
     depends on an optimiser step as a whole, weights and normalised advantages, is computed before it is split.
     An optimiser step in which no decision has any weight comes as an empty list.
     """
-    units = rows_per_sample(batch) if whole_samples else Segments(len(batch.rows), 1, batch.rows.device)
+    units = batch.rows.count_within(batch.samples) if whole_samples else Segments(len(batch.rows), 1, batch.rows.device)
     unit_decisions = batch.samples if whole_samples else batch.rows
     is_one_step = config.batch_size is None or config.batch_size >= units.total
     is_one_part = is_one_step and (config.micro_batch_size is None or config.micro_batch_size >= units.total)
@@ -75,16 +75,6 @@ def iterate_minibatches(
             order = torch.randperm(len(units), generator=generator).to(units.device)
         parts = [_pack(units, chosen, config.micro_batch_size) for chosen in _pack(units, order, config.batch_size)]
         yield from _micro_batches(decisions, weights, config, units, unit_decisions, order, parts)
-
-
-def rows_per_sample(batch: ActionBatch) -> Segments:
-    """The R rows cut into N samples."""
-    if len(batch.rows) == len(batch.samples):
-        return Segments(len(batch.samples), 1, batch.samples.device)
-    row_ends = batch.rows.starts + batch.rows.lengths
-    sample_ends = batch.samples.starts + batch.samples.lengths
-    rows_until = torch.searchsorted(row_ends, sample_ends) + 1
-    return Segments.of_lengths(rows_until.diff(prepend=rows_until.new_zeros(1)))
 
 
 def _pack(units: Segments, chosen: Tensor, num_rows: int | None) -> list[Tensor]:
@@ -172,21 +162,24 @@ class LossWeights:
         """Those of the decisions at ``positions``, int64."""
         return LossWeights(self.numerator[positions], self.denominator[positions], self.masked)
 
-    def where(self, kept: Tensor) -> LossWeights:
+    def where(self, kept: Tensor, *, keeps_denominator: bool = False) -> LossWeights:
         """The same for the decisions where ``kept``, bool of shape [D], is true; the others weigh nothing.
+
+        With ``keeps_denominator`` those that are kept weigh what they did, otherwise more.
 
         Example:
             >>> weights = LossWeights.of("per_sample", Segments.of_lengths([1, 3]), torch.float32)
             >>> weights.where(torch.tensor([False, True, True, True])).within(Segments(1, 4))
             tensor([0.0000, 0.3333, 0.3333, 0.3333])
         """
-        return LossWeights(self.numerator * kept, self.denominator * kept, masked=True)
+        denominator = self.denominator if keeps_denominator else self.denominator * kept
+        return LossWeights(self.numerator * kept, denominator, masked=True)
 
     def are_any(self, steps: Segments) -> list[bool]:
         """Whether anything has weight in each optimiser step."""
         if not self.masked:
             return [True] * len(steps)
-        any_weight: list[bool] = (steps.sum(self.denominator) > 0).tolist()
+        any_weight: list[bool] = (steps.sum(self.numerator) > 0).tolist()
         return any_weight
 
     def within(self, steps: Segments) -> Tensor:

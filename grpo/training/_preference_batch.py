@@ -13,7 +13,7 @@ from grpo.data.action_batches import ActionBatch
 from grpo.data.preferences import PairLogProbs, Preferences, paired_actions, paired_states
 from grpo.data.segments import Segments
 from grpo.models._evaluator import Evaluator
-from grpo.training._minibatches import WeightedRows, rows_per_sample
+from grpo.training._minibatches import WeightedRows
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +46,7 @@ class PreferenceBatch:
         """The pairs encoded for a policy."""
         pairs = Segments(len(preferences), 2)
         batch = evaluator.encode(paired_states(preferences), paired_actions(preferences), pairs)
-        rows = rows_per_sample(batch)
+        rows = batch.rows.count_within(batch.samples)
         if rows.uniform_length is not None:
             return cls(batch, Segments(len(preferences), 2 * rows.uniform_length, rows.device))
         return cls(batch, Segments.of_lengths(rows.lengths.view(-1, 2).sum(1)))

@@ -18,10 +18,11 @@ from grpo.objectives.preference_objective import PreferenceObjective
 from grpo.rollout.sampler import Sampler
 from grpo.training._metrics import StepMetrics
 from grpo.training._optimization import move_all
-from grpo.training.dpo_trainer import DPOTrainer
+from grpo.training._sampling_gap import SamplingGap
+from grpo.training.preference_trainer import PreferenceTrainer
 
 
-class OnlineDPOTrainer(DPOTrainer[StatesT, ActionsT]):
+class OnlineDPOTrainer(PreferenceTrainer[StatesT, ActionsT]):
     """DPO on what a reward model prefers among the policy's own actions: it takes states, and makes the pairs itself.
 
     A step samples a group of actions for each state, and learns from the best and the worst of each group; by how much
@@ -80,6 +81,7 @@ class OnlineDPOTrainer(DPOTrainer[StatesT, ActionsT]):
         if config.device is not None:
             move_all([reward_model], config.device)
         self.sampler = self.collector.sampler
+        self._sampling_gap = SamplingGap(self.sampler)
         self.phases = self.collector.phases
         self.last_experience: Experience | None = None
         self._models["reward_model"] = reward_model
@@ -89,9 +91,7 @@ class OnlineDPOTrainer(DPOTrainer[StatesT, ActionsT]):
     def _parts(self) -> dict[str, object]:
         return {"sampler": self.sampler, "objective": self.objective}
 
-    def step(  # type: ignore[override]  # of states, where DPO is given their pairs
-        self, states: StatesT, **generation_kwargs: Any
-    ) -> dict[str, float]:
+    def step(self, states: StatesT, **generation_kwargs: Any) -> dict[str, float]:
         """Sample actions for the states, score them, and update the policy on the pairs that they make.
 
         Args:
@@ -117,5 +117,6 @@ class OnlineDPOTrainer(DPOTrainer[StatesT, ActionsT]):
                 metrics.note({"learning_rate": self._optimization.learning_rate})
                 metrics.note_reports(self._reporting)
             metrics.note(collected.metrics)
+            metrics.note(self._sampling_gap.metrics(experience))
         self.last_experience = experience
         return metrics.result()

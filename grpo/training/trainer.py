@@ -31,12 +31,13 @@ from grpo.models.policy import ActionsT, FollowsData, PolicyModel, ReportsMetric
 from grpo.models.reward_model import RewardModel
 from grpo.objectives._checks import check_terms
 from grpo.objectives.grpo_objective import Objective
-from grpo.rollout.importance import importance_weights, sampling_metrics
-from grpo.rollout.sampler import Sampler
+from grpo.rollout.importance import importance_weights
+from grpo.rollout.sampler import Sampler, correction_for
 from grpo.training._metrics import StepMetrics, value_metrics
 from grpo.training._minibatches import LossWeights, MicroBatch, iterate_minibatches
 from grpo.training._optimization import level_of_caller, move_all
 from grpo.training._requirements import check_requirements, warn_of_untold_states
+from grpo.training._sampling_gap import SamplingGap
 from grpo.training.policy_trainer import PolicyTrainer
 
 EARLY_STOP_TOLERANCE = 1.5
@@ -111,6 +112,8 @@ class Trainer(PolicyTrainer[StatesT, ActionsT]):
         self.advantage_estimator = advantage_estimator
         self.objective = objective
         self.sampler = self.collector.sampler
+        self._correction = correction_for(self.sampler, config.importance_correction)
+        self._sampling_gap = SamplingGap(self.sampler, self._correction)
         self.phases = self.collector.phases
         self.last_experience: Experience | None = None
         self._needs = needs
@@ -217,8 +220,7 @@ class Trainer(PolicyTrainer[StatesT, ActionsT]):
             )
         metrics.note(rollout_metrics(experience))
         metrics.note({"num_samples": float(len(experience.samples)), "num_decisions": float(experience.samples.total)})
-        if experience.sampling_log_probs is not None and experience.old_log_probs is not None:
-            metrics.note(sampling_metrics(experience.old_log_probs, experience.sampling_log_probs))
+        metrics.note(self._sampling_gap.metrics(experience))
         metrics.note({"learning_rate": self._optimization.learning_rate})
         metrics.note_reports(self._reporting)
 
@@ -246,14 +248,14 @@ class Trainer(PolicyTrainer[StatesT, ActionsT]):
         )
 
     def _importance_weights(self, experience: Experience) -> Tensor | None:
-        correction = self.config.importance_correction
+        correction = self._correction
         if correction is None:
             return None
         if experience.sampling_log_probs is None or experience.old_log_probs is None:
             raise ValueError(
                 f"importance_correction needs to know the log-probs that actions were drawn with, but "
                 f"{type_name(experience.batch)} does not tell: give the batches of encode_actions an attribute "
-                f"sampling_log_probs, as grpo.HasSamplingLogProbs documents, or set it to None"
+                f"sampling_log_probs, as grpo.HasSamplingLogProbs documents, or set it to None in the config"
             )
         weights = importance_weights(
             experience.old_log_probs, experience.sampling_log_probs, experience.samples, correction
@@ -261,10 +263,12 @@ class Trainer(PolicyTrainer[StatesT, ActionsT]):
         return weights.to(self._weights_dtype)
 
     def _loss_weights(self, experience: Experience) -> LossWeights:
-        weights = LossWeights.of(self.config.loss_averaging, experience.samples, self._weights_dtype)
-        if self.config.mask_truncated:
-            return weights.where(experience.samples.expand(~require_truncated(experience)))
-        return weights
+        averaging, masks = self.config.loss_averaging, self.config.mask_truncated
+        weights = LossWeights.of(averaging, experience.samples, self._weights_dtype)
+        if not masks:
+            return weights
+        kept = experience.samples.expand(~require_truncated(experience))
+        return weights.where(kept, keeps_denominator=masks == "decisions" and averaging != "per_decision")
 
     def _may_fail_after_an_update(self, num_rows: int) -> bool:
         calls_back = self._follows_data or self._needs.step_kl or bool(self._adapting)

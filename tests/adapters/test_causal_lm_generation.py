@@ -39,7 +39,7 @@ from transformers.cache_utils import DynamicLayer
 
 from grpo import GRPOConfig, GRPOTrainer
 from grpo_adapters.huggingface import Completion, SamplingConfig
-from grpo_adapters.huggingface.decoder import GrowingLayer
+from grpo_adapters.huggingface.decoder import DecodingTraits, GrowingLayer
 from grpo_adapters.huggingface.generation import sample_completions
 from grpo_adapters.huggingface.sampling import draw_tokens, next_token_probabilities
 
@@ -63,7 +63,7 @@ def test_the_likeliest_completions_are_those_of_transformers(family: str, tie_wo
         assert max(len(set(completion.token_ids)) for completion in completions) > 2
 
 
-@pytest.mark.filterwarnings("ignore:the logits of RecurrentGemmaForCausalLM are not a linear layer")
+@pytest.mark.filterwarnings("ignore:RecurrentGemmaForCausalLM keeps what it made of earlier tokens in a way of its own")
 @pytest.mark.parametrize(
     ("family", "std"), [*((family, std) for family in HEEDLESS for std in (0.4, 0.1)), ("rwkv", 0.02)]
 )
@@ -277,6 +277,7 @@ def run_scripts(
         end_tokens=end_tokens,
         sampling=SamplingConfig(**({"max_new_tokens": 12} | settings)),
         generator=torch.Generator().manual_seed(0),
+        traits=DecodingTraits(),
     )
     return [completion for group in groups for completion in group], model.calls
 

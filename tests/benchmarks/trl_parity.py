@@ -83,6 +83,7 @@ class Data:
     old_log_probs: Tensor
     reference_log_probs: Tensor
     advantages: Tensor
+    truncated: Tensor
 
     @property
     def mask(self) -> Tensor:
@@ -106,6 +107,7 @@ class Case:
         beta: TRL's KL coefficient, set after construction: with one, TRL would load a reference model by name, which
             a model made in memory does not have, though its loss needs no more than the reference log-probs.
         num_micro_batches: parts that both split the optimiser step into.
+        masks_truncated: whether both leave out what was cut short.
     """
 
     name: str
@@ -114,9 +116,11 @@ class Case:
     theirs: Mapping[str, Any]
     beta: float = 0.0
     num_micro_batches: int = 1
+    masks_truncated: bool = False
 
 
 CLIPS: dict[str, Any] = {"epsilon": 0.2, "epsilon_high": 0.28}
+GSPO_CLIPS: dict[str, Any] = {"importance_sampling_level": "sequence", "epsilon": 0.1, "epsilon_high": 0.12}
 OUR_CLIPS: dict[str, Any] = {"clip_low": 0.2, "clip_high": 0.28}
 
 
@@ -132,10 +136,14 @@ def cases() -> list[Case]:
     - TRL's ``sapo`` averages as its ``grpo`` does, its ``cispo`` as its ``dapo``.
     - ``delta`` is our ``dual_clip``; with it TRL bounds positive advantages too, which the clip range, being narrower,
       has done already.
-    - ``importance_sampling_level="sequence"`` is our SampleClippedSurrogate.
+    - ``importance_sampling_level="sequence"`` is our SampleClippedSurrogate; ``luspo`` is that with the integer 1 as
+      ``loss_averaging``.
     - ``use_bias_correction_kl`` is on by default in TRL, ``kl_importance_correction`` is off in ours.
+    - ``mask_truncated_completions`` is our ``mask_truncated="decisions"``: a masked completion has no tokens, but is
+      one of the completions that ``grpo``, ``dr_grpo`` and ``importance_sampling_level="sequence"`` divide by.
     """
     clipped = ClippedSurrogate(**OUR_CLIPS)
+    gspo = SampleClippedSurrogate(clip_low=0.1, clip_high=0.12)
     kl = {"kl_coefficient": 0.3}
     return [
         Case("grpo", GRPOObjective(surrogate=clipped), "per_sample", {"loss_type": "grpo", **CLIPS}),
@@ -165,9 +173,15 @@ def cases() -> list[Case]:
         Case("sapo", GRPOObjective(surrogate=SoftAdaptiveSurrogate()), "per_sample", {"loss_type": "sapo"}),
         Case(
             "gspo",
-            GRPOObjective(surrogate=SampleClippedSurrogate(clip_low=0.1, clip_high=0.12)),
+            GRPOObjective(surrogate=gspo),
             "per_sample",
-            {"loss_type": "grpo", "importance_sampling_level": "sequence", "epsilon": 0.1, "epsilon_high": 0.12},
+            {"loss_type": "grpo", **GSPO_CLIPS},
+        ),
+        Case(
+            "luspo",
+            GRPOObjective(surrogate=gspo),
+            1,
+            {"loss_type": "luspo", **GSPO_CLIPS},
         ),
         Case(
             "two-sided clipping",
@@ -189,6 +203,42 @@ def cases() -> list[Case]:
             {"loss_type": "dapo", "use_bias_correction_kl": True, **CLIPS},
             beta=0.3,
         ),
+        Case(
+            "gspo, k3, corrected",
+            GRPOObjective(surrogate=gspo, kl_importance_correction=True, **kl),
+            "per_sample",
+            {"loss_type": "grpo", "use_bias_correction_kl": True, **GSPO_CLIPS},
+            beta=0.3,
+        ),
+        Case(
+            "grpo, masked",
+            GRPOObjective(surrogate=clipped),
+            "per_sample",
+            {"loss_type": "grpo", **CLIPS},
+            masks_truncated=True,
+        ),
+        Case(
+            "dr_grpo, masked",
+            GRPOObjective(surrogate=clipped),
+            MAX_LENGTH,
+            {"loss_type": "dr_grpo", **CLIPS},
+            masks_truncated=True,
+        ),
+        Case(
+            "dapo, masked",
+            GRPOObjective(surrogate=clipped),
+            "per_decision",
+            {"loss_type": "dapo", **CLIPS},
+            masks_truncated=True,
+        ),
+        Case(
+            "gspo, k3, masked",
+            GRPOObjective(surrogate=gspo, kl_importance_correction=True, **kl),
+            "per_sample",
+            {"loss_type": "grpo", "use_bias_correction_kl": True, **GSPO_CLIPS},
+            beta=0.3,
+            masks_truncated=True,
+        ),
     ]
 
 
@@ -204,7 +254,9 @@ def random_data(options: Options, dtype: torch.dtype) -> Data:
     reference = old + 0.5 * torch.randn(len(old), generator=generator, dtype=torch.float64)
     advantages = torch.randn(num_samples, generator=generator, dtype=torch.float64)
     advantages[-GROUP_SIZE:] = 0.0
-    return Data(lengths, *(values.to(dtype) for values in (log_probs, old, reference, advantages)))
+    truncated = torch.arange(num_samples) % 3 == 0
+    log_probs, old, reference, advantages = (values.to(dtype) for values in (log_probs, old, reference, advantages))
+    return Data(lengths, log_probs, old, reference, advantages, truncated)
 
 
 def fixed_data(dtype: torch.dtype = torch.float64) -> Data:
@@ -215,6 +267,7 @@ def fixed_data(dtype: torch.dtype = torch.float64) -> Data:
         torch.tensor([-0.6, -0.8, -0.9, -1.7, -1.3, -1.0, -0.2, -1.5, -1.1], dtype=dtype),
         torch.tensor([-0.9, -1.0, -0.4, -1.5, -0.8, -1.4, -0.1, -1.2, -1.3], dtype=dtype),
         torch.tensor([1.5, -0.5, -1.0, 0.8], dtype=dtype),
+        torch.tensor([False, False, True, False]),
     )
 
 
@@ -239,6 +292,12 @@ class GivenLogProbs(nn.Module):
 
     def encode_actions(self, states: Any, actions: Any) -> TensorBatch:
         raise NotImplementedError
+
+
+class TruncatedBatch(TensorBatch):
+    """Decisions of samples that may have been cut short."""
+
+    truncated: Tensor
 
 
 class NoReward(nn.Module):
@@ -276,7 +335,9 @@ def our_result(case: Case, data: Data) -> Result:
     samples = Segments.of_lengths(data.lengths)
     numbers = torch.arange(samples.total)
     # A row of this policy is a decision: what is split is not the same as in TRL, and must not matter.
-    return update(case, data, policy, TensorBatch(numbers, numbers, samples), rows_per_part=samples.total)
+    batch: Any = TruncatedBatch(numbers, numbers, samples)
+    batch.truncated = data.truncated
+    return update(case, data, policy, batch, rows_per_part=samples.total)
 
 
 def update(case: Case, data: Data, policy: Any, batch: ActionBatch, rows_per_part: int) -> Result:
@@ -285,6 +346,7 @@ def update(case: Case, data: Data, policy: Any, batch: ActionBatch, rows_per_par
         group_size=GROUP_SIZE,
         micro_batch_size=-(-rows_per_part // case.num_micro_batches),
         loss_averaging=case.averaging,
+        mask_truncated="decisions" if case.masks_truncated else False,
         max_grad_norm=None,
     )
     trainer = GRPOTrainer(
@@ -360,17 +422,22 @@ def trl_result(case: Case, data: Data) -> Result:
 
         trainer._get_per_token_logps_and_entropies = forward
         tokens = torch.full(data.mask.shape, 2)
-        loss = trainer.compute_loss(trainer.model, trl_inputs(data, rows, [[2]] * len(tokens), tokens))
+        inputs = trl_inputs(data, rows, [[2]] * len(tokens), tokens, masks_truncated=case.masks_truncated)
+        loss = trainer.compute_loss(trainer.model, inputs)
         loss.backward()
         total += loss.item()
     assert log_probs.grad is not None
     return Result(total, log_probs.grad[data.mask])
 
 
-def trl_inputs(data: Data, rows: Tensor, prompts: list[list[int]], completions: Tensor) -> dict[str, Tensor]:
+def trl_inputs(
+    data: Data, rows: Tensor, prompts: list[list[int]], completions: Tensor, *, masks_truncated: bool = False
+) -> dict[str, Tensor]:
     """The rows of a batch as TRL makes it of what it has sampled: prompts are padded on the left."""
     longest = max(len(prompt) for prompt in prompts)
     mask = data.mask.long()
+    if masks_truncated:
+        mask = mask * ~data.truncated.unsqueeze(1)
     whole = {
         "prompt_ids": torch.tensor([[0] * (longest - len(prompt)) + prompt for prompt in prompts]),
         "prompt_mask": torch.tensor([[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts]),

@@ -480,7 +480,6 @@ class Measures(Callback):
         ({"keep_last": 3, "keep_every": 3}, [0, 3, 5, 6, 7]),
         ({"keep_last": 1, "keep_best": "value"}, [4, 7]),
         ({"keep_last": 1, "keep_best": "value", "best_is": "lowest"}, [0, 7]),
-        ({"keep_last": 1, "keep_best": "of nothing"}, [7]),
     ],
 )
 @pytest.mark.parametrize("asynchronous", [False, True])
@@ -501,6 +500,31 @@ def test_what_is_kept(
     assert run.resume() == (cut is not None)
     run(Until(steps=7))
     assert steps_in(tmp_path) == expected
+
+
+@pytest.mark.parametrize(
+    ("keep_best", "expected"),
+    [("valeu", [0, 0, 0, 1, 1, 1]), ("of nothing", [0, 0, 0, 0, 0, 1]), ("value", [0] * 6), ("reward", [0] * 6)],
+)
+def test_a_metric_that_never_comes_is_told_once(tmp_path: Path, keep_best: str, expected: list[int]) -> None:
+    """With the save after step 2 where another one has nearly that name, and at the end, after step 4, otherwise."""
+    told: list[int] = []
+
+    class Notes(Measures):
+        def after_step(self, run: Run, metrics: Any) -> None:
+            super().after_step(run, metrics)
+            told.append(len(caught))
+
+    with warnings.catch_warnings(record=True, action="always") as caught:
+        run = make_run(tmp_path, callbacks=[Notes([0.0] * 6)], every=2, keep_best=keep_best)
+        run(Until(steps=4))
+        told.append(len(caught))
+        run(Until(steps=5))
+    assert len(caught) == expected[-1]
+    assert told[:6] == expected
+    for warning in caught:
+        assert str(warning.message).startswith(f"Checkpoints(keep_best={keep_best!r}) has seen no number called that")
+        assert warning.filename == __file__
 
 
 def test_the_best_of_another_metric_is_forgotten(tmp_path: Path) -> None:

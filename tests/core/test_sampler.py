@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import warnings
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -15,6 +17,8 @@ from torch import Tensor
 from grpo import (
     ClippedSurrogate,
     Decisions,
+    DiffersFromPolicy,
+    DPOConfig,
     Evaluation,
     Experience,
     ExperienceCollector,
@@ -28,6 +32,7 @@ from grpo import (
     KLPenaltySurrogate,
     Needs,
     NonFiniteError,
+    OnlineDPOTrainer,
     PPOConfig,
     PPOTrainer,
     PreferenceCollector,
@@ -43,6 +48,7 @@ from grpo import (
     group_centered_advantages,
     importance_weights,
 )
+from grpo.rollout.importance import corrected_fraction
 
 LIKES_HIGH = FunctionRewards(lambda state, action: float(action))
 LIKES_LONG = FunctionRewards(lambda state, action: float(len(action)))
@@ -212,7 +218,8 @@ def test_a_sampler_at_another_temperature_is_seen_at_the_first_step(temperature:
     policy = ToldPolicy()
     config = GRPOConfig(group_size=64)
     trainer: Any = GRPOTrainer(config, policy, LIKES_FIRST, sampler=AtTemperature(temperature))
-    metrics = trainer.step([0, 1, 2])
+    with pytest.warns(UserWarning, match="AtTemperature drew") if temperature > 1 else nullcontext():
+        metrics = trainer.step([0, 1, 2])
     told = [metrics[f"sampling/{name}"] for name in ("kl", "max_ratio", "effective_sample_size")]
     if temperature == 1:
         assert told == pytest.approx([0.0, 1.0, 192.0])
@@ -246,11 +253,43 @@ class TellsOf(TablePolicy):
 def test_sampling_metrics_by_hand() -> None:
     policy = TellsOf(torch.tensor([0.25, 1.0], dtype=torch.float64).log())
     assert isinstance(policy.encode_actions([0], [0]), HasSamplingLogProbs)
-    metrics = GRPOTrainer(GRPOConfig(group_size=2), policy, LIKES_HIGH).step([0])
+    with pytest.warns(UserWarning, match=r"PolicySampler drew actions with are 0.69 nats from the policy's"):
+        metrics = GRPOTrainer(GRPOConfig(group_size=2), policy, LIKES_HIGH).step([0])
+    assert metrics["sampling/log_prob_gap"] == pytest.approx(math.log(2))
+    assert "sampling/corrected_fraction" not in metrics
     # ratios 2 and 1/2: (2 - log 2 - 1 + 1/2 + log 2 - 1) / 2, and (5/2)² / (4 + 1/4)
     assert metrics["sampling/kl"] == pytest.approx(0.25)
     assert metrics["sampling/max_ratio"] == pytest.approx(2.0)
     assert metrics["sampling/effective_sample_size"] == pytest.approx(6.25 / 4.25)
+
+
+@pytest.mark.parametrize("is_dpo", [False, True])
+def test_a_wide_gap_is_warned_of_once(is_dpo: bool) -> None:
+    """At 0.1 nats nothing is said; the warning points at the line that calls ``step``."""
+
+    class Changes(TellsOf):
+        def encode_actions(self, states: Any, actions: Any) -> ToldBatch:
+            self.told = torch.full((len(actions),), math.log(0.5) - self.gap, dtype=torch.float64)
+            return super().encode_actions(states, actions)
+
+        gap = 0.0
+
+    policy = Changes(None)
+    trainer: Any
+    if is_dpo:
+        config = DPOConfig(learning_rate=0.0, reference_free=True)
+        trainer = OnlineDPOTrainer(config, policy, LIKES_HIGH, group_size=2)
+    else:
+        trainer = GRPOTrainer(GRPOConfig(learning_rate=0.0, group_size=2), policy, LIKES_HIGH)
+    torch.manual_seed(1)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for gap in (0.0, -0.0999, 0.11, 0.3):
+            policy.gap = gap
+            assert trainer.step([0])["sampling/log_prob_gap"] == pytest.approx(abs(gap), abs=1e-6)
+            assert len(caught) == (gap > 0.1)
+    assert caught[0].filename == __file__
+    assert "Look for weights of an earlier step" in str(caught[0].message)
 
 
 def test_without_them_nothing_is_told() -> None:
@@ -326,7 +365,27 @@ def test_the_effective_sample_size_is_between_one_and_all(weights: list[float]) 
     assert effective_sample_size(torch.full((7,), weights[0])).item() == pytest.approx(7)
 
 
+@given(st.integers(0, 1000), st.sampled_from(["truncate", "mask"]), st.sampled_from(["decision", "sample"]))
+def test_the_corrected_fraction_is_that_of_the_weights_that_are_not_ratios(seed: int, kind: Any, per: Any) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    gap, samples = torch.randn(6, generator=generator, dtype=torch.float64), Segments.of_lengths([3, 1, 2])
+    bounds = {"max_ratio": 1.5, "min_ratio": 0.5 if kind == "mask" else 0.0}
+    arguments = gap, torch.zeros(6, dtype=torch.float64), samples
+    weights = importance_weights(*arguments, ImportanceCorrection(kind=kind, per=per, **bounds))
+    ratio = (samples.expand(samples.sum(gap)) if per == "sample" else gap).exp()
+    fraction = corrected_fraction(*arguments, ImportanceCorrection(kind=kind, per=per, **bounds))
+    assert fraction.item() == pytest.approx((weights != ratio).double().mean().item())
+
+
+def test_a_ratio_at_the_bound_is_not_corrected() -> None:
+    """So that it is 0 wherever the sampler is the policy."""
+    fraction = corrected_fraction(torch.zeros(2), torch.zeros(2), Segments(2, 1), ImportanceCorrection(max_ratio=1.0))
+    assert fraction == 0
+
+
 # The correction in a step.
+
+WIDE_GAP = pytest.mark.filterwarnings("ignore:the log-probs that .* drew actions with:UserWarning")
 
 
 def gaps(num_decisions: int) -> Tensor:
@@ -395,6 +454,7 @@ CORRECTIONS = pytest.mark.parametrize(
 )
 
 
+@WIDE_GAP
 @CORRECTIONS
 @pytest.mark.parametrize("base", [SequencePolicy, EpisodePolicy])
 @pytest.mark.parametrize("normalization", [None, "per_minibatch"])
@@ -431,6 +491,7 @@ class WeightedSurrogate:
         return Terms(terms.loss * weights, terms.metrics)
 
 
+@WIDE_GAP
 @CORRECTIONS
 @pytest.mark.parametrize("normalization", [None, "per_step", "per_minibatch"])
 @pytest.mark.parametrize("dual_clip", [None, 1.5])
@@ -449,6 +510,7 @@ def test_it_multiplies_the_loss_of_the_surrogate_and_nothing_else(
     assert not torch.allclose(corrected, plain)
 
 
+@WIDE_GAP
 def test_the_penalty_of_a_surrogate_is_not_weighted() -> None:
     """Of -ρA + β KL(π_old‖π) only the first term is what an advantage makes: without any weight it is as if A = 0."""
     nothing = ImportanceCorrection(kind="mask", max_ratio=1.0, min_ratio=1.0)
@@ -476,6 +538,71 @@ def test_a_correction_needs_batches_that_tell() -> None:
         GRPOTrainer(config, TellsOf(None), LIKES_HIGH).step([0])
 
 
+class Recommends(Counting):
+    """A sampler that differs from the policy, and says what to do about it."""
+
+    def __init__(self, correction: Any) -> None:
+        super().__init__()
+        self.correction = correction
+
+    def get_importance_correction(self) -> Any:
+        return self.correction
+
+
+MASK = ImportanceCorrection(kind="mask", per="sample", max_ratio=3.0)
+BOUND = ImportanceCorrection(max_ratio=1.5)
+
+
+@WIDE_GAP
+@pytest.mark.parametrize(
+    ("settings", "recommended", "weights"),
+    [
+        ({}, MASK, [2.0, 0.0]),
+        ({}, BOUND, [1.5, 1.5]),
+        ({}, None, None),
+        ({"importance_correction": "sampler"}, MASK, [2.0, 0.0]),
+        ({"importance_correction": None}, MASK, None),
+        ({"importance_correction": BOUND}, MASK, [1.5, 1.5]),
+        ({"importance_correction": BOUND}, None, [1.5, 1.5]),
+    ],
+)
+def test_what_a_sampler_recommends_is_done_where_the_config_leaves_it_open(
+    settings: dict[str, Any], recommended: Any, weights: list[float] | None
+) -> None:
+    """Ratios of 2 and 4, and REINFORCE's loss with advantages of 1: what is left is the log-prob times the weight."""
+    sampler = Recommends(recommended)
+    assert isinstance(sampler, DiffersFromPolicy)
+    assert not isinstance(Counting(), DiffersFromPolicy)
+    trainer: Any = ReinforceTrainer(
+        ReinforceConfig(group_size=2, advantage_normalization=None, loss_averaging="per_decision", **settings),
+        TellsOf(torch.tensor([0.25, 0.125], dtype=torch.float64).log()),
+        FunctionRewards(lambda state, action: 1.0),
+        sampler=sampler,
+    )
+    metrics = trainer.step([0])
+    expected = weights or [1.0, 1.0]
+    assert metrics["loss"] == pytest.approx(math.log(2) * sum(expected) / 2)
+    if weights is None:
+        assert "sampling/corrected_fraction" not in metrics
+    else:
+        assert metrics["sampling/corrected_fraction"] == (0.5 if 0.0 in weights else 1.0)
+
+
+def test_a_recommended_correction_needs_batches_that_tell() -> None:
+    trainer = GRPOTrainer(GRPOConfig(group_size=2), TablePolicy(), LIKES_HIGH, sampler=Recommends(MASK))
+    with pytest.raises(ValueError, match=r"importance_correction needs .* or set it to None in the config"):
+        trainer.step([0])
+
+
+def test_a_recommendation_that_is_none_of_ours() -> None:
+    message = "Recommends.get_importance_correction returned 'mask', expected a grpo.ImportanceCorrection"
+    with pytest.raises(TypeError, match=message):
+        GRPOTrainer(GRPOConfig(), TablePolicy(), LIKES_HIGH, sampler=Recommends("mask"))
+    with pytest.raises(ValueError, match="importance_correction"):
+        GRPOConfig(importance_correction="mask")
+
+
+@WIDE_GAP
 def test_a_corrected_sampler_learns_what_the_policy_would() -> None:
     """On average the corrected gradient of a sampler at another temperature is the policy's own."""
 

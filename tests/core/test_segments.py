@@ -91,6 +91,33 @@ def test_discounted_sums_by_hand() -> None:
     assert not sums.requires_grad
 
 
+@given(st.lists(st.integers(1, 20), min_size=1, max_size=6), st.integers(0, 100))
+def test_discounted_sums_with_a_discount_for_each_entry(lengths: list[int], seed: int) -> None:
+    values, generator = values_for(lengths), torch.Generator().manual_seed(seed)
+    discounts = torch.rand(len(values), generator=generator, dtype=values.dtype)
+    expected = []
+    for part, own in zip(values.split(lengths), discounts.split(lengths), strict=True):
+        total, sums = 0.0, []
+        for value, discount in zip(reversed(part.tolist()), reversed(own.tolist()), strict=True):
+            total = value + discount * total
+            sums.append(total)
+        expected += sums[::-1]
+    before = discounts.clone()
+    sums_of_all = Segments.of_lengths(lengths).discounted_sum(values, discounts)
+    torch.testing.assert_close(sums_of_all, torch.tensor(expected, dtype=values.dtype))
+    assert torch.equal(discounts, before)
+
+
+@given(st.lists(st.lists(st.integers(1, 4), min_size=1, max_size=4), min_size=1, max_size=5))
+def test_segments_are_counted_in_those_that_they_lie_in(parts: list[list[int]]) -> None:
+    inner = [length for own in parts for length in own]
+    outer = [sum(own) for own in parts]
+    counts = [len(own) for own in parts]
+    for segments in (Segments.of_lengths(inner), general(inner)):
+        for whole in (Segments.of_lengths(outer), general(outer)):
+            assert segments.count_within(whole).lengths.tolist() == counts
+
+
 @given(st.lists(st.floats(-1e6, 1e6, width=32), min_size=1, max_size=5), st.integers(1, 7))
 def test_equal_entries_are_centred_to_exactly_zero(values: list[float], length: int) -> None:
     lengths = [length] * len(values)

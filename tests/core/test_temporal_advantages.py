@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
@@ -18,11 +18,13 @@ from grpo import (
     GeneralizedAdvantage,
     GRPOConfig,
     GRPOTrainer,
+    HasTurns,
     MonteCarlo,
     PairBatch,
     PPOConfig,
     PPOTrainer,
     Segments,
+    TensorBatch,
     ValueEstimates,
     episode_returns,
     generalized_advantages,
@@ -63,6 +65,24 @@ class Episodes:
 
     def select(self, rows: Tensor) -> Any:
         raise NotImplementedError
+
+
+@dataclass
+class Conversations(Episodes):
+    """The same where each episode is a conversation, given by the number of decisions in each of its turns."""
+
+    turn_lengths: list[list[int]]
+
+    @property
+    def turns(self) -> Segments:
+        return Segments.of_lengths([length for turns in self.turn_lengths for length in turns])
+
+
+def conversation_of(turn_lengths: list[list[int]], rewards: Tensor, groups: list[int]) -> Experience:
+    """A sample for each list of turns."""
+    batch = Conversations([[sum(turns)] for turns in turn_lengths], turn_lengths)
+    count = len(turn_lengths)
+    return Experience([0] * count, [0] * count, batch, Segments.of_lengths(groups), rewards)
 
 
 def experience_of(
@@ -228,6 +248,27 @@ def test_a_sample_is_one_episode_unless_its_batch_says_otherwise() -> None:
     experience = Experience([0, 0], [0, 0], pairs, Segments(1, 2), torch.tensor([1.0, 2.0, 3.0]))
     assert experience.episodes is experience.samples
     assert experience_of([[2, 1], [3]], 0).episodes.lengths.tolist() == [2, 1, 3]
+    assert experience.turns.lengths.tolist() == [1, 1, 1]
+    assert isinstance(Conversations([[3]], [[1, 2]]), HasTurns)
+    assert not isinstance(pairs, HasTurns)
+
+
+@pytest.mark.parametrize(
+    "turns", [Segments(3, 1), Segments.of_lengths([1, 2, 1]), [2, 2]], ids=["too few", "across samples", "list"]
+)
+def test_turns_that_are_none_are_refused(turns: Any) -> None:
+    class Wrong(WalkerPolicy):
+        def encode_actions(self, states: Any, actions: Any) -> Any:
+            return ToldBatch(torch.tensor([0, 1, 0, 1]), torch.zeros(4), Segments(2, 2))
+
+    class ToldBatch(TensorBatch):
+        pass
+
+    ToldBatch.turns = turns  # type: ignore[attr-defined]
+
+    trainer = GRPOTrainer(GRPOConfig(group_size=2), Wrong(), StepRewards())
+    with pytest.raises(ValueError, match=r"encode_actions returned a batch with turns .*, expected Segments of its 4"):
+        trainer.step([0])
 
 
 def baseline_of(
@@ -264,6 +305,60 @@ def test_the_group_time_baseline_equals_a_plain_loop(groups: list[list[int]], se
                 reached = torch.stack([other[time] for other in members if len(other) > time])
                 expected.append(value - reached.mean())
     torch.testing.assert_close(ours, torch.stack(expected))
+
+
+def test_credit_by_turns_by_hand() -> None:
+    """Two conversations of a group, of three turns and of two: a turn of many tokens counts as one of few."""
+    rewards = torch.tensor([0.0, 1.0, 2.0, 0.0, 0.0, 4.0, 3.0, 0.0, 6.0], dtype=torch.float64)
+    experience = conversation_of([[2, 1, 3], [1, 2]], rewards, [2])
+    # returns of the turns 7, 6, 4 and 9, 6; means at turns 0, 1 and 2: 8, 6, 4
+    advantages = MonteCarlo(baseline=group_time_baseline)(experience)
+    assert advantages.tolist() == [-1.0, -1.0, 0.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0]
+    # with γ = 1/2 from turn to turn: 4 and 2 + 4/2 = 4 and 1 + 4/2 = 3; 6 and 3 + 6/2 = 6
+    to_go = MonteCarlo(discount=0.5)(experience)
+    assert to_go.tolist() == [3.0, 3.0, 4.0, 4.0, 4.0, 4.0, 6.0, 6.0, 6.0]
+    whole = MonteCarlo(discount=0.5, reward_to_go=False)(experience)
+    assert whole.tolist() == [3.0] * 6 + [6.0] * 3
+    advantages = MonteCarlo(discount=0.5, baseline=group_time_baseline)(experience)
+    assert advantages.tolist() == [-1.5, -1.5, -1.0, 0.0, 0.0, 0.0, 1.5, 1.0, 1.0]
+
+
+def test_a_reward_within_a_turn_is_for_the_decisions_up_to_it() -> None:
+    experience = conversation_of([[3, 1]], torch.tensor([0.0, 5.0, 0.0, 8.0]), [1])
+    assert MonteCarlo(discount=0.5)(experience).tolist() == [9.0, 9.0, 4.0, 8.0]
+
+
+def test_a_critics_credit_is_discounted_by_turns() -> None:
+    """Errors 0 + 2 - 1 = 1, 1 + 4/2 - 2 = 1 and 3 - 4 = -1; γλ is 1/2 within the turn and 1/4 after it."""
+    experience = conversation_of([[2, 1]], torch.tensor([0.0, 1.0, 3.0]), [1])
+    values = ValueEstimates(torch.tensor([1.0, 2.0, 4.0]), torch.tensor([2.0, 4.0, 0.0]))
+    advantages = GeneralizedAdvantage(discount=0.5, gae_lambda=0.5)(replace(experience, values=values))
+    assert advantages.tolist() == [1.375, 0.75, -1.0]
+
+
+@given(
+    st.lists(
+        st.lists(st.lists(st.integers(1, 4), min_size=1, max_size=4), min_size=1, max_size=3), min_size=1, max_size=3
+    ),
+    seeds,
+    fractions,
+)
+def test_turns_are_credited_as_if_each_were_one_decision(
+    groups: list[list[list[int]]], seed: int, discount: float
+) -> None:
+    """Exactly, where rewards come with the last decision of each turn, however many decisions it has."""
+    turn_lengths = [turns for group in groups for turns in group]
+    sizes = [len(group) for group in groups]
+    turns = Segments.of_lengths([length for own in turn_lengths for length in own])
+    turn_rewards = randn(len(turns), seed)
+    rewards = turn_rewards.new_zeros(turns.total)
+    rewards[turns.last] = turn_rewards
+    estimator = MonteCarlo(discount=discount, baseline=group_time_baseline)
+    short = experience_of([[len(own)] for own in turn_lengths], seed, groups=sizes)
+    expected = estimator(replace(short, rewards=turn_rewards))
+    torch.testing.assert_close(estimator(conversation_of(turn_lengths, rewards, sizes)), turns.expand(expected))
+    of_one = conversation_of([[1] * len(own) for own in turn_lengths], turn_rewards, sizes)
+    assert torch.equal(estimator(of_one), expected)
 
 
 @given(

@@ -152,6 +152,7 @@ def test_partition_of_any_rollout(
     seed=st.integers(0, 100),
     micro_batch_size=st.integers(1, 30),
     batch_size=st.none() | st.integers(1, 30),
+    masks=st.sampled_from([True, "decisions"]),
 )
 def test_partition_where_samples_are_masked(
     policy_class: type[Policy],
@@ -161,8 +162,9 @@ def test_partition_where_samples_are_masked(
     seed: int,
     micro_batch_size: int,
     batch_size: int | None,
+    masks: Any,
 ) -> None:
-    settings = {"loss_averaging": averaging, "mask_truncated": True, "batch_size": batch_size}
+    settings = {"loss_averaging": averaging, "mask_truncated": masks, "batch_size": batch_size}
     whole, whole_metrics = update(policy_class, objective, sizes, seed, **settings)
     split, metrics = update(policy_class, objective, sizes, seed, micro_batch_size=micro_batch_size, **settings)
     assert (split - whole).abs().max() <= 1e-6 * whole.abs().max() + 1e-12

@@ -33,7 +33,10 @@ OLD_LOG_PROBS = [-0.6, -0.8, -0.9, -1.7, -1.3, -1.0, -0.2, -1.5, -1.1]
 REFERENCE_LOG_PROBS = [-0.9, -1.0, -0.4, -1.5, -0.8, -1.4, -0.1, -1.2, -1.3]
 ADVANTAGES = [1.5, -0.5, -1.0, 0.8]
 
+TRUNCATED = [False, False, True, False]  # where a case is masked
+
 CLIPPED = ClippedSurrogate(clip_low=0.2, clip_high=0.28)
+GSPO = SampleClippedSurrogate(clip_low=0.1, clip_high=0.12)
 
 CASES: dict[str, tuple[GRPOObjective, LossAveraging]] = {
     "grpo": (GRPOObjective(surrogate=CLIPPED), "per_sample"),
@@ -42,7 +45,8 @@ CASES: dict[str, tuple[GRPOObjective, LossAveraging]] = {
     "dapo": (GRPOObjective(surrogate=CLIPPED), "per_decision"),
     "cispo": (GRPOObjective(surrogate=ClippedImportanceSurrogate(max_ratio=1.5)), "per_decision"),
     "sapo": (GRPOObjective(surrogate=SoftAdaptiveSurrogate()), "per_sample"),
-    "gspo": (GRPOObjective(surrogate=SampleClippedSurrogate(clip_low=0.1, clip_high=0.12)), "per_sample"),
+    "gspo": (GRPOObjective(surrogate=GSPO), "per_sample"),
+    "luspo": (GRPOObjective(surrogate=GSPO), 1),
     "two-sided clipping": (
         GRPOObjective(surrogate=ClippedSurrogate(clip_low=0.2, clip_high=0.28, dual_clip=1.6)),
         "per_sample",
@@ -51,6 +55,17 @@ CASES: dict[str, tuple[GRPOObjective, LossAveraging]] = {
     "k3, corrected": (
         GRPOObjective(surrogate=CLIPPED, kl_coefficient=0.3, kl_importance_correction=True),
         "per_decision",
+    ),
+    "gspo, k3, corrected": (
+        GRPOObjective(surrogate=GSPO, kl_coefficient=0.3, kl_importance_correction=True),
+        "per_sample",
+    ),
+    "grpo, masked": (GRPOObjective(surrogate=CLIPPED), "per_sample"),
+    "dr_grpo, masked": (GRPOObjective(surrogate=CLIPPED), 40),
+    "dapo, masked": (GRPOObjective(surrogate=CLIPPED), "per_decision"),
+    "gspo, k3, masked": (
+        GRPOObjective(surrogate=GSPO, kl_coefficient=0.3, kl_importance_correction=True),
+        "per_sample",
     ),
 }
 
@@ -71,6 +86,10 @@ TRL: dict[str, tuple[float, list[float]]] = {
         -0.1877118,
         [-0.1381464, -0.1381464, -0.1381464, 0.0, 0.1605032, 0.1605032, -0.0689263, -0.0689263, -0.0689263],
     ),
+    "luspo": (
+        -1.1091416,
+        [-0.4144391, -0.4144391, -0.4144391, 0.0, 0.3210064, 0.3210064, -0.206779, -0.206779, -0.206779],
+    ),
     "two-sided clipping": (-0.1612671, [-0.1381464, -0.08379, 0.0, 0.0, 0.0, 0.1131047, -0.0666667, 0.0, -0.0404354]),
     "k3": (
         -0.1158258,
@@ -79,6 +98,17 @@ TRL: dict[str, tuple[float, list[float]]] = {
     "k3, corrected": (
         -0.4061698,
         [-0.1694595, -0.1161888, 0.0060737, -0.012347, 0.2085314, 0.1095859, -0.0922222, 0.0182212, -0.0599791],
+    ),
+    "gspo, k3, corrected": (
+        -0.1721049,
+        [-0.1281483, -0.1433743, -0.1346278, -0.0277807, 0.1661845, 0.1740822, -0.0708189, -0.0614014, -0.0771435],
+    ),
+    "grpo, masked": (-0.4743717, [-0.1381464, -0.08379, 0.0, 0.0, 0.0, 0.0, -0.0666667, 0.0, -0.0404354]),
+    "dr_grpo, masked": (-0.0405779, [-0.010361, -0.0062843, 0.0, 0.0, 0.0, 0.0, -0.005, 0.0, -0.0030327]),
+    "dapo, masked": (-0.9274944, [-0.2368223, -0.14364, 0.0, 0.0, 0.0, 0.0, -0.1142857, 0.0, -0.0693178]),
+    "gspo, k3, masked": (
+        -0.4953097,
+        [-0.1281483, -0.1433743, -0.1346278, -0.0277807, 0.0, 0.0, -0.0708189, -0.0614014, -0.0771435],
     ),
 }
 
@@ -95,7 +125,11 @@ def test_loss_and_gradient_are_trls(name: str) -> None:
         torch.tensor(REFERENCE_LOG_PROBS, dtype=torch.float64),
         samples,
     )
-    weight = LossWeights.of(averaging, samples, torch.float64).within(Segments(1, samples.total))
+    weights = LossWeights.of(averaging, samples, torch.float64)
+    if name.endswith("masked"):
+        kept = ~samples.expand(torch.tensor(TRUNCATED))
+        weights = weights.where(kept, keeps_denominator=averaging != "per_decision")
+    weight = weights.within(Segments(1, samples.total))
     loss = torch.dot(weight, objective(Evaluation(log_probs), decisions).loss)
     loss.backward()
     assert loss.item() == pytest.approx(expected_loss, abs=1e-7)

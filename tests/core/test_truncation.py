@@ -54,8 +54,17 @@ def test_metrics_by_hand(policy_class: type[Any], mask_truncated: bool) -> None:
 
 
 @every_policy
-@pytest.mark.parametrize("settings", [{}, {"micro_batch_size": 1}, {"batch_size": 2}, {"num_epochs_per_update": 2}])
-def test_where_everything_is_masked_nothing_moves(policy_class: type[Any], settings: dict[str, int]) -> None:
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"micro_batch_size": 1},
+        {"batch_size": 2},
+        {"num_epochs_per_update": 2},
+        {"mask_truncated": "decisions", "batch_size": 2},
+    ],
+)
+def test_where_everything_is_masked_nothing_moves(policy_class: type[Any], settings: dict[str, Any]) -> None:
     """Nor does the optimizer's momentum, which would move parameters even without a gradient."""
     policy = policy_class()
     trainer = build_trainer(policy, **settings)
@@ -98,6 +107,39 @@ def test_masked_samples_count_in_the_mean_of_their_group() -> None:
     metrics = trainer.update(score(trainer, [CUT, (1, 0)]))
     assert metrics["loss"] == pytest.approx(1 / 2**0.5)  # minus an advantage of -1/√2
     assert not torch.equal(policy.transitions, before)
+
+
+@pytest.mark.parametrize(
+    ("averaging", "left_out", "decisions"),
+    [
+        # Losses of the samples -1, -3 and -4; the last two have two decisions. Three samples or two, four decisions.
+        ("per_sample", -7 / 2, -7 / 3),
+        (8, -(3 * 2 + 4 * 2) / (2 * 8), -(3 * 2 + 4 * 2) / (3 * 8)),
+        ("per_decision", -(3 * 2 + 4 * 2) / 4, -(3 * 2 + 4 * 2) / 4),
+    ],
+)
+@pytest.mark.parametrize("settings", [{}, {"micro_batch_size": 1}])
+@every_policy
+def test_what_the_loss_is_divided_by(
+    policy_class: type[Any], averaging: Any, left_out: float, decisions: float, settings: dict[str, int]
+) -> None:
+    """With ``"decisions"`` a sample that was cut short is still one of those that an average over samples counts."""
+    for mask_truncated, expected in ((True, left_out), ("decisions", decisions)):
+        trainer = GRPOTrainer(
+            GRPOConfig(mask_truncated=mask_truncated, loss_averaging=averaging, **settings),
+            policy_class(),
+            FunctionRewards(lambda state, action: 0.0),
+            advantage_estimator=lambda experience: torch.tensor([1.0, 3.0, 4.0]),
+        )
+        metrics = trainer.update(score(trainer, [CUT, ENDED, (1, 0)]))
+        assert metrics["loss"] == pytest.approx(expected)
+        assert metrics["num_updates"] == 1
+        assert metrics["approx_kl"] == 0
+
+
+def test_a_setting_that_is_none_is_refused() -> None:
+    with pytest.raises(ValueError, match="mask_truncated"):
+        GRPOConfig(mask_truncated="tokens")
 
 
 def test_without_the_setting_nothing_is_masked() -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Self
 
@@ -19,10 +19,12 @@ from grpo_adapters.huggingface.body_and_head import described_head, hidden_state
 from grpo_adapters.huggingface.completion_batch import CompletionBatch, check_fits
 from grpo_adapters.huggingface.completions import Completion
 from grpo_adapters.huggingface.conversations import Action, Conversation, Turn, check_actions
-from grpo_adapters.huggingface.decoder import leaves_padding_out
+from grpo_adapters.huggingface.decoding_traits import traits_of
 from grpo_adapters.huggingface.generation import sample_completions
+from grpo_adapters.huggingface.kept_turns import KeptTurns
 from grpo_adapters.huggingface.length_buckets import call_overhead, length_buckets
 from grpo_adapters.huggingface.loading import load_pretrained
+from grpo_adapters.huggingface.long_positions import parts_by_length
 from grpo_adapters.huggingface.model_setup import (
     check_causal_lm,
     check_does_not_look_ahead,
@@ -32,7 +34,6 @@ from grpo_adapters.huggingface.model_setup import (
     load_causal_lm,
     longest_prompt,
     num_embeddings,
-    switch_dropout_off,
     use_fused_activations,
     with_adapters,
     without_adapters,
@@ -42,6 +43,11 @@ from grpo_adapters.huggingface.policy_state import changing_weights, check_polic
 from grpo_adapters.huggingface.prompts import encode_prompts
 from grpo_adapters.huggingface.sampling import SamplingConfig
 from grpo_adapters.huggingface.token_log_probs import token_log_probs
+from grpo_adapters.huggingface.training_mode import (
+    enter_training_without_noise,
+    switch_dropout_off,
+    warn_of_noise,
+)
 
 
 class CausalLMPolicy:
@@ -61,7 +67,8 @@ class CausalLMPolicy:
         dtype: of the parameters of a model that is loaded here; None for float32.
         autocast_dtype: compute in this precision while parameters stay in theirs; None for theirs.
         gradient_checkpointing: keep only what goes from layer to layer for the backward pass, compute the rest again.
-        disable_dropout: switch dropout off for good, so that the policy that is trained is the one that sampled.
+        disable_dropout: switch dropout and other noise of training, such as jitter of routers, off for good, so that
+            the policy that is trained is the one that sampled.
         with_entropy: tell the entropy of each decision, which costs a pass over the logits.
         trust_remote_code: execute code that comes with a model from the hub.
         seed: of the sampling.
@@ -116,13 +123,16 @@ class CausalLMPolicy:
         self.with_entropy = with_entropy
         self.generator = torch.Generator(self.device).manual_seed(seed)
         self._adapter_is_on = True
+        self._disables_dropout = disable_dropout
         self._completion_lengths: Tensor | None = None
         self._call_overhead = call_overhead(self.causal_model)
         self.model.eval()
         check_does_not_look_ahead(self.causal_model)
-        self._leaves_padding_out = leaves_padding_out(self.causal_model)
+        self._traits = traits_of(self.causal_model)
         self.fuses_head = is_body_and_head(self.causal_model)
         self._warn_of_what_costs()
+        if disable_dropout:
+            warn_of_noise(self.model, self.causal_model, stacklevel=3)
 
     def _warn_of_what_costs(self) -> None:
         """Tell the caller of the constructor what makes this model slow, or large."""
@@ -130,6 +140,12 @@ class CausalLMPolicy:
             warnings.warn(
                 f"the logits of {type(self.causal_model).__name__} are not a linear layer of its body's hidden "
                 f"states: log-probs are computed from all logits, which takes more memory",
+                stacklevel=3,
+            )
+        if not self._traits.caches:
+            warnings.warn(
+                f"{type(self.causal_model).__name__} keeps what it made of earlier tokens in a way of its own: to "
+                f"sample a token, all before it are computed again, which takes more time",
                 stacklevel=3,
             )
         if not end_tokens(self.causal_model, self.tokenizer) and not self.sampling.stop_strings:
@@ -158,15 +174,21 @@ class CausalLMPolicy:
         """
         return self._generate(states, num_actions_per_state, self.training_sampling(overrides))
 
-    def continue_tokens(self, contexts: Sequence[Sequence[int]], sampling: SamplingConfig) -> list[Completion]:
-        """A completion of each context, as token ids go on from token ids.
+    def turns(self, sampling: SamplingConfig) -> KeptTurns:
+        """What takes the policy's turns in conversations, keeping what it has read from one turn to the next.
 
         Args:
-            contexts: the token ids that were read, at least one each; with ``max_new_tokens`` more they must fit into
-                the model's context.
-            sampling: how tokens are drawn.
+            sampling: how tokens are drawn, in each turn.
         """
-        return [completion for (completion,) in self._sampled(contexts, 1, sampling)]
+        return KeptTurns(
+            self.causal_model,
+            self.tokenizer,
+            end_tokens(self.causal_model, self.tokenizer),
+            sampling,
+            self.generator,
+            self._traits,
+            self._sampling_mode,
+        )
 
     def complete(self, states: Sequence[Any], **overrides: Any) -> list[Completion]:
         """One completion of each prompt, the likeliest tokens unless a ``temperature`` is given.
@@ -183,27 +205,29 @@ class CausalLMPolicy:
     ) -> list[list[Completion]]:
         longest = longest_prompt(self.causal_model, sampling.max_new_tokens)
         prompts = encode_prompts(states, self.tokenizer, longest)
-        return self._sampled(prompts, num_completions, sampling)
+        with self._sampling_mode():
+            return sample_completions(
+                self.causal_model,
+                prompts,
+                num_completions,
+                tokenizer=self.tokenizer,
+                end_tokens=end_tokens(self.causal_model, self.tokenizer),
+                sampling=sampling,
+                generator=self.generator,
+                traits=self._traits,
+            )
 
-    def _sampled(
-        self, contexts: Sequence[Sequence[int]], num_completions: int, sampling: SamplingConfig
-    ) -> list[list[Completion]]:
+    @contextmanager
+    def _sampling_mode(self) -> Iterator[None]:
+        """Evaluation, in the precision that was asked for; afterwards the mode is the one that was."""
         trains = self.model.training
         self.model.eval()
         try:
             with self._computing():
-                return sample_completions(
-                    self.causal_model,
-                    contexts,
-                    num_completions,
-                    tokenizer=self.tokenizer,
-                    end_tokens=end_tokens(self.causal_model, self.tokenizer),
-                    sampling=sampling,
-                    generator=self.generator,
-                    pads=self._leaves_padding_out,
-                )
+                yield
         finally:
-            self.model.train(trains)
+            if trains:
+                self.train()
 
     def get_log_probabilities(self, states: Sequence[Any], actions: Sequence[Action]) -> Tensor:
         """Log-prob of each whole completion or conversation, [N], nats."""
@@ -245,6 +269,17 @@ class CausalLMPolicy:
 
     def _at_decisions(self, batch: CompletionBatch, compute: Callable[[Tensor], Tensor]) -> Tensor:
         """What ``compute`` makes of token ids [K, L], namely [K, L, X], where the batch's decisions are made, [D, X].
+
+        Where the model codes the positions of long sequences otherwise, decisions in these are computed apart.
+        """
+        if self._traits.switch is None:
+            return self._in_buckets(batch, compute)
+        parts = parts_by_length(batch, self._traits.switch)
+        computed = torch.cat([self._in_buckets(part, compute) for _, part in parts])
+        return computed.index_select(0, torch.cat([decisions for decisions, _ in parts]).argsort())
+
+    def _in_buckets(self, batch: CompletionBatch, compute: Callable[[Tensor], Tensor]) -> Tensor:
+        """The same, of any rows together.
 
         Rows of like lengths are computed together. The last token of a row decides nothing, so it is left out.
         """
@@ -297,8 +332,11 @@ class CausalLMPolicy:
         return dict(self.model.named_parameters()) if self._adapter_is_on else {}
 
     def train(self) -> Self:
-        """Enter training mode."""
-        self.model.train()
+        """Enter training mode; where dropout is off, what else makes training noisy stays off with it."""
+        if self._disables_dropout:
+            enter_training_without_noise(self.model)
+        else:
+            self.model.train()
         return self
 
     def eval(self) -> Self:

@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from grpo_adapters.huggingface.completions import Completion
-from grpo_adapters.huggingface.decoder import Decoder
+from grpo_adapters.huggingface.decoder import Decoder, DecodingTraits
 from grpo_adapters.huggingface.sampling import SamplingConfig, draw_tokens, drawn_log_probs
 
 SHRINKING_FRACTION = 7 / 8  # the batch shrinks once an eighth of its rows has ended
@@ -28,7 +28,7 @@ def sample_completions(
     end_tokens: Collection[int],
     sampling: SamplingConfig,
     generator: torch.Generator,
-    pads: bool = True,
+    traits: DecodingTraits,
 ) -> list[list[Completion]]:
     """A group of completions for each prompt.
 
@@ -40,20 +40,27 @@ def sample_completions(
         end_tokens: tokens that end a completion.
         sampling: how to sample.
         generator: draws the tokens, on the device of the model.
-        pads: whether prompts of different lengths go through the model together.
+        traits: of the model, which say what prompts go through it together.
 
     Returns:
         S groups of G completions.
     """
-    together: dict[int, list[int]] = {}
+    together: dict[str | int, list[int]] = {}
     for index, prompt in enumerate(prompts):
-        together.setdefault(0 if pads else len(prompt), []).append(index)
+        together.setdefault(_kind_of(len(prompt), traits, sampling.max_new_tokens), []).append(index)
     groups: dict[int, list[Completion]] = {}
     for indices in together.values():
         chosen = [prompts[index] for index in indices]
-        sampled = _sample_together(model, chosen, num_completions, tokenizer, end_tokens, sampling, generator)
+        sampled = _sample_together(model, chosen, num_completions, tokenizer, end_tokens, sampling, generator, traits)
         groups.update(zip(indices, sampled, strict=True))
     return [groups[index] for index in range(len(prompts))]
+
+
+def _kind_of(length: int, traits: DecodingTraits, num_new: int) -> str | int:
+    """What prompts have in common that go through the model together."""
+    if not traits.pads or traits.crosses_switch(length, num_new):
+        return length
+    return "short" if traits.switch is None or length <= traits.switch else "long"
 
 
 @torch.no_grad()
@@ -65,19 +72,45 @@ def _sample_together(
     end_tokens: Collection[int],
     sampling: SamplingConfig,
     generator: torch.Generator,
+    traits: DecodingTraits,
 ) -> list[list[Completion]]:
-    device = generator.device
-    ends = torch.tensor(sorted(end_tokens), dtype=torch.int64, device=device)
-    decoder = Decoder(model, prompts, device)
-    copies = torch.arange(len(prompts), device=device).repeat_interleave(num_completions)
+    decoder = Decoder(model, prompts, generator.device, traits)
+    copies = torch.arange(len(prompts), device=generator.device).repeat_interleave(num_completions)
     logits = decoder.start()[copies]
     decoder.select(copies)
+    completions = draw_completions(decoder, logits, tokenizer, end_tokens, sampling, generator)
+    return [completions[start : start + num_completions] for start in range(0, len(completions), num_completions)]
+
+
+def draw_completions(
+    decoder: Decoder,
+    logits: Tensor,
+    tokenizer: PreTrainedTokenizerBase,
+    end_tokens: Collection[int],
+    sampling: SamplingConfig,
+    generator: torch.Generator,
+    *,
+    keeps_all: bool = False,
+) -> list[Completion]:
+    """A completion of each of the B sequences of a decoder.
+
+    Args:
+        decoder: has read the sequences.
+        logits: of the first new token, [B, V].
+        tokenizer: turns tokens into text.
+        end_tokens: tokens that end a completion.
+        sampling: how to sample.
+        generator: draws the tokens, on the device of the model.
+        keeps_all: whether the decoder keeps sequences that have ended; their tokens after the end are no one's.
+    """
+    count, device = len(logits), logits.device
+    ends = torch.tensor(sorted(end_tokens), dtype=torch.int64, device=device)
     decoder.make_room(sampling.max_new_tokens)
-    sampled = torch.zeros(len(copies), sampling.max_new_tokens, dtype=torch.int64, device=device)
+    sampled = torch.zeros(count, sampling.max_new_tokens, dtype=torch.int64, device=device)
     log_probs = torch.zeros(sampled.shape if sampling.with_log_probs else (0, 0), device=device)
-    lengths = torch.full_like(copies, sampling.max_new_tokens)
-    going = torch.ones_like(copies, dtype=torch.bool)
-    rows = torch.arange(len(copies), device=device)  # of the sequences that the decoder still has
+    lengths = torch.full((count,), sampling.max_new_tokens, device=device)
+    going = torch.ones_like(lengths, dtype=torch.bool)
+    rows = torch.arange(count, device=device)  # of the sequences that the decoder still has
     for length in range(1, sampling.max_new_tokens + 1):
         tokens = draw_tokens(logits, sampling, generator)
         sampled[rows, length - 1] = tokens
@@ -92,12 +125,11 @@ def _sample_together(
         kept = going[rows].nonzero().squeeze(1)
         if len(kept) == 0 or length == sampling.max_new_tokens:
             break
-        if len(kept) <= SHRINKING_FRACTION * len(rows):
+        if len(kept) <= SHRINKING_FRACTION * len(rows) and not keeps_all:
             decoder.select(kept)
             rows, tokens = rows[kept], tokens[kept]
         logits = decoder.advance(tokens)
-    completions = _completions(sampled, log_probs, lengths, ~going, tokenizer)
-    return [completions[start : start + num_completions] for start in range(0, len(completions), num_completions)]
+    return _completions(sampled, log_probs, lengths, ~going, tokenizer)
 
 
 def _completions(

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.activations import NewGELUActivation
 
+from grpo_adapters.huggingface.adapter_targets import with_targets
 from grpo_adapters.huggingface.loading import expanded, load_pretrained, refuse_pickles
 
 ADAPTER_CONFIG = "adapter_config.json"
@@ -87,7 +88,7 @@ def with_adapters(model: Any, peft_config: PeftConfig | None) -> Any:
             with warnings.catch_warnings():
                 # peft asks by a name that transformers gives up
                 warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
-                return get_peft_model(model, peft_config)
+                return get_peft_model(model, with_targets(peft_config, model))
     config = model.active_peft_config if isinstance(model, PeftModel) else peft_config
     if config is not None and config.is_prompt_learning:
         raise ValueError(
@@ -128,16 +129,6 @@ def enable_checkpointing(model: Any) -> None:
     """Keep only what goes from layer to layer for the backward pass."""
     newer_name = getattr(model, "activation_checkpointing_enable", None)
     (newer_name or model.gradient_checkpointing_enable)({"use_reentrant": False})
-
-
-def switch_dropout_off(model: nn.Module) -> None:
-    """Set every probability of dropout to 0: those of modules, and those that layers keep as numbers."""
-    for module in model.modules():
-        if isinstance(module, nn.modules.dropout._DropoutNd):
-            module.p = 0.0
-        for name, value in vars(module).items():
-            if "drop" in name and isinstance(value, float):
-                setattr(module, name, 0.0)
 
 
 def use_fused_activations(model: nn.Module) -> None:

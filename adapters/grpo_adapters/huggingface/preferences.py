@@ -10,9 +10,10 @@ from transformers import PreTrainedTokenizerBase
 from grpo import Preference
 from grpo_adapters.huggingface.causal_lm_policy import CausalLMPolicy
 from grpo_adapters.huggingface.completions import Completion
+from grpo_adapters.huggingface.conversations import Message
 from grpo_adapters.huggingface.model_setup import end_tokens, longest_prompt
 from grpo_adapters.huggingface.prompts import encode_prompts, rendered
-from grpo_adapters.huggingface.states import Message, Prompt, prompt_of
+from grpo_adapters.huggingface.states import Prompt, prompt_of
 
 ANSWERS = ("chosen", "rejected")
 EXPECTED = (

@@ -13,11 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from grpo import NonFiniteError, PartialRewards, RewardModel, Stateful
-from grpo_adapters.huggingface.completions import Completion
+from grpo_adapters.huggingface.conversations import Action, Conversation
 from grpo_adapters.huggingface.event_loop import is_async, run_together
 from grpo_adapters.huggingface.states import Exchange, columns_of, exchanges_of
 
-OWN_ARGUMENTS = ("prompts", "completions", "completion_ids")
+OWN_ARGUMENTS = ("prompts", "completions", "completion_ids", "environment_rewards")
 VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
 
@@ -34,9 +34,11 @@ class FunctionReward:
         def length_reward(prompts, completions, completion_ids, **columns) -> list[float | None]: ...
 
     ``prompts`` are strings or lists of chat messages; ``completions`` are strings for the former and lists of one
-    message, ``[{"role": "assistant", "content": text}]``, for the latter; ``completion_ids`` are lists of token ids;
-    the columns are those of the rows that states are. A function without ``**columns`` gets what its signature
-    names. Those that are ``async def`` run at the same time, always in the same event loop, in a thread of its own.
+    message, ``[{"role": "assistant", "content": text}]``, for the latter, and of all that was said for conversations;
+    ``completion_ids`` are lists of the model's own token ids; ``environment_rewards``, for conversations only, is what
+    environments gave; the columns are those of the rows that states are. A function without ``**columns`` gets what
+    its signature names. Those that are ``async def`` run at the same time, always in the same event loop, in a thread
+    of its own.
 
     The reward of a sample is the sum of weight times value over the functions that scored it. A sample that none
     scored is left out of its group.
@@ -70,12 +72,12 @@ class FunctionReward:
         self._device = torch.device("cpu")
         self._metrics: dict[str, float] = {}
 
-    def compute_rewards(self, states: Sequence[Any], actions: Sequence[Completion]) -> Tensor | PartialRewards:
+    def compute_rewards(self, states: Sequence[Any], actions: Sequence[Action]) -> Tensor | PartialRewards:
         """Rewards of the samples, float32 of shape [N], with which samples were scored where some were not.
 
         Args:
             states: N strings, lists of chat messages, or rows ``{"prompt": ..., other columns}``.
-            actions: N completions.
+            actions: N completions, or conversations.
 
         Raises:
             RewardFunctionError: if a function raises.
@@ -222,15 +224,17 @@ def _checked_weights(weights: Sequence[float] | None, names: Sequence[str]) -> T
 
 
 def _arguments(
-    exchanges: Sequence[Exchange], actions: Sequence[Completion], columns: Mapping[str, list[Any]]
+    exchanges: Sequence[Exchange], actions: Sequence[Action], columns: Mapping[str, list[Any]]
 ) -> dict[str, list[Any]]:
     taken = sorted(columns.keys() & set(OWN_ARGUMENTS))
     if taken:
         raise ValueError(f"the rows have a column {taken[0]!r}, which is what reward functions call theirs: rename it")
+    environment_rewards = [action.reward for action in actions if isinstance(action, Conversation)]
     return {
         "prompts": [exchange.prompt for exchange in exchanges],
         "completions": [exchange.completion for exchange in exchanges],
         "completion_ids": [list(action.token_ids) for action in actions],
+        **({"environment_rewards": environment_rewards} if environment_rewards else {}),
         **columns,
     }
 

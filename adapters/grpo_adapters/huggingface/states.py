@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from grpo_adapters.huggingface.completions import Completion
+from grpo_adapters.huggingface.conversations import Action, Conversation, Message
 
-Message = dict[str, Any]
 Prompt = str | list[Message]
 
 EXPECTED = (
@@ -23,15 +23,23 @@ class Exchange:
 
     Attributes:
         prompt: a string, or chat messages that end before the answer.
-        text: the answer; where the messages ended in the assistant's own words, it begins with them.
+        text: the answer; where the messages ended in the assistant's own words, it begins with them. The last of the
+            model's turns where there were several.
+        messages: all that was said in a conversation; None for a single answer.
     """
 
     prompt: Prompt
     text: str
+    messages: tuple[Message, ...] | None = None
 
     @property
     def completion(self) -> Prompt:
-        """The answer as reward functions take it: text after text, a list of one message after messages."""
+        """The answer as reward functions take it: text after text, a list of one message after messages.
+
+        A conversation is the list of its messages, whatever the prompt.
+        """
+        if self.messages is not None:
+            return [dict(message) for message in self.messages]
         return self.text if isinstance(self.prompt, str) else [{"role": "assistant", "content": self.text}]
 
     def __str__(self) -> str:
@@ -99,8 +107,8 @@ def columns_of(states: Sequence[Any]) -> dict[str, list[Any]]:
     return {column: [state[column] for state in states] for column in columns or () if column != "prompt"}
 
 
-def exchanges_of(states: Sequence[Any], actions: Sequence[Completion]) -> list[Exchange]:
-    """Each state's prompt with the completion that was given to it.
+def exchanges_of(states: Sequence[Any], actions: Sequence[Action]) -> list[Exchange]:
+    """Each state's prompt with the completion, or the conversation, that was given to it.
 
     Raises:
         TypeError: if a state has no prompt, or an action is no completion.
@@ -110,6 +118,9 @@ def exchanges_of(states: Sequence[Any], actions: Sequence[Completion]) -> list[E
         raise ValueError(f"there are {len(states)} states and {len(actions)} actions, expected one state each action")
     exchanges = []
     for index, (state, action) in enumerate(zip(states, actions, strict=True)):
+        if isinstance(action, Conversation):
+            exchanges.append(Exchange(prompt_of(state, index), action.text, action.messages))
+            continue
         if not isinstance(action, Completion):
             raise TypeError(f"action {index} is a {type(action).__name__}, expected a Completion of a language model")
         prompt, text = prompt_of(state, index), action.text
@@ -119,12 +130,12 @@ def exchanges_of(states: Sequence[Any], actions: Sequence[Completion]) -> list[E
     return exchanges
 
 
-def describe_completion(state: Any, completion: Completion) -> tuple[str, str]:
+def describe_completion(state: Any, completion: Action) -> tuple[str, str]:
     """A prompt and what was answered to it as two texts, for ``grpo.SampleLog(describe=describe_completion)``.
 
     Args:
         state: a string, chat messages, which get a line each, or a row with a column ``prompt`` of either.
-        completion: the answer.
+        completion: the answer, or a conversation, whose messages get a line each.
 
     Raises:
         TypeError: if the state has no prompt, or the completion is none.
@@ -136,10 +147,16 @@ def describe_completion(state: Any, completion: Completion) -> tuple[str, str]:
         ('user: 6+7?', '13')
     """
     [exchange] = exchanges_of([state], [completion])
-    if isinstance(exchange.prompt, str):
-        return exchange.prompt, exchange.text
-    said = ((message["role"], message.get("content"), message.get("tool_calls")) for message in exchange.prompt)
-    return "\n".join(f"{role}: {calls if content is None else content}" for role, content, calls in said), exchange.text
+    prompt, said = exchange.prompt, exchange.messages
+    return prompt if isinstance(prompt, str) else _lines(prompt), exchange.text if said is None else _lines(said)
+
+
+def _lines(messages: Sequence[Message]) -> str:
+    """Messages as text, a line each."""
+    said = ((message["role"], message.get("content"), message.get("tool_calls")) for message in messages)
+    return "\n".join(
+        f"{role}: {' '.join(str(part) for part in (content, calls) if part)}" for role, content, calls in said
+    )
 
 
 def _checked_message(message: Any, name: str) -> Message:

@@ -8,7 +8,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
-from grpo_adapters.huggingface.conversations import Conversation
+from grpo_adapters.huggingface.conversations import Action, Conversation
 
 Per = Literal["conversation", "turn"]
 
@@ -39,20 +39,16 @@ class ConversationReward:
         self._per = per
         self._device = torch.device("cpu")
 
-    def compute_rewards(self, states: Sequence[Any], actions: Sequence[Conversation]) -> Tensor:
+    def compute_rewards(self, states: Sequence[Any], actions: Sequence[Action]) -> Tensor:
         """Rewards of N conversations, [N], or of all their tokens, [D].
 
         Raises:
             TypeError: if an action is no conversation.
         """
-        for index, action in enumerate(actions):
-            if not isinstance(action, Conversation):
-                raise TypeError(
-                    f"action {index} is a {type(action).__name__}, expected a Conversation: sample with an AgentSampler"
-                )
+        conversations = [_conversation(action, index) for index, action in enumerate(actions)]
         if self._per == "conversation":
-            return torch.tensor([action.reward for action in actions], device=self._device)
-        turns = [turn for action in actions for turn in action.turns]
+            return torch.tensor([conversation.reward for conversation in conversations], device=self._device)
+        turns = [turn for conversation in conversations for turn in conversation.turns]
         per_token = [value for turn in turns for value in (*[0.0] * (len(turn.completion) - 1), turn.reward)]
         return torch.tensor(per_token, device=self._device)
 
@@ -65,3 +61,11 @@ class ConversationReward:
     def to(self, device: torch.device | str) -> None:
         """Give the rewards on this device."""
         self._device = torch.empty(0, device=device).device
+
+
+def _conversation(action: object, index: int) -> Conversation:
+    if not isinstance(action, Conversation):
+        raise TypeError(
+            f"action {index} is a {type(action).__name__}, expected a Conversation: sample with an AgentSampler"
+        )
+    return action

@@ -65,6 +65,13 @@ class AgentSampler:
     ) -> None:
         if environment is None and not tools:
             raise ValueError("AgentSampler was given neither an environment nor tools: give it one of them, or both")
+        if environment is not None and not callable(environment):
+            raise TypeError(f"environment is {environment!r:.100}, expected what makes one, a class for instance")
+        for name, limit in (("max_turns", max_turns), ("max_tokens", max_tokens)):
+            if limit is not None and limit < 1:
+                raise ValueError(f"{name} is {limit}, expected at least 1")
+        if not timeout > 0:
+            raise ValueError(f"timeout is {timeout}, expected a number of seconds above 0")
         self._environment = environment
         self._tools = tools_by_name(tools)
         self._engine = engine
@@ -201,11 +208,11 @@ class AgentSampler:
 
 def talk_in_rounds(policy: CausalLMPolicy, sampling: SamplingConfig, dialogues: Sequence[Dialogue]) -> None:
     """Let the policy itself take the turns of all conversations together, one round after the other."""
-    going = list(dialogues)
+    turns, going = policy.turns(sampling), dict(enumerate(dialogues))
     while going:
-        completions = policy.continue_tokens([dialogue.context for dialogue in going], sampling)
-        run_together([dialogue.hear(own) for dialogue, own in zip(going, completions, strict=True)])
-        going = [dialogue for dialogue in going if not dialogue.is_over]
+        completions = turns.complete(list(going), [dialogue.context for dialogue in going.values()])
+        run_together([dialogue.hear(own) for dialogue, own in zip(going.values(), completions, strict=True)])
+        going = {index: dialogue for index, dialogue in going.items() if not dialogue.is_over}
 
 
 async def talk_through(

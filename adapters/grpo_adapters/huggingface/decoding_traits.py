@@ -1,0 +1,66 @@
+"""How a model goes on with sequences, found out by a few tokens."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from grpo_adapters.huggingface.decoder import Decoder, DecodingTraits
+from grpo_adapters.huggingface.long_positions import length_of_switch
+
+REFUSALS = (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError)
+"""What a model raises that is given a cache it does not know."""
+
+
+def traits_of(model: Any) -> DecodingTraits:
+    """How a model, in evaluation mode, goes on with sequences."""
+    ways = (DecodingTraits(), DecodingTraits(asks_for_positions=True))
+    traits = next((way for way in ways if goes_on_from_cache(model, way)), DecodingTraits(caches=False))
+    return replace(traits, pads=leaves_padding_out(model, traits), switch=length_of_switch(model))
+
+
+@torch.no_grad()
+def goes_on_from_cache(model: Any, traits: DecodingTraits) -> bool:
+    """Whether a token gets the same logits from a cache, of rows in another order, as from all tokens before it.
+
+    Some models keep what they made of earlier tokens in a cache of their own kind.
+    """
+    first, second, third, _ = probed_tokens(model)
+    prompts, rows = [[first, second, third], [third, second, first]], torch.tensor([1, 0, 1])
+    new = torch.tensor([first, second, third])
+    whole = torch.cat((torch.tensor(prompts)[rows], new.unsqueeze(1)), dim=1).to(model.device)
+    try:
+        decoder = Decoder(model, prompts, model.device, traits)
+        decoder.start()
+        decoder.select(rows.to(model.device))
+        found = decoder.advance(new.to(model.device))
+    except REFUSALS:
+        return False
+    return _agree(found, model(input_ids=whole, use_cache=False).logits[:, -1])
+
+
+@torch.no_grad()
+def leaves_padding_out(model: Any, traits: DecodingTraits) -> bool:
+    """Whether a prompt gets the same logits alone and beside a longer one.
+
+    Some models, recurrent ones among them, take no notice of what is masked, or count positions through it.
+    """
+    long = probed_tokens(model)
+    short = long[1:3]
+    alone = Decoder(model, [short], model.device, traits).start()[0]
+    beside = Decoder(model, [long, short], model.device, traits).start()[1]
+    return _agree(beside, alone)
+
+
+def probed_tokens(model: Any) -> list[int]:
+    """Four tokens that are no padding, whose positions some models count otherwise."""
+    padding = getattr(model.config.get_text_config(), "pad_token_id", None)
+    return [token for token in range(5) if token != padding][:4]
+
+
+def _agree(found: Tensor, expected: Tensor) -> bool:
+    found, rounding = found.float(), torch.finfo(found.dtype).eps ** 0.5 * float(expected.abs().max())
+    return torch.allclose(found, expected.float(), rtol=0.0, atol=rounding, equal_nan=True)
