@@ -25,7 +25,7 @@ class Rooms:
         self.place, self.key, self.door = state["places"]
         self.has_key = False
 
-    def step(self, message: Message) -> tuple[list[Message], float, bool]:
+    async def step(self, message: Message) -> tuple[list[Message], float, bool]:
         action, hint = message["content"], ""
         if action in STEPS:
             self.place = neighbour(self.place, action)

@@ -44,7 +44,7 @@ class Examiner:
     def reset(self, state: Row) -> None:
         self.answer = state["answer"]
 
-    def step(self, message: Message) -> tuple[list[Message], float, bool]:
+    async def step(self, message: Message) -> tuple[list[Message], float, bool]:
         return [], float(message["content"] == self.answer), True
 
 

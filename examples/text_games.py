@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -55,7 +56,7 @@ class Game:
         """Has a model play."""
         return AgentSampler(self.environment, self.tools, max_turns=self.max_turns, parse=self.parse)
 
-    def solved(self, row: Row) -> list[Message]:
+    async def solved(self, row: Row) -> list[Message]:
         """All messages of a game that the expert plays."""
         environment, messages, is_over = self.environment(), list(row["prompt"]), False
         environment.reset(row)
@@ -66,7 +67,7 @@ class Game:
                 [tool] = self.tools
                 answers = [{"role": "tool", "content": tool(**call["function"]["arguments"])}]
             else:
-                answers, _, is_over = environment.step(said)
+                answers, _, is_over = await environment.step(said)
             messages += [said, *answers]
         return messages
 
@@ -120,7 +121,7 @@ def accuracy(game: Game, rows: Sequence[Row]) -> PolicyEvaluation:
 
 def supervised_start(policy: CausalLMPolicy, game: Game, rows: Sequence[Row], *, until: float = 0.2) -> int:
     """Show the policy games that the expert plays until it wins some, most of them still lost; gives steps made."""
-    shown = [as_conversation(game.solved(row), policy.tokenizer) for row in rows[:2000]]
+    shown = [as_conversation(asyncio.run(game.solved(row)), policy.tokenizer) for row in rows[:2000]]
     optimizer = torch.optim.AdamW(policy.model.parameters(), lr=2e-3, weight_decay=0.0)
     step = 0
     while step < 1000 and (step % 5 or accuracy(game, rows[:NUM_HELD_OUT])(policy)["reward"] < until):

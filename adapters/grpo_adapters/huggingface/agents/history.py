@@ -46,7 +46,8 @@ class History:
         if isinstance(prompt, str):
             self.context = tuple(tokenizer(prompt)["input_ids"])
         else:
-            self.context = self._ids(render(self.messages, True))
+            self._text = render(self.messages, True)
+            self.context = self._ids(self._text)
 
     def text_of(self, completion: Completion) -> str:
         """What was said, with special tokens, less the one that ended it."""
@@ -65,16 +66,17 @@ class History:
             self.context = (*self._ids_after(completion), *self._ids("".join(own["content"] for own in answers)))
             self.messages += [said, *answers]
             return
-        before = self._render(self.messages, True)
+        before = self._text
         sampled = self._decoded(completion.token_ids)
         verbatim = {"role": "assistant", "content": self.text_of(completion)}
         for message in (verbatim, said):
             after = self._rendered([*self.messages, message, *answers])
             if after is not None and after.startswith(before + sampled):
                 self._continue(completion, after[len(before + sampled) :], [message, *answers])
+                self._text = after
                 return
         closed = self._render([*self.messages, said], False)
-        after = self._render([*self.messages, said, *answers], True)
+        after = self._text = self._render([*self.messages, said, *answers], True)
         if closed.startswith(before) and after.startswith(closed) and self._has_ended(completion):
             ending = self._decoded(completion.token_ids[-1:])
             _, found, remainder = closed[len(before) :].rpartition(ending)
