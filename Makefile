@@ -6,7 +6,7 @@ LANGUAGE_PEERS := .venv-language
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test types units test-gpu docs picture benchmark benchmark-control benchmark-language benchmark-memory wheel clean
+.PHONY: demo test types units test-gpu docs picture families benchmark benchmark-control benchmark-language benchmark-memory wheel clean
 
 demo: $(VENV)/examples  ## GRPO on a bandit whose arms drift
 	$(BIN)/python examples/dynamic_bandit.py
@@ -32,6 +32,9 @@ docs: $(VENV)/dev  ## the site, into docs/_build/html
 
 picture:  ## the picture of the core's packages, into CONTRIBUTING.md
 	$(PYTHON) docs/packages.py
+
+families: $(VENV)/dev  ## what works with which family of language models, into docs/reference/language-model-families.md
+	$(BIN)/python tests/benchmarks/families.py
 
 benchmark: $(VENV)/dev  ## what a step costs beside a hand-written loop, and what runs and checkpoints cost
 	$(BIN)/python tests/benchmarks/step_overhead.py

@@ -8,7 +8,7 @@ import functools
 import inspect
 import os
 import threading
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -16,21 +16,22 @@ T = TypeVar("T")
 
 def run_together(coroutines: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
     """What the coroutines return, run at the same time; works inside a running event loop too, as in a notebook."""
-
-    async def gathered() -> list[T]:
-        tasks = [asyncio.ensure_future(coroutine) for coroutine in coroutines]
-        try:
-            return await asyncio.gather(*tasks)
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-
-    future = asyncio.run_coroutine_threadsafe(gathered(), _event_loop(os.getpid()))
+    future = asyncio.run_coroutine_threadsafe(together(coroutines), _event_loop(os.getpid()))
     try:
         return future.result()
     finally:
         future.cancel()
+
+
+async def together(coroutines: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
+    """What the coroutines return, run at the same time; where one fails, the others are cancelled."""
+    tasks = [asyncio.ensure_future(coroutine) for coroutine in coroutines]
+    try:
+        return await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 @functools.cache
@@ -55,10 +56,11 @@ async def called(function: Callable[..., Any], *arguments: Any, timeout: float, 
         TimeoutError: if it takes longer.
     """
     call = functools.partial(function, *arguments, **named)
-    return await asyncio.wait_for(call() if is_async(function) else _in_thread(call), timeout)
+    return await asyncio.wait_for(call() if is_async(function) else in_thread(call), timeout)
 
 
-async def _in_thread(call: Callable[[], T]) -> T:
+async def in_thread(call: Callable[[], T]) -> T:
+    """What a function returns, called in a thread of its own, which is left to itself if nobody waits any more."""
     loop = asyncio.get_running_loop()
     settled: asyncio.Future[tuple[T | None, BaseException | None]] = loop.create_future()
     context = contextvars.copy_context()

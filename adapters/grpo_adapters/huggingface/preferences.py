@@ -9,11 +9,12 @@ from transformers import PreTrainedTokenizerBase
 
 from grpo import Preference
 from grpo_adapters.huggingface.causal_lm_policy import CausalLMPolicy
+from grpo_adapters.huggingface.chat_templates import rendered, template_options
 from grpo_adapters.huggingface.completions import Completion
 from grpo_adapters.huggingface.conversations import Message
 from grpo_adapters.huggingface.model_setup import end_tokens, longest_prompt
-from grpo_adapters.huggingface.prompts import encode_prompts, rendered
-from grpo_adapters.huggingface.states import Prompt, prompt_of
+from grpo_adapters.huggingface.prompts import encode_prompts
+from grpo_adapters.huggingface.states import Prompt, ends_in_own_words, prompt_of
 
 ANSWERS = ("chosen", "rejected")
 EXPECTED = (
@@ -81,7 +82,7 @@ def preferences_of(
     preferences = []
     for index, ((state, answers), prompt_ids) in enumerate(zip(compared, prompts, strict=True)):
         name = f"row {index}"
-        both = [_answer_ids(state["prompt"], answer, prompt_ids, policy.tokenizer, name) for answer in answers]
+        both = [_answer_ids(state, answer, prompt_ids, policy.tokenizer, name) for answer in answers]
         both = [_up_to_end(token_ids, ends, policy.tokenizer) for token_ids in both]
         if both[0] == both[1]:
             raise ValueError(
@@ -191,14 +192,20 @@ def _as_message(value: Prompt, column: str, name: str) -> Message:
 
 
 def _answer_ids(
-    prompt: Prompt, answer: str | Message, prompt_ids: tuple[int, ...], tokenizer: PreTrainedTokenizerBase, name: str
+    state: dict[str, Any],
+    answer: str | Message,
+    prompt_ids: tuple[int, ...],
+    tokenizer: PreTrainedTokenizerBase,
+    name: str,
 ) -> list[int]:
     """Token ids that follow those of the prompt: tokenised in one with it, unless that changes the prompt's own."""
+    prompt = state["prompt"]
     if isinstance(prompt, str):
         before, whole = prompt, f"{prompt}{answer}"
     else:
         assert not isinstance(answer, str)
-        before, whole = rendered(prompt, tokenizer, 0), _conversation(prompt, answer, tokenizer)
+        options = template_options(state, name)
+        before, whole = rendered(prompt, tokenizer, name, options), _conversation(prompt, answer, tokenizer, options)
         if not whole.startswith(before):
             raise ValueError(
                 f"the chat template renders the prompt of {name} otherwise where an answer follows: it ends in "
@@ -212,12 +219,14 @@ def _answer_ids(
     return alone
 
 
-def _conversation(prompt: list[Message], answer: Message, tokenizer: PreTrainedTokenizerBase) -> str:
+def _conversation(
+    prompt: list[Message], answer: Message, tokenizer: PreTrainedTokenizerBase, options: dict[str, Any]
+) -> str:
     """Prompt and answer rendered; where the prompt ends in the assistant's own words, the answer goes on with them."""
     messages = [*prompt, answer]
-    if prompt[-1]["role"] == "assistant":
+    if ends_in_own_words(prompt):
         messages = [*prompt[:-1], answer | {"content": f"{prompt[-1].get('content') or ''}{answer['content']}"}]
-    conversation = tokenizer.apply_chat_template(messages, tokenize=False)
+    conversation = tokenizer.apply_chat_template(messages, tokenize=False, **options)
     assert isinstance(conversation, str)
     return conversation
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
+from grpo_adapters.huggingface.chat_templates import KWARGS_COLUMN, rendered, template_options
 from grpo_adapters.huggingface.states import Prompt, prompt_of
 
 
@@ -16,26 +17,25 @@ def encode_prompts(
     """Token ids of each state's prompt: a string as it is, chat messages through the tokenizer's chat template.
 
     Args:
-        states: strings, chat messages, or rows with a column ``prompt`` of either.
+        states: strings, chat messages, or rows with a column ``prompt`` of either; with messages, a row may have
+            columns ``tools`` and ``chat_template_kwargs``, which go to the template too.
         tokenizer: the policy's.
         longest: tokens that a prompt may have; None for any number.
 
     Raises:
         TypeError: if a state is none of these.
-        ValueError: if a prompt has no token, or too many; if messages come to a tokenizer without a chat template.
+        ValueError: if a prompt has no token, or too many; if messages come to a tokenizer without a chat template, or
+            with one that refuses them or does not use what the row says.
     """
     prompts: list[tuple[int, ...]] = []
-    previous: Prompt | None = None
+    previous: tuple[Prompt, dict[str, Any]] | None = None
     for index, state in enumerate(states):
-        prompt = prompt_of(state, index)
-        if prompt == previous:  # the samples of a group share their state
+        asked = prompt_of(state, index), template_options(state, f"state {index}")
+        if asked == previous:  # the samples of a group share their state
             prompts.append(prompts[-1])
             continue
-        previous = prompt
-        if isinstance(prompt, str):
-            token_ids = tuple(tokenizer(prompt)["input_ids"])
-        else:
-            token_ids = tuple(tokenizer(rendered(prompt, tokenizer, index), add_special_tokens=False)["input_ids"])
+        previous = asked
+        token_ids = _token_ids(*asked, tokenizer, f"state {index}")
         if not token_ids:
             raise ValueError(
                 f"the prompt of state {index} has no token: a model needs one to continue from, such as its "
@@ -45,22 +45,21 @@ def encode_prompts(
             raise ValueError(
                 f"the prompt of state {index} has {len(token_ids):,} tokens, expected at most {longest:,}, the model's "
                 f"context less max_new_tokens: shorten it, leave it out, or lower max_new_tokens. "
-                f"It begins {str(prompt)[:60]!r}"
+                f"It begins {str(asked[0])[:60]!r}"
             )
         prompts.append(token_ids)
     return prompts
 
 
-def rendered(messages: list[dict[str, Any]], tokenizer: PreTrainedTokenizerBase, index: int) -> str:
-    """Chat messages as the tokenizer's template has them, up to where the assistant goes on."""
-    if tokenizer.chat_template is None:
+def _token_ids(
+    prompt: Prompt, options: dict[str, Any], tokenizer: PreTrainedTokenizerBase, name: str
+) -> tuple[int, ...]:
+    if not isinstance(prompt, str):
+        return tuple(tokenizer(rendered(prompt, tokenizer, name, options), add_special_tokens=False)["input_ids"])
+    if options:
+        column = "tools" if "tools" in options else KWARGS_COLUMN
         raise ValueError(
-            f"state {index} is made of chat messages, but the tokenizer has no chat template: set "
-            f"tokenizer.chat_template, use an instruction-tuned model, or pass the prompt as one string"
+            f"{name} has a column {column!r}, but its prompt is a string, which no chat template writes it into: give "
+            f'the prompt as messages, [{{"role": "user", "content": ...}}], or leave the column out'
         )
-    continues = messages[-1]["role"] == "assistant"  # the completion goes on where the assistant's words end
-    rendered = tokenizer.apply_chat_template(
-        messages, add_generation_prompt=not continues, continue_final_message=continues, tokenize=False
-    )
-    assert isinstance(rendered, str)
-    return rendered
+    return tuple(tokenizer(prompt)["input_ids"])

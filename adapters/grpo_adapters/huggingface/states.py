@@ -78,6 +78,11 @@ def prompt_of(state: Any, index: int | None = None) -> Prompt:
     return [_checked_message(message, f"message {place} of {name}") for place, message in enumerate(state)]
 
 
+def ends_in_own_words(messages: Sequence[Message]) -> bool:
+    """Whether the last message is the beginning of what the assistant is to say; one that calls tools is whole."""
+    return messages[-1]["role"] == "assistant" and not messages[-1].get("tool_calls")
+
+
 def columns_of(states: Sequence[Any]) -> dict[str, list[Any]]:
     """What the rows say besides their prompts, by column, [N] each; nothing where the states are no rows.
 
@@ -124,7 +129,7 @@ def exchanges_of(states: Sequence[Any], actions: Sequence[Action]) -> list[Excha
         if not isinstance(action, Completion):
             raise TypeError(f"action {index} is a {type(action).__name__}, expected a Completion of a language model")
         prompt, text = prompt_of(state, index), action.text
-        if not isinstance(prompt, str) and len(prompt) > 1 and prompt[-1]["role"] == "assistant":
+        if not isinstance(prompt, str) and len(prompt) > 1 and ends_in_own_words(prompt):
             text = f"{prompt.pop().get('content') or ''}{text}"
         exchanges.append(Exchange(prompt, text))
     return exchanges
@@ -163,7 +168,7 @@ def _checked_message(message: Any, name: str) -> Message:
     if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):
         lone = ": each state has a prompt of its own" if isinstance(message, str) else ""
         raise TypeError(f'{name} is {_beginning(message)}, expected {{"role": "user", "content": "..."}}{lone}')
-    if not isinstance(message.get("content"), str) and "tool_calls" not in message:
+    if not isinstance(message.get("content"), str) and not message.get("tool_calls"):
         raise TypeError(
             f"{name} has content of type {type(message.get('content')).__name__}, expected a string: language models "
             f"take text only"

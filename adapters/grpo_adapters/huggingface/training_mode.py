@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import Any
 
 import torch
@@ -34,13 +33,12 @@ def enter_training_without_noise(model: nn.Module) -> None:
 
 
 @torch.no_grad()
-def warn_of_noise(model: Any, causal_model: Any, *, stacklevel: int) -> None:
-    """Tell what computes otherwise in training than in sampling, which a few tokens tell; leaves evaluation mode.
+def noisy_in_training(model: Any, causal_model: Any) -> list[str]:
+    """The kinds of layers that compute otherwise in training than in sampling even so, which a few tokens tell.
 
     Args:
-        model: with its adapters, in evaluation mode.
+        model: with its adapters, in evaluation mode, which it is left in.
         causal_model: without them.
-        stacklevel: of the warning.
     """
     tokens = torch.arange(4, device=causal_model.device).unsqueeze(0)
 
@@ -56,23 +54,11 @@ def warn_of_noise(model: Any, causal_model: Any, *, stacklevel: int) -> None:
 
     with torch.random.fork_rng(devices=[causal_model.device] if causal_model.device.type == "cuda" else []):
         enter_training_without_noise(model)
-        culprits = _kinds_in_training(model) if differ() else []
-        for kind in list(culprits):
-            model.eval()
+        noisy = list(dict.fromkeys(type(module) for module in model.modules() if module.training)) if differ() else []
+        for kind in list(noisy):
             for module in model.modules():
                 module.training = type(module) is kind
             if not differ():
-                culprits.remove(kind)
+                noisy.remove(kind)
         model.eval()
-    if culprits:
-        names = ", ".join(kind.__name__ for kind in culprits)
-        warnings.warn(
-            f"{type(causal_model).__name__} computes other logits in training than in sampling, though dropout is off: "
-            f"so does {names} in training mode. The first update of a step is then not of the policy that sampled: "
-            f"look for noise among the settings of the model's config",
-            stacklevel=stacklevel,
-        )
-
-
-def _kinds_in_training(model: nn.Module) -> list[type[nn.Module]]:
-    return list(dict.fromkeys(type(module) for module in model.modules() if module.training))
+    return [kind.__name__ for kind in noisy]

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from grpo import ReportsMetrics, Stateful
+from grpo import DiffersFromPolicy, ImportanceCorrection, ReportsMetrics, Stateful
 from grpo_adapters.huggingface.agents.dialogue import Dialogue, Limits, environment_call
 from grpo_adapters.huggingface.agents.environments import TextEnvironment, checked_opening
 from grpo_adapters.huggingface.agents.history import History
@@ -117,6 +117,10 @@ class AgentSampler:
         conversations = [dialogue.conversation for dialogue in dialogues]
         size = num_actions_per_state
         return [conversations[start : start + size] for start in range(0, len(conversations), size)]
+
+    def get_importance_correction(self) -> ImportanceCorrection | None:
+        """What the engine recommends; None where the policy samples itself."""
+        return self._engine.get_importance_correction() if isinstance(self._engine, DiffersFromPolicy) else None
 
     def get_metrics(self) -> dict[str, float]:
         """Turns, calls of tools and tokens of the conversations that were last sampled, and the engine's own."""
