@@ -179,7 +179,7 @@ class Decoder:
                 layer.capacity = self.capacity
 
     def _logits(self, tokens: Tensor) -> Tensor:
-        inputs: dict[str | None, Any] = {}
+        inputs: dict[str, Any] = {}
         positions = torch.arange(self.length, device=tokens.device)
         if self.is_padded:
             mask = (positions >= self.padding.unsqueeze(1)).long()
@@ -188,6 +188,7 @@ class Decoder:
             own = positions[-tokens.shape[1] :] - self.padding.unsqueeze(1)
             inputs["position_ids"] = own.clamp(min=0)
         if self.cache is not None:
+            assert self.cache_name is not None
             inputs[self.cache_name] = self.cache
         output = self.model(input_ids=tokens, use_cache=self.cache is not None, **inputs, **self.options)
         logits: Tensor = output.logits[:, -1]
