@@ -67,7 +67,9 @@ def test_with_filters_they_are_those_of_what_was_left(family: str, filters: dict
             kept_probabilities(row, **filters)[token].log()
             for row, token in zip(rows, completion.token_ids, strict=True)
         ]
-        torch.testing.assert_close(torch.tensor(completion.log_probs).double(), torch.stack(expected), rtol=0, atol=1e-5)
+        torch.testing.assert_close(
+            torch.tensor(completion.log_probs).double(), torch.stack(expected), rtol=0, atol=1e-5
+        )
 
 
 def test_a_few_overrides_tell_them_too() -> None:
@@ -91,6 +93,7 @@ def build_trainer(policy: Any) -> GRPOTrainer[Any, Any]:
     return GRPOTrainer(config, policy, ShareOf("1"), optimizer=optimizer)
 
 
+@pytest.mark.filterwarnings("ignore:the log-probs that PolicySampler drew actions with are")
 @pytest.mark.parametrize("filters", FILTERS)
 def test_the_loss_is_corrected_by_what_the_filters_left(filters: dict[str, Any]) -> None:
     """The weight of a token is the policy's probability of all that the filters left, which is at most 1."""

@@ -118,7 +118,12 @@ def measure(case: Case) -> dict[str, float]:
     )
     policy.fuses_head = case.fuses_head
     policy._shares_prompts &= case.shares_prompts
-    config = GRPOConfig(group_size=case.group_size, loss_averaging="per_decision", kl_coefficient=0.04 if case.reference else 0.0, **case.config)
+    config = GRPOConfig(
+        group_size=case.group_size,
+        loss_averaging="per_decision",
+        kl_coefficient=0.04 if case.reference else 0.0,
+        **case.config,
+    )
     reference = policy.reference() if case.reference else None
     trainer: GRPOTrainer[Any, Any] = GRPOTrainer(config, policy, VowelReward(), reference)
     draw = torch.Generator().manual_seed(0)

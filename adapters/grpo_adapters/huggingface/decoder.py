@@ -112,6 +112,7 @@ class Decoder:
         self.asks_for_positions = traits.asks_for_positions
         self.tells_positions = self.accepts_positions and (self.is_padded or self.asks_for_positions)
         self.capacity = 0
+        self._mask: Tensor | None = None
         self.cache = growing_cache(model) if traits.caches and "past_key_values" in accepted else None
 
     def start(self) -> Tensor:
@@ -134,6 +135,7 @@ class Decoder:
     def select(self, rows: Any) -> None:
         """Go on with the sequences at ``rows`` only, which may hold one several times."""
         self.padding = self.padding[rows]
+        self._mask = None
         self.tokens = self.tokens[rows]
         if self.cache is not None:
             self.cache.reorder_cache(rows)
@@ -158,7 +160,7 @@ class Decoder:
             layer.take(places)
         padded = [[0] * own + list(sequence) for own, sequence in zip(padding.tolist(), sequences, strict=True)]
         self.tokens = torch.tensor(padded, device=padding.device)
-        self.padding, self.is_padded = padding, bool(padding.any())
+        self.padding, self.is_padded, self._mask = padding, bool(padding.any()), None
         self.tells_positions = self.accepts_positions and (self.is_padded or self.asks_for_positions)
         return self._logits(self.tokens[:, self.length - num_new :])
 
@@ -174,17 +176,23 @@ class Decoder:
 
     def _logits(self, tokens: Tensor) -> Tensor:
         inputs: dict[str, Any] = {}
-        positions = torch.arange(self.length, device=tokens.device)
         if self.is_padded:
-            inputs["attention_mask"] = (positions >= self.padding.unsqueeze(1)).long()
+            inputs["attention_mask"] = self._mask_so_far()
         if self.tells_positions:
-            own = positions[-tokens.shape[1] :] - self.padding.unsqueeze(1)
-            inputs["position_ids"] = own.clamp(min=0)
+            positions = torch.arange(self.length - tokens.shape[1], self.length, device=tokens.device)
+            inputs["position_ids"] = (positions - self.padding.unsqueeze(1)).clamp(min=0)
         if self.cache is not None:
             inputs["past_key_values"] = self.cache
         output = self.model(input_ids=tokens, use_cache=self.cache is not None, **inputs, **self.options)
         logits: Tensor = output.logits[:, -1]
         return logits
+
+    def _mask_so_far(self) -> Tensor:
+        """1 where a token is no padding, [B, length]; made at once for the tokens to come."""
+        if self._mask is None or self._mask.shape[1] < self.length:
+            places = torch.arange(max(self.length, self.capacity), device=self.padding.device)
+            self._mask = (places >= self.padding.unsqueeze(1)).long()
+        return self._mask[:, : self.length]
 
 
 def growing_cache(model: Any) -> DynamicCache:
