@@ -152,8 +152,8 @@ class CausalLMPolicy:
             )
         if not self._traits.caches:
             warnings.warn(
-                f"{type(self.causal_model).__name__} keeps what it made of earlier tokens in a way of its own: to "
-                f"sample a token, all before it are computed again, which takes more time",
+                f"{type(self.causal_model).__name__} does not go on from a cache of earlier tokens: to sample a token, "
+                f"all before it are computed again, which takes more time",
                 stacklevel=3,
             )
         noisy = noisy_in_training(self.model, self.causal_model) if self._disables_dropout else []
