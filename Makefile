@@ -3,12 +3,14 @@ PYTHON ?= python3
 VENV := .venv
 PEERS := .venv-control
 LANGUAGE_PEERS := .venv-language
+ENGINE := .venv-engine
 ENVIRONMENTS := .venv-environments
 VERIFIERS := .venv-verifiers
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test types units test-environments test-gpu docs picture benchmark benchmark-control benchmark-language benchmark-memory wheel clean
+.PHONY: demo test types units test-environments test-gpu docs picture families benchmark benchmark-control \
+	benchmark-language benchmark-memory benchmark-engine wheel clean
 
 demo: $(VENV)/examples  ## GRPO on a bandit whose arms drift
 	$(BIN)/python examples/dynamic_bandit.py
@@ -39,6 +41,9 @@ docs: $(VENV)/dev  ## the site, into docs/_build/html
 picture:  ## the picture of the core's packages, into CONTRIBUTING.md
 	$(PYTHON) docs/packages.py
 
+families: $(VENV)/dev  ## what works with which family of language models, into docs/reference/language-model-families.md
+	$(BIN)/python tests/benchmarks/families.py
+
 benchmark: $(VENV)/dev  ## what a step costs beside a hand-written loop, and what runs and checkpoints cost
 	$(BIN)/python tests/benchmarks/step_overhead.py
 	$(BIN)/python tests/benchmarks/checkpoint_cost.py
@@ -57,12 +62,16 @@ benchmark-language: $(LANGUAGE_PEERS)/language  ## language models beside TRL, i
 benchmark-memory: $(LANGUAGE_PEERS)/language  ## what each option of a language model saves
 	$(LANGUAGE_PEERS)/bin/python tests/benchmarks/language_memory.py
 
+benchmark-engine: $(ENGINE)/engine  ## training through vLLM on a CPU, in an environment of its own of 4 GB
+	$(ENGINE)/bin/python tests/benchmarks/engine_training.py
+
 wheel: $(VENV)/dev  ## the wheel, into dist/
 	rm -rf dist
 	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
 
 clean:  ## everything that was built or installed here
-	rm -rf $(VENV) $(PEERS) $(LANGUAGE_PEERS) $(ENVIRONMENTS) $(VERIFIERS) dist docs/_build outputs .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(PEERS) $(LANGUAGE_PEERS) $(ENGINE) $(ENVIRONMENTS) $(VERIFIERS) dist docs/_build outputs \
+		.mypy_cache .pytest_cache .ruff_cache .hypothesis
 
 $(VENV)/python: constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -100,4 +109,16 @@ $(ENVIRONMENTS)/ready: $(VENV)/dev constraints.txt tests/environments/requiremen
 $(VERIFIERS)/ready: $(VENV)/dev tests/environments/requirements-verifiers.txt
 	$(WITH_PARENT)
 	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check --requirement tests/environments/requirements-verifiers.txt
+	touch $@
+
+# The build for CPUs brings packages for CUDA that do not load beside its PyTorch, and is looked for under vLLM's own name.
+VLLM_INFO := vllm-0.32.0+cpu.dist-info
+$(ENGINE)/engine: pyproject.toml tests/benchmarks/requirements-engine.txt
+	$(PYTHON) -m venv $(ENGINE)
+	$(ENGINE)/bin/python -m pip install --quiet --disable-pip-version-check \
+		--editable ".[engines]" --requirement tests/benchmarks/requirements-engine.txt
+	$(ENGINE)/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	packages=$$($(ENGINE)/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))") \
+		&& mkdir -p "$$packages/$(VLLM_INFO)" \
+		&& printf 'Metadata-Version: 2.1\nName: vllm\nVersion: 0.32.0+cpu\n' > "$$packages/$(VLLM_INFO)/METADATA"
 	touch $@

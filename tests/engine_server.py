@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 import signal
 import sys
 import threading
@@ -34,7 +35,7 @@ Fault = str
 """What is done wrong with one of the next requests for completions:
 
 ``"error"`` answers 500, ``"refuse"`` 400, ``"hang"`` never answers, ``"cut"`` ends in the middle, ``"abort"`` gives up,
-``"restart"`` forgets the weights before it answers, ``"no_log_probs"``, ``"foreign_token"``, ``"too_few"``,
+``"restart"`` forgets the weights before it answers, ``"no_log_probs"``, ``"nan"``, ``"foreign_token"``, ``"too_few"``,
 ``"other_words"`` answer with something else.
 """
 
@@ -279,7 +280,7 @@ class EngineServer:
                 "index": index,
                 "text": own.text,
                 "token_ids": [999] if fault == "foreign_token" else list(own.token_ids),
-                "logprobs": None if fault == "no_log_probs" else {"token_logprobs": own.log_probs},
+                "logprobs": None if fault == "no_log_probs" else {"token_logprobs": told(own, fault)},
                 "finish_reason": "abort" if fault == "abort" else "stop" if own.ended else "length",
             }
             for index, own in enumerate(group)
@@ -303,6 +304,11 @@ class EngineServer:
             for own in self.sample(self.model, body["input_ids"], params["n"], None, params)
         ]
         return told if params["n"] > 1 else told[0]
+
+
+def told(own: Completion, fault: Fault) -> list[float]:
+    """The log-probs of a completion."""
+    return [math.nan if fault == "nan" else value for value in own.log_probs or ()]
 
 
 class _HTTPServer(ThreadingHTTPServer):

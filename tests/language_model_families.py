@@ -7,7 +7,7 @@ import dataclasses
 from typing import Any
 
 import torch
-from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedModel
+from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
 VOCABULARY_SIZE = 17
 CONTEXT = 64
@@ -91,7 +91,13 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "axk1": TWO_KEYS,
     "bailing_hybrid": LINEAR_AND_FULL | TWO_KEYS,
     "bamba": {"attn_layer_indices": [1]},
-    "bart": {"decoder_ffn_dim": 32, "decoder_layers": 2, "decoder_attention_heads": 2, "is_encoder_decoder": False},
+    "bart": {
+        "decoder_ffn_dim": 32,
+        "forced_eos_token_id": None,
+        "decoder_layers": 2,
+        "decoder_attention_heads": 2,
+        "is_encoder_decoder": False,
+    },
     "beam": {},
     "bert": {},
     "big_bird": {},
@@ -105,7 +111,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "cwm": {"bos_token_id": 0, "pad_token_id": 0},
     "deepseek_v2": TWO_KEYS,
     "deepseek_v3": TWO_KEYS,
-    "deepseek_v32": TWO_KEYS | {"index_n_heads": 2, "index_head_dim": 8, "index_topk": 4},
+    "deepseek_v32": TWO_KEYS | {"index_n_heads": 2, "index_head_dim": 8, "index_topk": CONTEXT},
     "diffllama": TWO_KEYS,
     "doge": {},
     "dots1": {},
@@ -189,7 +195,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "opt": {"ffn_dim": 32, "word_embed_proj_dim": 8},
     "persimmon": {},
     "phi": {},
-    "phi3": LONG_ROPE,
+    "phi3": {},
     "phimoe": {"router_jitter_noise": 0.3, "input_jitter_noise": 0.1},
     "qwen2": {},
     "qwen2_moe": {},
@@ -200,7 +206,6 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "qwen3_next": LINEAR_AND_FULL,
     "recurrent_gemma": {"block_types": ("recurrent", "attention"), "attention_window_size": 8, "lru_width": 16},
     "rembert": {"input_embedding_size": 8, "output_embedding_size": 16},
-    "roberta": {"pad_token_id": 1},
     "roformer": {},
     "rwkv": {},
     "seed_oss": {},
@@ -210,7 +215,6 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "starcoder2": {},
     "vaultgemma": {},
     "xglm": {"ffn_dim": 32, "attention_heads": 2},
-    "xlstm": {},
     "youtu": TWO_KEYS,
 }
 """What else a family needs, or shows what it is."""
@@ -220,7 +224,7 @@ def build_family(name: str, *, dtype: torch.dtype = torch.float32, std: float = 
     """A model of a family with random weights, in evaluation mode.
 
     Args:
-        name: of the family, one of FAMILIES.
+        name: of the family, as configs tell it.
         dtype: of its parameters.
         std: of the weights of its layers; the larger, the less alike are the tokens that may come next.
         changes: of its config.
@@ -228,10 +232,10 @@ def build_family(name: str, *, dtype: torch.dtype = torch.float32, std: float = 
     config_class = CONFIG_MAPPING[name]
     known = {field.name for field in dataclasses.fields(config_class)} | config_class.attribute_map.keys()
     usual = {setting: value for setting, value in USUAL.items() if setting in known}
-    config = config_class(**copy.deepcopy(usual | FAMILIES[name] | changes))  # which configs write into
+    config = config_class(**copy.deepcopy(usual | FAMILIES.get(name, {}) | changes))  # which configs write into
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        model: PreTrainedModel = AutoModelForCausalLM.from_config(config)
+        model: Any = AutoModelForCausalLM.from_config(config)
         with torch.no_grad():
             for parameter in model.parameters():
                 if parameter.ndim > 1:

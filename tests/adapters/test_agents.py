@@ -12,7 +12,7 @@ import pytest
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerBase
 
-from grpo import GRPOConfig, GRPOTrainer
+from grpo import DiffersFromPolicy, GRPOConfig, GRPOTrainer, ImportanceCorrection
 from grpo_adapters.huggingface import (
     AgentSampler,
     CausalLMPolicy,
@@ -397,6 +397,17 @@ WRONG: list[tuple[Callable[[], object], type[Exception], str]] = [
         "action 0 is a Completion, expected a Conversation",
     ),
 ]
+
+
+def test_what_an_engine_recommends_is_done_in_conversations_too() -> None:
+    class Engine:
+        def get_importance_correction(self) -> ImportanceCorrection:
+            return ImportanceCorrection(kind="mask", per="sample", max_ratio=3.0)
+
+    sampler = AgentSampler(tools=[add], engine=Engine())
+    assert isinstance(sampler, DiffersFromPolicy)
+    assert sampler.get_importance_correction() == Engine().get_importance_correction()
+    assert AgentSampler(tools=[add]).get_importance_correction() is None
 
 
 @pytest.mark.parametrize(("make", "error", "message"), WRONG)

@@ -20,7 +20,7 @@ from grpo_adapters.huggingface.long_positions import length_of_switch
 SWITCH = int(LONG_ROPE["original_max_position_embeddings"])
 PHIMOE_ROPE = LONG_ROPE | {"rope_parameters": LONG_ROPE["rope_parameters"] | {"short_mscale": 1.0, "long_mscale": 1.3}}
 LONG: dict[str, dict[str, Any]] = {
-    "phi3": {},
+    "phi3": LONG_ROPE,
     "phimoe": PHIMOE_ROPE,
     "llama": LONG_ROPE,
 }
@@ -82,7 +82,7 @@ def test_completions_that_grow_beyond_the_switch(family: str) -> None:
 
 
 def test_training_on_long_and_short_rows_begins_with_the_policy_that_sampled() -> None:
-    policy = policy_of(build_family("phi3"))
+    policy = policy_of(build_family("phi3", **LONG_ROPE))
     rewards = FunctionRewards(lambda state, action: float(action.token_ids[0]))
     for batch_size in (5, 24):
         config = GRPOConfig(group_size=4, learning_rate=0.0, batch_size=batch_size)
@@ -92,7 +92,7 @@ def test_training_on_long_and_short_rows_begins_with_the_policy_that_sampled() -
 
 def test_layers_that_switch_at_different_lengths_are_refused() -> None:
     own = LONG_ROPE["rope_parameters"]
-    model = build_family("phi3")
+    model = build_family("phi3", **LONG_ROPE)
     model.config.rope_parameters = {"one": own, "other": own | {"original_max_position_embeddings": 20}}
     with pytest.raises(
         ValueError, match=r"layers of Phi3ForCausalLM switch .* different lengths, \[16, 20\]: set orig"
@@ -118,7 +118,7 @@ def test_dynamic_scaling_never_begins_within_the_context() -> None:
 def test_models_with_caches_of_their_own(family: str) -> None:
     """They are sampled without one, which is said once."""
     model = build_family(family)
-    with pytest.warns(UserWarning, match="keeps what it made of earlier tokens in a way of its own: to sample") as seen:
+    with pytest.warns(UserWarning, match="does not go on from a cache of earlier tokens") as seen:
         policy = policy_of(model)
     assert len(seen) == 1
     assert seen[0].filename == __file__
@@ -241,11 +241,11 @@ HEADS: dict[str, dict[str, Any]] = {
     "minicpm3": {"dim_model_base": 8},
     "recurrent_gemma": {"logits_soft_cap": 2.0},
     "xlstm": {"output_logit_soft_cap": 2.0},
-    "roberta": {},
+    "roberta": {"pad_token_id": 1},
 }
 
 
-@pytest.mark.filterwarnings("ignore:RecurrentGemmaForCausalLM keeps what it made of earlier tokens in a way of its own")
+@pytest.mark.filterwarnings("ignore:RecurrentGemmaForCausalLM does not go on from a cache")
 @pytest.mark.parametrize("family", HEADS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_heads_are_described_exactly(family: str, dtype: torch.dtype) -> None:

@@ -326,6 +326,9 @@ def test_credit_by_turns_by_hand() -> None:
 def test_a_reward_within_a_turn_is_for_the_decisions_up_to_it() -> None:
     experience = conversation_of([[3, 1]], torch.tensor([0.0, 5.0, 0.0, 8.0]), [1])
     assert MonteCarlo(discount=0.5)(experience).tolist() == [9.0, 9.0, 4.0, 8.0]
+    # turns of returns 6 and 2 from their first decisions on, whose mean is 4
+    experience = conversation_of([[2], [1]], torch.tensor([4.0, 2.0, 2.0]), [2])
+    assert MonteCarlo(baseline=group_time_baseline)(experience).tolist() == [2.0, -2.0, -2.0]
 
 
 def test_a_critics_credit_is_discounted_by_turns() -> None:

@@ -10,6 +10,9 @@ from peft.mapping import PEFT_TYPE_TO_TUNER_MAPPING
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
+FUSED = {"gate_proj", "up_proj"}
+"""Names by which peft knows layers that transformers has fused with others, wherever they are."""
+
 
 def with_targets(config: PeftConfig, model: Any) -> PeftConfig:
     """The config with layers to change: those that it names, those that peft knows of, else all of the attention.
@@ -19,10 +22,9 @@ def with_targets(config: PeftConfig, model: Any) -> PeftConfig:
     """
     if getattr(config, "target_modules", "none needed") is not None or getattr(config, "target_parameters", None):
         return config
-    method = PEFT_TYPE_TO_TUNER_MAPPING.get(config.peft_type)
-    if model.config.model_type in getattr(method, "target_module_mapping", {}):
-        return config
-    targets = attention_projections(model)
+    methods: dict[Any, Any] = PEFT_TYPE_TO_TUNER_MAPPING
+    known = getattr(methods.get(config.peft_type), "target_module_mapping", {})
+    targets = known.get(model.config.model_type) or attention_projections(model)
     if not targets:
         layers = [name for name, layer in model.named_modules() if isinstance(layer, nn.Linear | Conv1D)]
         raise ValueError(
@@ -30,8 +32,9 @@ def with_targets(config: PeftConfig, model: Any) -> PeftConfig:
             f"that are its targets by default: name some of its linear layers, "
             f"{sorted({_ending(name) for name in layers})}"
         )
-    chosen: Any = copy.copy(config)
-    chosen.target_modules = targets
+    chosen = copy.copy(config)
+    own: Any = chosen
+    own.target_modules = targets if isinstance(targets, str) else set(targets)
     return chosen
 
 
@@ -50,7 +53,7 @@ def attention_projections(model: nn.Module) -> set[str]:
         for name, module in model.named_modules()
         if "attention" in type(module).__name__.lower()
         for inner, layer in module.named_children()
-        if isinstance(layer, nn.Linear | Conv1D)
+        if isinstance(layer, nn.Linear | Conv1D) and inner not in FUSED
     }
 
 

@@ -16,14 +16,19 @@ SCALES_HIDDEN_STATES = {"minicpm3"}
 """Types of models whose ``logits_scaling`` divides what the output layer is given, in place of what it makes."""
 
 
-def hidden_states(model: Any, tokens: Tensor) -> Tensor:
+def hidden_states(model: Any, tokens: Tensor, **inputs: Any) -> Tensor:
     """What the model gives to its output layer for token ids [B, L]: states [B, L, H], after all that comes before it.
 
     The model goes its own way, with an output layer that makes no logits. So whatever a family does to the states of
     its body, such as another layer or a cast, is part of them.
+
+    Args:
+        model: a causal language model.
+        tokens: token ids.
+        inputs: what else the model takes, such as keys and values of tokens before.
     """
     with _without_logits(model.get_output_embeddings()) as given:
-        model(input_ids=tokens, use_cache=False)
+        model(input_ids=tokens, use_cache="past_key_values" in inputs, **inputs)
     [states] = given
     return states
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from grpo import Evaluation
+from grpo_adapters.huggingface.at_decisions import Compute, WholeRows, at_decisions
 from grpo_adapters.huggingface.body_and_head import described_head, hidden_states, is_body_and_head
 from grpo_adapters.huggingface.completion_batch import CompletionBatch, check_fits
 from grpo_adapters.huggingface.completions import Completion
@@ -22,7 +23,7 @@ from grpo_adapters.huggingface.conversations import Action, Conversation, Turn, 
 from grpo_adapters.huggingface.decoding_traits import traits_of
 from grpo_adapters.huggingface.generation import sample_completions
 from grpo_adapters.huggingface.kept_turns import KeptTurns
-from grpo_adapters.huggingface.length_buckets import call_overhead, length_buckets
+from grpo_adapters.huggingface.length_buckets import attention_cost, call_overhead, cost_of_calls, length_buckets
 from grpo_adapters.huggingface.loading import load_pretrained
 from grpo_adapters.huggingface.long_positions import parts_by_length
 from grpo_adapters.huggingface.model_setup import (
@@ -42,6 +43,12 @@ from grpo_adapters.huggingface.output_head import log_probs_of_logits
 from grpo_adapters.huggingface.policy_state import changing_weights, check_policy_state
 from grpo_adapters.huggingface.prompts import encode_prompts
 from grpo_adapters.huggingface.sampling import SamplingConfig
+from grpo_adapters.huggingface.shared_prompts import (
+    RowsAfterPrompts,
+    SharedPrompts,
+    computes_layers_again,
+    shares_prompts,
+)
 from grpo_adapters.huggingface.token_log_probs import token_log_probs
 from grpo_adapters.huggingface.training_mode import (
     enter_training_without_noise,
@@ -126,10 +133,13 @@ class CausalLMPolicy:
         self._disables_dropout = disable_dropout
         self._completion_lengths: Tensor | None = None
         self._call_overhead = call_overhead(self.causal_model)
+        self._attention_cost = attention_cost(self.causal_model)
         self.model.eval()
         check_does_not_look_ahead(self.causal_model)
         self._traits = traits_of(self.causal_model)
         self.fuses_head = is_body_and_head(self.causal_model)
+        computed = self._hidden_states if self.fuses_head else self._logits
+        self._shares_prompts = shares_prompts(self.causal_model, computed, self._traits)
         self._warn_of_the_model()
 
     def _warn_of_the_model(self) -> None:
@@ -142,8 +152,8 @@ class CausalLMPolicy:
             )
         if not self._traits.caches:
             warnings.warn(
-                f"{type(self.causal_model).__name__} keeps what it made of earlier tokens in a way of its own: to "
-                f"sample a token, all before it are computed again, which takes more time",
+                f"{type(self.causal_model).__name__} does not go on from a cache of earlier tokens: to sample a token, "
+                f"all before it are computed again, which takes more time",
                 stacklevel=3,
             )
         noisy = noisy_in_training(self.model, self.causal_model) if self._disables_dropout else []
@@ -273,8 +283,8 @@ class CausalLMPolicy:
             raise ValueError("temperature=0 is for evaluation: a policy that never draws has no log-probs to train")
         return {"temperature": self.sampling.temperature, "with_entropy": self.with_entropy}
 
-    def _at_decisions(self, batch: CompletionBatch, compute: Callable[[Tensor], Tensor]) -> Tensor:
-        """What ``compute`` makes of token ids [K, L], namely [K, L, X], where the batch's decisions are made, [D, X].
+    def _at_decisions(self, batch: CompletionBatch, compute: Compute) -> Tensor:
+        """What the model computes where the batch's decisions are made, [D, X].
 
         Where the model codes the positions of long sequences otherwise, decisions in these are computed apart.
         """
@@ -284,27 +294,27 @@ class CausalLMPolicy:
         computed = torch.cat([self._in_buckets(part, compute) for _, part in parts])
         return computed.index_select(0, torch.cat([decisions for decisions, _ in parts]).argsort())
 
-    def _in_buckets(self, batch: CompletionBatch, compute: Callable[[Tensor], Tensor]) -> Tensor:
+    def _in_buckets(self, batch: CompletionBatch, compute: Compute) -> Tensor:
         """The same, of any rows together.
 
-        Rows of like lengths are computed together. The last token of a row decides nothing, so it is left out.
+        Rows of like lengths are computed together, after their prompts where those that they share are worth it.
         """
-        buckets = length_buckets(batch.lengths - 1, self._call_overhead)
-        picked = []
-        for rows in buckets:
-            part = batch if len(buckets) == 1 else batch.select(rows)
-            width = int(part.lengths.max()) - 1
-            computed = compute(part.tokens[:, :width])
-            picked.append(computed.flatten(0, 1).index_select(0, part.rows.ids * width + part.positions - 1))
-        if len(buckets) == 1:
-            return picked[0]
-        return torch.cat(picked).index_select(0, batch.rows.positions(torch.cat(buckets)).argsort())
+        lengths = batch.lengths - 1
+        buckets = length_buckets(lengths, self._call_overhead)
+        if self._shares_prompts and len(lengths) > 1 and not computes_layers_again(self.causal_model):
+            costs = {"overhead": self._call_overhead, "per_attended": self._attention_cost}
+            prompts = SharedPrompts.of(batch)
+            after = length_buckets(lengths - prompts.lengths, self._call_overhead)
+            if prompts.cost(lengths, after, **costs) < cost_of_calls(buckets, lengths, lengths / 2, **costs):
+                return at_decisions(batch, RowsAfterPrompts(self.causal_model, compute, prompts), after)
+        return at_decisions(batch, WholeRows(compute, torch.ones_like(lengths)), buckets)
 
-    def _hidden_states(self, tokens: Tensor) -> Tensor:
-        return hidden_states(self.causal_model, tokens)
+    def _hidden_states(self, tokens: Tensor, **inputs: Any) -> Tensor:
+        return hidden_states(self.causal_model, tokens, **inputs)
 
-    def _logits(self, tokens: Tensor) -> Tensor:
-        logits: Tensor = self.causal_model(input_ids=tokens, use_cache=False).logits
+    def _logits(self, tokens: Tensor, **inputs: Any) -> Tensor:
+        use_cache = "past_key_values" in inputs
+        logits: Tensor = self.causal_model(input_ids=tokens, use_cache=use_cache, **inputs).logits
         return logits
 
     def _computing(self) -> AbstractContextManager[Any]:

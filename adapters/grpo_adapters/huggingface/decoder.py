@@ -12,6 +12,11 @@ from torch import Tensor
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
+STATE_SPACES = "cache_params"
+"""What families without attention call their cache, which takes masks of new tokens only."""
+
+CACHE_NAMES = ("past_key_values", STATE_SPACES)
+
 
 class GrowingLayer(DynamicLayer):
     """Keys and values of a layer, in buffers with room for the tokens to come: a new token does not copy all before.
@@ -65,7 +70,7 @@ class DecodingTraits:
     """How a model goes on with sequences.
 
     Attributes:
-        caches: whether it goes on from a cache of what it made of earlier tokens, if it takes any at all.
+        caches: whether it goes on from a cache of what it made of earlier tokens.
         pads: whether prompts of different lengths go through it together.
         switch: the longest sequence before it codes positions otherwise, tokens; None where it never does.
         asks_for_positions: whether it counts from 0 again after what a cache holds, unless it is told positions.
@@ -112,7 +117,8 @@ class Decoder:
         self.asks_for_positions = traits.asks_for_positions
         self.tells_positions = self.accepts_positions and (self.is_padded or self.asks_for_positions)
         self.capacity = 0
-        self.cache = growing_cache(model) if traits.caches and "past_key_values" in accepted else None
+        self.cache_name = next((name for name in CACHE_NAMES if name in accepted), None)
+        self.cache = growing_cache(model) if traits.caches and self.cache_name is not None else None
 
     def start(self) -> Tensor:
         """Logits of the first new token, [B, V]."""
@@ -176,12 +182,14 @@ class Decoder:
         inputs: dict[str, Any] = {}
         positions = torch.arange(self.length, device=tokens.device)
         if self.is_padded:
-            inputs["attention_mask"] = (positions >= self.padding.unsqueeze(1)).long()
+            mask = (positions >= self.padding.unsqueeze(1)).long()
+            inputs["attention_mask"] = mask[:, -tokens.shape[1] :] if self.cache_name == STATE_SPACES else mask
         if self.tells_positions:
             own = positions[-tokens.shape[1] :] - self.padding.unsqueeze(1)
             inputs["position_ids"] = own.clamp(min=0)
         if self.cache is not None:
-            inputs["past_key_values"] = self.cache
+            assert self.cache_name is not None
+            inputs[self.cache_name] = self.cache
         output = self.model(input_ids=tokens, use_cache=self.cache is not None, **inputs, **self.options)
         logits: Tensor = output.logits[:, -1]
         return logits

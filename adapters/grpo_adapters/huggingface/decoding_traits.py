@@ -12,7 +12,7 @@ from grpo_adapters.huggingface.decoder import Decoder, DecodingTraits
 from grpo_adapters.huggingface.long_positions import length_of_switch
 
 REFUSALS = (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError)
-"""What a model raises that is given a cache it does not know."""
+"""What a model raises that is given a cache or a mask it does not know."""
 
 
 def traits_of(model: Any) -> DecodingTraits:
@@ -34,6 +34,8 @@ def goes_on_from_cache(model: Any, traits: DecodingTraits) -> bool:
     whole = torch.cat((torch.tensor(prompts)[rows], new.unsqueeze(1)), dim=1).to(model.device)
     try:
         decoder = Decoder(model, prompts, model.device, traits)
+        if decoder.cache is None:
+            return False
         decoder.start()
         decoder.select(rows.to(model.device))
         found = decoder.advance(new.to(model.device))
@@ -44,15 +46,22 @@ def goes_on_from_cache(model: Any, traits: DecodingTraits) -> bool:
 
 @torch.no_grad()
 def leaves_padding_out(model: Any, traits: DecodingTraits) -> bool:
-    """Whether a prompt gets the same logits alone and beside a longer one.
+    """Whether a prompt and what follows it get the same logits alone and beside a longer one.
 
     Some models, recurrent ones among them, take no notice of what is masked, or count positions through it.
     """
     long = probed_tokens(model)
     short = long[1:3]
-    alone = Decoder(model, [short], model.device, traits).start()[0]
-    beside = Decoder(model, [long, short], model.device, traits).start()[1]
-    return _agree(beside, alone)
+    alone, beside = (Decoder(model, prompts, model.device, traits) for prompts in ([short], [long, short]))
+    if not _agree(beside.start()[1], alone.start()[0]):
+        return False
+    new = torch.tensor([long[0], long[1]], device=model.device)
+    expected = alone.advance(new[1:])
+    try:
+        found = beside.advance(new)
+    except REFUSALS:
+        return False
+    return _agree(found[1], expected[0])
 
 
 def probed_tokens(model: Any) -> list[int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -12,6 +13,9 @@ OVERHEAD_PER_LAYER = {"cpu": 5e7, "cuda": 5e10}
 
 MOST_TOKENS_ON_A_CPU = 1280
 """Beyond this, activations of a small model leave the caches, and a larger one gains nothing."""
+
+SLOWNESS_OF_ATTENTION = 4
+"""How much longer a floating-point operation of attention takes than one of a linear layer."""
 
 
 def length_buckets(lengths: Tensor, overhead: float) -> list[Tensor]:
@@ -48,7 +52,45 @@ def length_buckets(lengths: Tensor, overhead: float) -> list[Tensor]:
 
 def call_overhead(model: Any) -> float:
     """What a forward and backward pass of a model costs besides its tokens, in tokens; a rough estimate."""
-    parameters = sum(parameter.numel() for parameter in model.base_model.parameters())
-    layers = getattr(model.config.get_text_config(), "num_hidden_layers", 1)
+    layers, _, parameters = _size(model)
     per_layer = OVERHEAD_PER_LAYER.get(model.device.type, OVERHEAD_PER_LAYER["cuda"])
-    return float(layers * per_layer / (6 * max(parameters, 1)))
+    return float(layers * per_layer / (6 * parameters))
+
+
+def attention_cost(model: Any) -> float:
+    """What a token costs more for each token that it attends to, in tokens without attention; a rough estimate."""
+    layers, width, parameters = _size(model)
+    return SLOWNESS_OF_ATTENTION * 2 * layers * width / parameters
+
+
+def _size(model: Any) -> tuple[int, int, int]:
+    """Layers, width and parameters."""
+    config = model.config.get_text_config()
+    parameters = sum(parameter.numel() for parameter in model.base_model.parameters())
+    return getattr(config, "num_hidden_layers", 1), getattr(config, "hidden_size", 0), max(parameters, 1)
+
+
+def cost_of_calls(
+    buckets: Sequence[Tensor], lengths: Tensor, attended: Tensor, *, overhead: float, per_attended: float
+) -> float:
+    """What the calls of a model for each bucket cost, in tokens without attention.
+
+    Args:
+        buckets: rows that are computed together.
+        lengths: tokens of each row, int64 of shape [K].
+        attended: tokens that each token of a row attends to, [K].
+        overhead: of a call, in tokens.
+        per_attended: what a token costs more for each token that it attends to.
+
+    Example:
+        >>> lengths = torch.tensor([9, 10, 100])
+        >>> pair, single = torch.tensor([0, 1]), torch.tensor([2])
+        >>> cost_of_calls([pair, single], lengths, lengths / 2, overhead=5.0, per_attended=0.1)
+        640.0
+    """
+    longest = torch.stack([torch.stack((lengths[rows].max(), attended[rows].max())) for rows in buckets]).tolist()
+    counts = [len(rows) for rows in buckets]
+    return sum(
+        overhead + count * length * (1 + per_attended * reach)
+        for count, (length, reach) in zip(counts, longest, strict=True)
+    )

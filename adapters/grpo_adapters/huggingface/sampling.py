@@ -25,7 +25,8 @@ class SamplingConfig(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False
         max_new_tokens: a completion is cut there.
         stop_strings: a completion ends where its text contains one of them, which stays part of it.
         with_log_probs: completions tell the log-probs that their tokens were drawn with, after all filters. Then a
-            :class:`grpo.ImportanceCorrection` makes the loss exact for filters too.
+            :class:`grpo.ImportanceCorrection` weights the loss of a token by the probability of all that the filters
+            left, which is that of the policy over that of the sampling, and at most 1.
 
     References:
         top-p: Holtzman et al. 2020, arXiv:1904.09751; min-p: Nguyen et al. 2024, arXiv:2407.01082.

@@ -1,0 +1,86 @@
+"""A language model works with a calculator.
+
+To work out ``(12+34)*56`` it writes what it wants to know, ``12+34=``, reads ``00046``, goes on with ``00046*56=``, reads
+``02576``, and tells that.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Sequence
+
+from text_games import Game, Message, Row
+
+NUM_PROBLEMS = 20_000
+
+
+def calculator(expression: str) -> str:
+    """Add or multiply two numbers.
+
+    Args:
+        expression: the numbers with + or * between them, such as 12+34.
+    """
+    parts = re.fullmatch(r"(\d+)([+*])(\d+)", expression)
+    if parts is None:
+        return "E"
+    first, second = int(parts[1]), int(parts[3])
+    result = first + second if parts[2] == "+" else first * second
+    return f"{result:05}" if result < 100_000 else "E"
+
+
+def parse(text: str) -> Message:
+    """A message, with a call of the calculator where the text ends with ``=``."""
+    message: Message = {"role": "assistant", "content": text}
+    if text.endswith("="):
+        function = {"name": "calculator", "arguments": {"expression": text.removesuffix("=")}}
+        message["tool_calls"] = [{"type": "function", "function": function}]
+    return message
+
+
+class Examiner:
+    """Wants the right result."""
+
+    def reset(self, state: Row) -> None:
+        self.answer = state["answer"]
+
+    async def step(self, message: Message) -> tuple[list[Message], float, bool]:
+        return [], float(message["content"] == self.answer), True
+
+
+def all_rows(generator: random.Random) -> list[Row]:
+    """Different problems with one sum, one product, and brackets around one of the two."""
+    problems: set[str] = set()
+    while len(problems) < NUM_PROBLEMS:
+        first, second, third = (f"{generator.randrange(100):02}" for _ in range(3))
+        one, other = generator.sample("+*", 2)
+        left = generator.random() < 0.5
+        problems.add(f"({first}{one}{second}){other}{third}" if left else f"{first}{one}({second}{other}{third})")
+    shuffled = sorted(problems)
+    generator.shuffle(shuffled)
+    return [{"prompt": [{"role": "user", "content": own}], "answer": result(own)} for own in shuffled]
+
+
+def result(problem: str) -> str:
+    """The right answer."""
+    return calculator(re.sub(r"\((.+)\)", lambda inner: calculator(inner[1]), problem))
+
+
+def expert(messages: Sequence[Message]) -> str:
+    """Asks for what is in brackets, then for the whole, then tells it."""
+    problem, *read = [own["content"] for own in messages if own["role"] != "assistant"]
+    if not read:
+        return problem[problem.index("(") + 1 : problem.index(")")] + "="
+    return re.sub(r"\(.+\)", read[0], problem) + "=" if len(read) == 1 else read[1]
+
+
+CALCULATOR = Game(
+    characters="0123456789+*()=E",
+    all_rows=all_rows,
+    environment=Examiner,
+    tools=(calculator,),
+    parse=parse,
+    expert=expert,
+    max_turns=4,
+    longest_turn=10,
+)
