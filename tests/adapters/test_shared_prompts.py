@@ -118,7 +118,8 @@ def test_models_that_cut_gradients_do_not_share_prompts(monkeypatch: pytest.Monk
 
     def detached(self: Any, prompts: Tensor) -> Any:
         cache = cache_of(self, prompts)
-        for layer in cache.layers:
+        layers: list[Any] = cache.layers
+        for layer in layers:
             layer.keys = layer.keys.detach()
         return cache
 

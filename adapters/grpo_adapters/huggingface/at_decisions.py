@@ -16,13 +16,11 @@ Compute = Callable[..., Tensor]
 
 
 class RowsComputation(Protocol):
-    """How rows go through a model.
+    """How rows go through a model."""
 
-    Attributes:
-        first: the place in each row whose decision follows from what is computed first, int64 of shape [R].
-    """
-
-    first: Tensor
+    @property
+    def first(self) -> Tensor:
+        """The place in each row whose decision follows from what is computed first, int64 of shape [R]."""
 
     def __call__(self, part: CompletionBatch, rows: Tensor) -> Tensor:
         """What is computed for the K rows of a part of the batch, namely ``rows`` of it, [K, W, X]."""

@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
-from grpo_adapters.huggingface.at_decisions import Compute, WholeRows, at_decisions
+from grpo_adapters.huggingface.at_decisions import Compute, RowsComputation, WholeRows, at_decisions
 from grpo_adapters.huggingface.completion_batch import CompletionBatch
 from grpo_adapters.huggingface.completions import Completion
 from grpo_adapters.huggingface.conversations import Turn
@@ -104,6 +104,7 @@ class RowsAfterPrompts:
         chosen = copy.copy(self.cache)
         chosen.layers = [copy.copy(layer) for layer in self.cache.layers]
         for layer in chosen.layers:
+            assert isinstance(layer, DynamicLayer)
             if layer.keys is not None and layer.values is not None:  # some layers read those of another
                 layer.keys, layer.values = layer.keys[prompts], layer.values[prompts]
         return chosen
@@ -161,7 +162,7 @@ def _whole_rows_and_rows_after_prompts(model: Any, compute: Compute) -> list[tup
     try:
         for whole in (True, False):
             with torch.enable_grad():
-                computation = (
+                computation: RowsComputation = (
                     WholeRows(compute, torch.ones_like(batch.lengths))
                     if whole
                     else RowsAfterPrompts(model, compute, SharedPrompts.of(batch))
