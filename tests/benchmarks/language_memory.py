@@ -122,7 +122,7 @@ def measure(case: Case) -> dict[str, float]:
         **case.policy,
     )
     policy.fuses_head = case.fuses_head
-    policy._shares_prompts &= case.shares_prompts
+    policy._layout.shares_prompts &= case.shares_prompts
     config = GRPOConfig(
         group_size=case.group_size,
         loss_averaging="per_decision",
