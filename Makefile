@@ -4,11 +4,13 @@ VENV := .venv
 PEERS := .venv-control
 LANGUAGE_PEERS := .venv-language
 ENGINE := .venv-engine
+ENVIRONMENTS := .venv-environments
+VERIFIERS := .venv-verifiers
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test types units test-gpu docs picture families benchmark benchmark-control benchmark-language \
-	benchmark-memory benchmark-engine wheel clean
+.PHONY: demo test types units test-environments test-gpu docs picture families benchmark benchmark-control \
+	benchmark-language benchmark-memory benchmark-engine wheel clean
 
 demo: $(VENV)/examples  ## GRPO on a bandit whose arms drift
 	$(BIN)/python examples/dynamic_bandit.py
@@ -24,6 +26,10 @@ types: $(VENV)/dev
 
 units: $(VENV)/dev
 	$(BIN)/pytest --numprocesses auto --maxprocesses 4 --dist worksteal
+
+test-environments: $(ENVIRONMENTS)/ready $(VERIFIERS)/ready  ## environments of others, with their packages
+	PYTHONPATH=$(CURDIR):$(CURDIR)/adapters $(ENVIRONMENTS)/bin/python -m pytest tests/environments
+	PYTHONPATH=$(CURDIR):$(CURDIR)/adapters $(VERIFIERS)/bin/python -m pytest tests/environments/test_verifiers.py
 
 test-gpu: $(if $(GPU_PYTHON),,$(VENV)/dev)  ## what differs on a GPU; GPU_PYTHON=python3 takes an interpreter of its own
 	PYTHONPATH=$(CURDIR):$(CURDIR)/adapters $(or $(GPU_PYTHON),$(BIN)/python) -m pytest tests/gpu --override-ini=filterwarnings= \
@@ -64,7 +70,8 @@ wheel: $(VENV)/dev  ## the wheel, into dist/
 	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
 
 clean:  ## everything that was built or installed here
-	rm -rf $(VENV) $(PEERS) $(LANGUAGE_PEERS) $(ENGINE) dist docs/_build outputs .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(PEERS) $(LANGUAGE_PEERS) $(ENGINE) $(ENVIRONMENTS) $(VERIFIERS) dist docs/_build outputs \
+		.mypy_cache .pytest_cache .ruff_cache .hypothesis
 
 $(VENV)/python: constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -87,6 +94,21 @@ $(LANGUAGE_PEERS)/language: constraints.txt pyproject.toml tests/benchmarks/requ
 	$(LANGUAGE_PEERS)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt torch
 	$(LANGUAGE_PEERS)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt \
 		--editable ".[huggingface]" --requirement tests/benchmarks/requirements-language.txt
+	touch $@
+
+# What is in .venv is seen in these too, so that only the rest is installed.
+WITH_PARENT = $(BIN)/python -m venv $(@D) && $(BIN)/python -c 'import sysconfig; here, there = sysconfig.get_path("purelib"), \
+	sysconfig.get_path("purelib", vars={"base": "$(@D)"}); open(f"{there}/parent.pth", "w").write(f"{here}\n")'
+
+$(ENVIRONMENTS)/ready: $(VENV)/dev constraints.txt tests/environments/requirements.txt
+	$(WITH_PARENT)
+	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt \
+		--requirement tests/environments/requirements.txt
+	touch $@
+
+$(VERIFIERS)/ready: $(VENV)/dev tests/environments/requirements-verifiers.txt
+	$(WITH_PARENT)
+	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check --requirement tests/environments/requirements-verifiers.txt
 	touch $@
 
 # The build for CPUs brings packages for CUDA that do not load beside its PyTorch, and is looked for under vLLM's own name.

@@ -41,12 +41,22 @@ class Family:
 
 QWEN3 = Family(
     "qwen3",
-    ("<|im_start|>", "<|im_end|>", "<|endoftext|>", "<think>", "</think>", "<tool_call>", "</tool_call>"),
+    (
+        *("<|im_start|>", "<|im_end|>", "<|endoftext|>", "<think>", "</think>"),
+        *("<tool_call>", "</tool_call>", "<tool_response>", "</tool_response>"),
+    ),
     ("<|im_end|>", "<|endoftext|>"),
     "<|im_end|>",
     "<|im_end|>",
 )
-LLAMA_TOKENS = ("<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>", "<|eom_id|>")
+LLAMA_TOKENS = (
+    "<|begin_of_text|>",
+    "<|end_of_text|>",
+    "<|start_header_id|>",
+    "<|end_header_id|>",
+    "<|eot_id|>",
+    "<|eom_id|>",
+)
 LLAMA3_1 = Family(
     "llama3_1", (*LLAMA_TOKENS, "<|python_tag|>"), ("<|eot_id|>", "<|eom_id|>"), "<|eot_id|>", "<|eot_id|>"
 )

@@ -62,7 +62,7 @@ def trace_of(task: Any, opening: Sequence[Message], messages: Sequence[Message])
     for place, message in enumerate(_with_call_ids([*opening, *messages])):
         sampled = place >= len(opening) and message["role"] == "assistant"
         parent = place - 1 if place else None
-        trace.nodes.append(v1.MessageNode(parent=parent, message=message, sampled=sampled))  # type: ignore[arg-type]
+        trace.nodes.append(v1.MessageNode(parent=parent, message=message, sampled=sampled))
     trace.is_completed = trace.ok = True
     return trace
 
