@@ -1,8 +1,8 @@
 """A language model looks for a key and a door.
 
-There are sixteen rooms, four by four: A to D in the north, M to P in the south. ``GkC`` says that one is in room G, and
-that the key is in C. One goes north, east, south or west, by ``n``, ``e``, ``s`` or ``w``, and reads where that led. The
-key, once taken by ``t``, tells where the door is that it opens, by ``o``: ``CdN``.
+There are nine rooms, three by three: A to C in the north, G to I in the south. ``GkC`` says that one is in room G, and
+that the key is in C. One goes north, east, south or west, by ``n``, ``e``, ``s`` or ``w``, and reads where that led.
+The key, once taken by ``t``, tells where the door is that it opens, by ``o``: ``CdE``.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from collections.abc import Sequence
 
 from text_games import Game, Message, Row
 
-ROOMS = "ABCDEFGHIJKLMNOP"
+SIZE = 3
+ROOMS = "ABCDEFGHI"
 STEPS = {"n": (-1, 0), "e": (0, 1), "s": (1, 0), "w": (0, -1)}
 
 
@@ -38,9 +39,9 @@ class Rooms:
 
 def neighbour(place: str, direction: str) -> str:
     """The room that lies there, or the same one where there is only a wall."""
-    row, column = divmod(ROOMS.index(place), 4)
+    row, column = divmod(ROOMS.index(place), SIZE)
     row, column = row + STEPS[direction][0], column + STEPS[direction][1]
-    return ROOMS[4 * row + column] if 0 <= row < 4 and 0 <= column < 4 else place
+    return ROOMS[SIZE * row + column] if 0 <= row < SIZE and 0 <= column < SIZE else place
 
 
 def all_rows(generator: random.Random) -> list[Row]:
@@ -54,8 +55,8 @@ def expert(messages: Sequence[Message]) -> str:
     """Goes where the last hint says, first to its row."""
     read = "".join(own["content"] for own in messages if own["role"] == "user")
     hint, goal = re.findall("[kd].", read)[-1]
-    row, column = divmod(ROOMS.index(messages[-1]["content"][0]), 4)
-    goal_row, goal_column = divmod(ROOMS.index(goal), 4)
+    row, column = divmod(ROOMS.index(messages[-1]["content"][0]), SIZE)
+    goal_row, goal_column = divmod(ROOMS.index(goal), SIZE)
     if row != goal_row:
         return "n" if goal_row < row else "s"
     if column != goal_column:
@@ -70,6 +71,6 @@ ADVENTURE = Game(
     tools=(),
     parse=lambda text: {"role": "assistant", "content": text},
     expert=expert,
-    max_turns=16,
+    max_turns=12,
     longest_turn=2,
 )

@@ -1,8 +1,8 @@
 """A small language model learns to play a game of several turns, by GRPO.
 
-In one game it works with a calculator, a tool; in the other it looks for a key and a door, in an environment. Nothing is
-downloaded: a transformer of 100,000 parameters is made and shown how some games are played, until it wins a few of those
-that are held out. From then on it is told nothing but whether it has won.
+In one game it works with a calculator, a tool; in the other it looks for a key and a door, in an environment. Nothing
+is downloaded: a transformer of 100,000 parameters is made and shown how some games are played, until it wins a few of
+others. From then on it is told nothing but whether it has won.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import torch
 import tyro
 
 from adventure_game import ADVENTURE
+from agent_start import starting_policy
 from calculator_game import CALCULATOR
 from grpo import (
     Checkpoints,
@@ -29,7 +30,6 @@ from grpo import (
     group_time_baseline,
 )
 from grpo_adapters.huggingface import ConversationReward
-from text_games import accuracy, starting_policy
 
 GAMES = {"calculator": CALCULATOR, "adventure": ADVENTURE}
 PROMPTS, SAMPLES, UPDATES = 64, 8, 4  # of a rollout
@@ -43,7 +43,7 @@ class Options:
     """What is played."""
     credit: Literal["conversation", "turn"] = "conversation"
     """Whether a conversation is credited as a whole, or each turn for what came after it."""
-    steps: int = 100
+    steps: int = 60
     """Rollouts to train on."""
     seed: int = 0
     """Of everything that is random."""
@@ -58,8 +58,7 @@ def make_trainer(options: Options, policy: Any) -> GRPOTrainer[Any, Any]:
     config = GRPOConfig(
         group_size=SAMPLES,
         batch_size=PROMPTS * SAMPLES // UPDATES,
-        learning_rate=LinearSchedule(start=1e-3, end=0.0, num_steps=options.steps),
-        loss_averaging="per_decision",
+        learning_rate=LinearSchedule(start=5e-4, end=0.0, num_steps=options.steps),
         seed=options.seed,
     )
     by_turn = options.credit == "turn"
@@ -82,8 +81,8 @@ def make_run(options: Options) -> Run:
         make_trainer(options, starting_policy(folder, game, rows, options.seed)),
         loader,
         folder=folder,
-        checkpoints=Checkpoints(every=25),
-        callbacks=[Evaluate(accuracy(game, held_out), every=25)],
+        checkpoints=Checkpoints(every=10),
+        callbacks=[Evaluate(game.accuracy(held_out), every=10)],
     )
 
 

@@ -1,7 +1,7 @@
 """A language model works with a calculator.
 
-To work out ``(12+34)*56`` it writes what it wants to know, ``12+34=``, reads ``00046``, goes on with ``00046*56=``, reads
-``02576``, and tells that.
+To work out ``(12+34)*5`` it writes what it wants to know, ``12+34=``, reads ``0046``, goes on with ``0046*5=``, reads
+``0230``, and tells that.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from text_games import Game, Message, Row
 
-NUM_PROBLEMS = 20_000
+NUM_PROBLEMS = 10_000
 
 
 def calculator(expression: str) -> str:
@@ -26,7 +26,7 @@ def calculator(expression: str) -> str:
         return "E"
     first, second = int(parts[1]), int(parts[3])
     result = first + second if parts[2] == "+" else first * second
-    return f"{result:05}" if result < 100_000 else "E"
+    return f"{result:04}" if result < 10_000 else "E"
 
 
 def parse(text: str) -> Message:
@@ -49,13 +49,12 @@ class Examiner:
 
 
 def all_rows(generator: random.Random) -> list[Row]:
-    """Different problems with one sum, one product, and brackets around one of the two."""
+    """Different problems, each with a sum and a product."""
     problems: set[str] = set()
     while len(problems) < NUM_PROBLEMS:
-        first, second, third = (f"{generator.randrange(100):02}" for _ in range(3))
-        one, other = generator.sample("+*", 2)
-        left = generator.random() < 0.5
-        problems.add(f"({first}{one}{second}){other}{third}" if left else f"{first}{one}({second}{other}{third})")
+        first, second = (f"{generator.randrange(100):02}" for _ in range(2))
+        inner, outer = generator.sample("+*", 2)
+        problems.add(f"({first}{inner}{second}){outer}{generator.randrange(10)}")
     shuffled = sorted(problems)
     generator.shuffle(shuffled)
     return [{"prompt": [{"role": "user", "content": own}], "answer": result(own)} for own in shuffled]
@@ -82,5 +81,5 @@ CALCULATOR = Game(
     parse=parse,
     expert=expert,
     max_turns=4,
-    longest_turn=10,
+    longest_turn=8,
 )

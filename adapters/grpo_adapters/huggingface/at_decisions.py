@@ -36,6 +36,7 @@ class WholeRows:
     first: Tensor
 
     def __call__(self, part: CompletionBatch, rows: Tensor) -> Tensor:
+        """All of each row but its last token, [K, W, X]."""
         return self.compute(part.tokens[:, : int(part.lengths.max()) - 1])
 
 

@@ -90,7 +90,8 @@ def cost_of_calls(
     """
     longest = torch.stack([torch.stack((lengths[rows].max(), attended[rows].max())) for rows in buckets]).tolist()
     counts = [len(rows) for rows in buckets]
-    return sum(
+    costs: list[float] = [
         overhead + count * length * (1 + per_attended * reach)
         for count, (length, reach) in zip(counts, longest, strict=True)
-    )
+    ]
+    return sum(costs)

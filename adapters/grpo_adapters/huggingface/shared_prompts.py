@@ -70,6 +70,8 @@ class SharedPrompts:
 class RowsAfterPrompts:
     """What a model computes for rows, from keys and values of their prompts.
 
+    The last token of a prompt decides on the first of its completions, so what is computed of it comes along.
+
     Args:
         model: a causal language model that :func:`shares_prompts`.
         compute: what it makes of tokens.
@@ -154,7 +156,7 @@ def _whole_rows_and_rows_after_prompts(model: Any, compute: Compute) -> list[tup
     batch = CompletionBatch.of(samples, [True] * len(samples), model.device)
     embeddings = model.get_input_embeddings()
     shift = torch.zeros_like(embeddings.weight[:5], requires_grad=True)
-    hook = embeddings.register_forward_hook(lambda module, inputs, output: output + shift[inputs[0]])
+    hook = embeddings.register_forward_hook(lambda _module, inputs, output: output + shift[inputs[0]])
     found = []
     try:
         for whole in (True, False):
@@ -174,5 +176,7 @@ def _whole_rows_and_rows_after_prompts(model: Any, compute: Compute) -> list[tup
 
 
 def _are_near(expected: Tensor, found: Tensor) -> bool:
-    rounding = torch.finfo(expected.dtype).eps ** 0.5 * float(expected.abs().max())
+    # Many models norm, and turn by positions, in float32 whatever their dtype.
+    eps = max(torch.finfo(dtype).eps for dtype in (expected.dtype, torch.float32))
+    rounding = eps**0.5 * float(expected.abs().max())
     return torch.allclose(expected.float(), found.float(), rtol=0.0, atol=rounding, equal_nan=True)
