@@ -1,4 +1,4 @@
-"""A tokenizer's chat template, asked what it makes of messages and tools."""
+"""A tokenizer's chat template, asked what it makes of messages."""
 
 from __future__ import annotations
 
