@@ -28,8 +28,8 @@ units: $(VENV)/dev
 	$(BIN)/pytest --numprocesses auto --maxprocesses 4 --dist worksteal
 
 test-environments: $(ENVIRONMENTS)/ready $(VERIFIERS)/ready  ## environments of others, with their packages
-	PYTHONPATH=$(CURDIR):$(CURDIR)/adapters $(ENVIRONMENTS)/bin/python -m pytest tests/environments
-	PYTHONPATH=$(CURDIR):$(CURDIR)/adapters $(VERIFIERS)/bin/python -m pytest tests/environments/test_verifiers.py
+	PYTHONPATH=$(CURDIR):$(CURDIR)/adapters $(ENVIRONMENTS)/bin/python -m pytest tests/environments_of_others
+	PYTHONPATH=$(CURDIR):$(CURDIR)/adapters $(VERIFIERS)/bin/python -m pytest tests/environments_of_others/test_verifiers.py
 
 test-gpu: $(if $(GPU_PYTHON),,$(VENV)/dev)  ## what differs on a GPU; GPU_PYTHON=python3 takes an interpreter of its own
 	PYTHONPATH=$(CURDIR):$(CURDIR)/adapters $(or $(GPU_PYTHON),$(BIN)/python) -m pytest tests/gpu --override-ini=filterwarnings= \
@@ -100,15 +100,15 @@ $(LANGUAGE_PEERS)/language: constraints.txt pyproject.toml tests/benchmarks/requ
 WITH_PARENT = $(BIN)/python -m venv $(@D) && $(BIN)/python -c 'import sysconfig; here, there = sysconfig.get_path("purelib"), \
 	sysconfig.get_path("purelib", vars={"base": "$(@D)"}); open(f"{there}/parent.pth", "w").write(f"{here}\n")'
 
-$(ENVIRONMENTS)/ready: $(VENV)/dev constraints.txt tests/environments/requirements.txt
+$(ENVIRONMENTS)/ready: $(VENV)/dev constraints.txt tests/environments_of_others/requirements.txt
 	$(WITH_PARENT)
 	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt \
-		--requirement tests/environments/requirements.txt
+		--requirement tests/environments_of_others/requirements.txt
 	touch $@
 
-$(VERIFIERS)/ready: $(VENV)/dev tests/environments/requirements-verifiers.txt
+$(VERIFIERS)/ready: $(VENV)/dev tests/environments_of_others/requirements-verifiers.txt
 	$(WITH_PARENT)
-	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check --requirement tests/environments/requirements-verifiers.txt
+	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check --requirement tests/environments_of_others/requirements-verifiers.txt
 	touch $@
 
 # The build for CPUs brings packages for CUDA that do not load beside its PyTorch, and is looked for under vLLM's own name.

@@ -124,7 +124,7 @@ def ids_of(family: Family, text: str) -> tuple[int, ...]:
     ids: list[int] = []
     for piece in pieces:
         if piece in family.special_tokens:
-            ids.append(tokenizer.convert_tokens_to_ids(piece))
+            ids += tokenizer(piece, add_special_tokens=False)["input_ids"]
         else:
             ids += [token for byte in piece for token in tokenizer(byte, add_special_tokens=False)["input_ids"]]
     return tuple(ids)

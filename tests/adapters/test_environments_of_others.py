@@ -57,8 +57,8 @@ class Silent(Counter):
 
     get_reward = None  # type: ignore[assignment]
 
-    def reset(self, **row: Any) -> None:
-        super().reset(1)
+    def reset(self, goal: int = 1, **row: Any) -> None:
+        super().reset(goal)
 
 
 def first_words(conversation: Conversation) -> str:

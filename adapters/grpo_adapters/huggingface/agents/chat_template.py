@@ -1,4 +1,4 @@
-"""A tokenizer's chat template, asked what it makes of messages and tools."""
+"""A tokenizer's chat template, asked what it makes of messages."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class ChatTemplate:
         self, tokenizer: PreTrainedTokenizerBase, schemas: Sequence[dict[str, Any]], options: Mapping[str, Any]
     ) -> None:
         self._tokenizer = tokenizer
-        self.schemas = list(schemas)
+        self.schemas: list[Any] = list(schemas)
         self._options = dict(options)
         self._known: set[tuple[Any, ...]] = set()
 

@@ -92,14 +92,14 @@ class History:
                 self._continue(completion, remainder, [form, *answers])
                 self._text = self._template.render(self.messages)
                 return
-        form = next((form for form in forms if self._after(form, answers) is not None), None)
-        if form is None:
+        taken = [form for form in forms if self._after(form, answers) is not None]
+        if not taken:
             roles = ", ".join(repr(answer["role"]) for answer in answers)
             raise ChatTemplateError(
                 f"the tokenizer's chat template refuses or leaves out answers of the roles {roles} after the "
                 f"assistant's {text!r:.200}: give them another role, or set another tokenizer.chat_template"
             )
-        self.messages += [form, *answers]
+        self.messages += [taken[0], *answers]
         self._text = self._template.render(self.messages)
         self.context = self._ids(self._text)
 

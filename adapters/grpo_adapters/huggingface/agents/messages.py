@@ -70,7 +70,7 @@ def message_of(
     """
     if before and getattr(tokenizer, "response_template", None) is not None:
         try:
-            parsed = tokenizer.parse_response(whole, prefix=before, tools=list(tools) or None)
+            parsed: Message = tokenizer.parse_response(whole, prefix=before, tools=list(tools) or None)
         except (ValueError, KeyError, TypeError):
             return parse_message(said)
         if all(_is_call(call) for call in parsed.get("tool_calls") or ()):

@@ -1,4 +1,4 @@
-"""Environments of gymnasium's interface whose observations and actions are text."""
+"""Environments of gymnasium's interface that speak."""
 
 from __future__ import annotations
 

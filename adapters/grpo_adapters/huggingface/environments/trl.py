@@ -21,7 +21,7 @@ class TRLEnvironment:
         idle: environments by name that no conversation has now.
     """
 
-    def __init__(self, factories: Mapping[str | None, Factory], idle: dict[str | None, list[Any]]) -> None:
+    def __init__(self, factories: Mapping[Any, Factory], idle: dict[Any, list[Any]]) -> None:
         self._factories = factories
         self._idle = idle
         self._name: str | None = None
@@ -90,6 +90,6 @@ def trl_environment(factory: Factory | Mapping[str, Factory]) -> Callable[[], TR
         ...         return float(self.count == 5)
         >>> sampler = AgentSampler(trl_environment(Counter))
     """
-    factories: Mapping[str | None, Factory] = dict(factory) if isinstance(factory, Mapping) else {None: factory}
-    idle: dict[str | None, list[Any]] = {name: [] for name in factories}
+    factories: Mapping[Any, Factory] = factory if isinstance(factory, Mapping) else {None: factory}
+    idle: dict[Any, list[Any]] = {name: [] for name in factories}
     return lambda: TRLEnvironment(factories, idle)
