@@ -16,7 +16,7 @@ from grpo_adapters.huggingface.conversations import Conversation, Turn
 from grpo_adapters.huggingface.length_buckets import cost_of_calls
 from grpo_adapters.huggingface.shared_prompts import RowsAfterPrompts, SharedPrompts
 
-POLICY_MODULE = "grpo_adapters.huggingface.causal_lm_policy"
+LAYOUT_MODULE = "grpo_adapters.huggingface.row_layout"
 KEEPS_MORE = {"mamba", "lfm2"}
 SHARING = [family for family in FAMILIES if family not in KEEPS_MORE]
 LONG = "a b a b 12+34 = 5+6"  # longer than the windows of those that have any
@@ -26,8 +26,8 @@ PROMPTS = [LONG, "1+2=", LONG, "7", LONG, "1+2="]
 def policy_of(family: str, overhead: float = 0.0, **options: Any) -> Any:
     """A policy for which attention costs nothing, and calls so much."""
     with (
-        patch(f"{POLICY_MODULE}.call_overhead", return_value=overhead),
-        patch(f"{POLICY_MODULE}.attention_cost", return_value=0.0),
+        patch(f"{LAYOUT_MODULE}.call_overhead", return_value=overhead),
+        patch(f"{LAYOUT_MODULE}.attention_cost", return_value=0.0),
     ):
         return build_policy(family, **options)
 
@@ -107,6 +107,7 @@ def test_conversations_share_what_they_begin_with(family: str) -> None:
 
 @pytest.mark.filterwarnings("ignore:the logits of RecurrentGemmaForCausalLM are not a linear layer")
 @pytest.mark.filterwarnings("ignore:RecurrentGemmaForCausalLM keeps what it made of earlier tokens")
+@pytest.mark.filterwarnings("ignore:.* cache:UserWarning")  # of some of them
 @pytest.mark.parametrize("family", [*KEEPS_MORE, *HEEDLESS])
 def test_models_that_keep_more_of_a_prompt_do_not_share_it(family: str) -> None:
     assert not policy_of(family)._layout.shares_prompts

@@ -40,9 +40,14 @@ class RowLayout:
     Attributes:
         shares_prompts: whether prompts may be computed once for their rows.
         packing: as given; None for a model in which packed rows are not those alone, of which it warns.
+
+    Raises:
+        ValueError: if packing is no number of tokens.
     """
 
     def __init__(self, model: Any, compute: Compute, traits: DecodingTraits, packing: int | None) -> None:
+        if packing is not None and (not isinstance(packing, int) or isinstance(packing, bool) or packing < 1):
+            raise ValueError(f"packing is {packing!r}, expected a number of tokens, at least 1, or None")
         self._model = model
         self._switch = traits.switch
         self._call_overhead = call_overhead(model)
