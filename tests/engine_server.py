@@ -1,7 +1,6 @@
 """A small inference server with the routes of vLLM and SGLang, which can be told to misbehave.
 
-It computes with a model of transformers and samples with the library's own code. As a command it starts the way that
-vLLM does: ``engine_server.py serve FOLDER --port PORT``.
+It computes with a model of transformers and samples with the library's own code.
 """
 
 from __future__ import annotations
@@ -9,10 +8,7 @@ from __future__ import annotations
 import copy
 import json
 import math
-import signal
-import sys
 import threading
-import time
 import warnings
 from collections import deque
 from collections.abc import Callable
@@ -24,7 +20,6 @@ from urllib.parse import parse_qs, urlsplit
 import torch
 from peft import PeftModel
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from grpo_adapters.huggingface import Completion, SamplingConfig
 from grpo_adapters.huggingface.decoder import DecodingTraits
@@ -317,19 +312,3 @@ class _HTTPServer(ThreadingHTTPServer):
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Say nothing of clients that have gone, or of a server that is stopped."""
-
-
-def main(arguments: list[str]) -> None:
-    """Serve a folder until the process is ended."""
-    folder, port = arguments[1], int(arguments[arguments.index("--port") + 1])
-    torch.set_num_threads(1)
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
-    server = EngineServer(model, AutoTokenizer.from_pretrained(folder), port=port)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit())
-    with server:
-        while True:
-            time.sleep(3600)
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])

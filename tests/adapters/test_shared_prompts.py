@@ -48,9 +48,9 @@ def evaluated(policy: Any, batch: Any) -> tuple[Evaluation, dict[str, Tensor], i
 
 def assert_equal_with_fewer_tokens(policy: Any, batch: Any, tolerance: float = 1e-5) -> None:
     """Sharing changes nothing but what it costs."""
-    assert policy._shares_prompts
+    assert policy._layout.shares_prompts
     shared, gradients, num_shared = evaluated(policy, batch)
-    policy._shares_prompts = False
+    policy._layout.shares_prompts = False
     whole, expected, num_whole = evaluated(policy, batch)
     prompts = SharedPrompts.of(batch)
     assert num_whole - num_shared == int(prompts.lengths.sum()) - prompts.tokens.numel()
@@ -109,7 +109,7 @@ def test_conversations_share_what_they_begin_with(family: str) -> None:
 @pytest.mark.filterwarnings("ignore:RecurrentGemmaForCausalLM keeps what it made of earlier tokens")
 @pytest.mark.parametrize("family", [*KEEPS_MORE, *HEEDLESS])
 def test_models_that_keep_more_of_a_prompt_do_not_share_it(family: str) -> None:
-    assert not policy_of(family)._shares_prompts
+    assert not policy_of(family)._layout.shares_prompts
 
 
 def test_models_that_cut_gradients_do_not_share_prompts(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -118,18 +118,19 @@ def test_models_that_cut_gradients_do_not_share_prompts(monkeypatch: pytest.Monk
 
     def detached(self: Any, prompts: Tensor) -> Any:
         cache = cache_of(self, prompts)
-        for layer in cache.layers:
+        layers: list[Any] = cache.layers
+        for layer in layers:
             layer.keys = layer.keys.detach()
         return cache
 
-    assert policy_of("llama")._shares_prompts
+    assert policy_of("llama")._layout.shares_prompts
     monkeypatch.setattr(RowsAfterPrompts, "_cache_of", detached)
-    assert not policy_of("llama")._shares_prompts
+    assert not policy_of("llama")._layout.shares_prompts
 
 
 def test_layers_that_are_computed_again_leave_nothing_to_share() -> None:
     policy = policy_of("llama", gradient_checkpointing=True)
-    assert policy._shares_prompts
+    assert policy._layout.shares_prompts
     policy.train()
     batch = policy.encode_actions(PROMPTS, random_completions(len(PROMPTS), seed=1))
     _, gradients, num_tokens = evaluated(policy, batch)

@@ -93,7 +93,12 @@ def model_of(case: Case) -> Any:
     if not case.long_context:
         return build_model(WORK)
     torch.manual_seed(0)
-    sizes = {"hidden_size": 512, "intermediate_size": 1536, "num_hidden_layers": 8, "num_attention_heads": 8}
+    sizes: dict[str, Any] = {
+        "hidden_size": 512,
+        "intermediate_size": 1536,
+        "num_hidden_layers": 8,
+        "num_attention_heads": 8,
+    }
     return LlamaForCausalLM(LlamaConfig(**sizes, vocab_size=50257, max_position_embeddings=8192))
 
 
@@ -117,7 +122,7 @@ def measure(case: Case) -> dict[str, float]:
         **case.policy,
     )
     policy.fuses_head = case.fuses_head
-    policy._shares_prompts &= case.shares_prompts
+    policy._layout.shares_prompts &= case.shares_prompts
     config = GRPOConfig(
         group_size=case.group_size,
         loss_averaging="per_decision",
