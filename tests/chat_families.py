@@ -177,6 +177,6 @@ def talk(
     return [own for group in sampler.sample(policy, list(states), group_size) for own in group]
 
 
-def call(name: str, **arguments: Any) -> str:
+def call(name: str, /, **arguments: Any) -> str:
     """A call of a tool as Qwen3 writes it."""
     return f"<tool_call>\n{json.dumps({'name': name, 'arguments': arguments})}\n</tool_call>"

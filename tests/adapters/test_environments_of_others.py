@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import gymnasium
@@ -95,6 +96,28 @@ def test_several_environments_of_trl() -> None:
         TextEnvironmentError, match="column 'environment' is 'maze', expected one of 'counts', 'silent'"
     ):
         talk(sampler, "Done.", states=[ROW | {"environment": "maze"}])
+
+
+def test_methods_that_block_never_run_at_once() -> None:
+    class Shelf:
+        def reset(self, **row: Any) -> None:
+            self.busy, self.taken = False, ""
+
+        def take(self, name: str) -> str:
+            """Take something.
+
+            Args:
+                name: of what.
+            """
+            assert not self.busy
+            self.busy = True
+            time.sleep(0.02)
+            self.busy, self.taken = False, self.taken + name
+            return self.taken
+
+    calls = "".join(call("take", name=name) for name in "abc")
+    [conversation] = talk(AgentSampler(trl_environment(Shelf)), calls, "Done.")
+    assert [message["content"] for message in conversation.messages[1:4]] == ["a", "ab", "abc"]
 
 
 class Guess(gymnasium.Env[str, str]):

@@ -28,25 +28,23 @@ def with_thinking_inside(message: Message, text: str) -> Message:
 
 
 def simpler_forms(message: Message) -> list[Message]:
-    """A message, and what is left of it where a template takes no thinking beside calls, or no call that is malformed.
+    """A message, and its first call alone, where a template takes nothing beside calls, or no call that is malformed.
 
     Example:
         >>> call = {"type": "function", "function": {"name": "", "arguments": '{"a": '}}
         >>> forms = simpler_forms({"role": "assistant", "content": "a", "thinking": "b", "tool_calls": [call]})
         >>> ["thinking" in form for form in forms], [form["content"] for form in forms]
-        ([True, False, False], ['a', 'a', ''])
+        ([True, False], ['a', ''])
         >>> forms[-1]["tool_calls"]
         [{'type': 'function', 'function': {'name': '', 'arguments': {}}}]
     """
     forms = [message]
-    if "thinking" in message:
-        forms.append({key: value for key, value in message.items() if key != "thinking"})
     if message.get("tool_calls"):
         forms.append({"role": "assistant", "content": "", "tool_calls": [_well_formed(message["tool_calls"][0])]})
     return forms
 
 
 def _well_formed(call: Mapping[str, Any]) -> dict[str, Any]:
-    function = call["function"]
+    function = call.get("function") or {}
     arguments = function.get("arguments")
     return {**call, "function": {**function, "arguments": arguments if isinstance(arguments, Mapping) else {}}}
