@@ -43,7 +43,7 @@ class Options:
     """What is played."""
     credit: Literal["conversation", "turn"] = "conversation"
     """Whether a conversation is credited as a whole, or each turn for what came after it."""
-    steps: int = 60
+    steps: int = 100
     """Rollouts to train on."""
     seed: int = 0
     """Of everything that is random."""
