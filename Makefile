@@ -3,10 +3,14 @@ PYTHON ?= python3
 VENV := .venv
 PEERS := .venv-control
 LANGUAGE_PEERS := .venv-language
+ENGINE := .venv-engine
+ENVIRONMENTS := .venv-environments
+VERIFIERS := .venv-verifiers
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test types units test-gpu docs picture families benchmark benchmark-control benchmark-language benchmark-memory wheel clean
+.PHONY: demo test types units test-environments test-gpu docs picture families benchmark benchmark-control \
+	benchmark-language benchmark-memory benchmark-engine wheel clean
 
 demo: $(VENV)/examples  ## GRPO on a bandit whose arms drift
 	$(BIN)/python examples/dynamic_bandit.py
@@ -22,6 +26,10 @@ types: $(VENV)/dev
 
 units: $(VENV)/dev
 	$(BIN)/pytest --numprocesses auto --maxprocesses 4 --dist worksteal
+
+test-environments: $(ENVIRONMENTS)/ready $(VERIFIERS)/ready  ## environments of others, with their packages
+	PYTHONPATH=$(CURDIR):$(CURDIR)/adapters $(ENVIRONMENTS)/bin/python -m pytest tests/environments_of_others
+	PYTHONPATH=$(CURDIR):$(CURDIR)/adapters $(VERIFIERS)/bin/python -m pytest tests/environments_of_others/test_verifiers.py
 
 test-gpu: $(if $(GPU_PYTHON),,$(VENV)/dev)  ## what differs on a GPU; GPU_PYTHON=python3 takes an interpreter of its own
 	PYTHONPATH=$(CURDIR):$(CURDIR)/adapters $(or $(GPU_PYTHON),$(BIN)/python) -m pytest tests/gpu --override-ini=filterwarnings= \
@@ -54,12 +62,16 @@ benchmark-language: $(LANGUAGE_PEERS)/language  ## language models beside TRL, i
 benchmark-memory: $(LANGUAGE_PEERS)/language  ## what each option of a language model saves
 	$(LANGUAGE_PEERS)/bin/python tests/benchmarks/language_memory.py
 
+benchmark-engine: $(ENGINE)/engine  ## training through vLLM on a CPU, in an environment of its own of 4 GB
+	$(ENGINE)/bin/python tests/benchmarks/engine_training.py
+
 wheel: $(VENV)/dev  ## the wheel, into dist/
 	rm -rf dist
 	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
 
 clean:  ## everything that was built or installed here
-	rm -rf $(VENV) $(PEERS) $(LANGUAGE_PEERS) dist docs/_build outputs .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(PEERS) $(LANGUAGE_PEERS) $(ENGINE) $(ENVIRONMENTS) $(VERIFIERS) dist docs/_build outputs \
+		.mypy_cache .pytest_cache .ruff_cache .hypothesis
 
 $(VENV)/python: constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -82,4 +94,31 @@ $(LANGUAGE_PEERS)/language: constraints.txt pyproject.toml tests/benchmarks/requ
 	$(LANGUAGE_PEERS)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt torch
 	$(LANGUAGE_PEERS)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt \
 		--editable ".[huggingface]" --requirement tests/benchmarks/requirements-language.txt
+	touch $@
+
+# What is in .venv is seen in these too, so that only the rest is installed.
+WITH_PARENT = $(BIN)/python -m venv $(@D) && $(BIN)/python -c 'import sysconfig; here, there = sysconfig.get_path("purelib"), \
+	sysconfig.get_path("purelib", vars={"base": "$(@D)"}); open(f"{there}/parent.pth", "w").write(f"{here}\n")'
+
+$(ENVIRONMENTS)/ready: $(VENV)/dev constraints.txt tests/environments_of_others/requirements.txt
+	$(WITH_PARENT)
+	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt \
+		--requirement tests/environments_of_others/requirements.txt
+	touch $@
+
+$(VERIFIERS)/ready: $(VENV)/dev tests/environments_of_others/requirements-verifiers.txt
+	$(WITH_PARENT)
+	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check --requirement tests/environments_of_others/requirements-verifiers.txt
+	touch $@
+
+# The build for CPUs brings packages for CUDA that do not load beside its PyTorch, and is looked for under vLLM's own name.
+VLLM_INFO := vllm-0.32.0+cpu.dist-info
+$(ENGINE)/engine: pyproject.toml tests/benchmarks/requirements-engine.txt
+	$(PYTHON) -m venv $(ENGINE)
+	$(ENGINE)/bin/python -m pip install --quiet --disable-pip-version-check \
+		--editable ".[engines]" --requirement tests/benchmarks/requirements-engine.txt
+	$(ENGINE)/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	packages=$$($(ENGINE)/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))") \
+		&& mkdir -p "$$packages/$(VLLM_INFO)" \
+		&& printf 'Metadata-Version: 2.1\nName: vllm\nVersion: 0.32.0+cpu\n' > "$$packages/$(VLLM_INFO)/METADATA"
 	touch $@

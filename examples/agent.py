@@ -58,7 +58,7 @@ def make_trainer(options: Options, policy: Any) -> GRPOTrainer[Any, Any]:
     config = GRPOConfig(
         group_size=SAMPLES,
         batch_size=PROMPTS * SAMPLES // UPDATES,
-        learning_rate=LinearSchedule(start=5e-4, end=0.0, num_steps=options.steps),
+        learning_rate=LinearSchedule(start=GAMES[options.game].learning_rate, end=0.0, num_steps=options.steps),
         seed=options.seed,
     )
     by_turn = options.credit == "turn"

@@ -35,14 +35,16 @@ def make_problems(seed: int) -> tuple[list[Row], list[Row]]:
     return rows[NUM_HELD_OUT:], rows[:NUM_HELD_OUT]
 
 
-def starting_model(folder: Path, rows: Sequence[Row], seed: int) -> Path:
+def starting_model(
+    folder: Path, rows: Sequence[Row], seed: int, *, learning_rate: float = 3e-3, **settings: Any
+) -> Path:
     """The folder of a small model that has been shown some problems, made there if it is not yet."""
     start = folder / f"start-{seed}"
     if not start.exists():
         torch.manual_seed(seed)
         tokenizer = character_tokenizer("0123456789+=")
-        model = make_model(tokenizer)
-        print(f"supervised start: {supervised_start(model, tokenizer, rows)} steps")
+        model = make_model(tokenizer, **settings)
+        print(f"supervised start: {supervised_start(model, tokenizer, rows, learning_rate=learning_rate)} steps")
         unfinished = folder / f"start-{seed}.unfinished"
         model.save_pretrained(unfinished)
         tokenizer.save_pretrained(unfinished)
@@ -50,19 +52,17 @@ def starting_model(folder: Path, rows: Sequence[Row], seed: int) -> Path:
     return start
 
 
-def make_model(tokenizer: PreTrainedTokenizerBase) -> LlamaForCausalLM:
-    """A transformer of two layers, about 100,000 parameters, with random weights."""
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=64,
-        intermediate_size=168,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        max_position_embeddings=16,
-        bos_token_id=None,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-    )
+def make_model(tokenizer: PreTrainedTokenizerBase, **settings: Any) -> LlamaForCausalLM:
+    """A transformer of two layers, about 100,000 parameters, with random weights, or one of other sizes."""
+    sizes = {
+        "hidden_size": 64,
+        "intermediate_size": 168,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "max_position_embeddings": 16,
+    }
+    tokens = {"bos_token_id": None, "eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
+    config = LlamaConfig(vocab_size=len(tokenizer), **tokens, **(sizes | settings))
     return LlamaForCausalLM(config)
 
 

@@ -1,17 +1,14 @@
 """A small inference server with the routes of vLLM and SGLang, which can be told to misbehave.
 
-It computes with a model of transformers and samples with the library's own code. As a command it starts the way that
-vLLM does: ``engine_server.py serve FOLDER --port PORT``.
+It computes with a model of transformers and samples with the library's own code.
 """
 
 from __future__ import annotations
 
 import copy
 import json
-import signal
-import sys
+import math
 import threading
-import time
 import warnings
 from collections import deque
 from collections.abc import Callable
@@ -23,7 +20,6 @@ from urllib.parse import parse_qs, urlsplit
 import torch
 from peft import PeftModel
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from grpo_adapters.huggingface import Completion, SamplingConfig
 from grpo_adapters.huggingface.decoder import DecodingTraits
@@ -34,7 +30,7 @@ Fault = str
 """What is done wrong with one of the next requests for completions:
 
 ``"error"`` answers 500, ``"refuse"`` 400, ``"hang"`` never answers, ``"cut"`` ends in the middle, ``"abort"`` gives up,
-``"restart"`` forgets the weights before it answers, ``"no_log_probs"``, ``"foreign_token"``, ``"too_few"``,
+``"restart"`` forgets the weights before it answers, ``"no_log_probs"``, ``"nan"``, ``"foreign_token"``, ``"too_few"``,
 ``"other_words"`` answer with something else.
 """
 
@@ -279,7 +275,7 @@ class EngineServer:
                 "index": index,
                 "text": own.text,
                 "token_ids": [999] if fault == "foreign_token" else list(own.token_ids),
-                "logprobs": None if fault == "no_log_probs" else {"token_logprobs": own.log_probs},
+                "logprobs": None if fault == "no_log_probs" else {"token_logprobs": told(own, fault)},
                 "finish_reason": "abort" if fault == "abort" else "stop" if own.ended else "length",
             }
             for index, own in enumerate(group)
@@ -305,25 +301,14 @@ class EngineServer:
         return told if params["n"] > 1 else told[0]
 
 
+def told(own: Completion, fault: Fault) -> list[float]:
+    """The log-probs of a completion."""
+    return [math.nan if fault == "nan" else value for value in own.log_probs or ()]
+
+
 class _HTTPServer(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 256
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Say nothing of clients that have gone, or of a server that is stopped."""
-
-
-def main(arguments: list[str]) -> None:
-    """Serve a folder until the process is ended."""
-    folder, port = arguments[1], int(arguments[arguments.index("--port") + 1])
-    torch.set_num_threads(1)
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
-    server = EngineServer(model, AutoTokenizer.from_pretrained(folder), port=port)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit())
-    with server:
-        while True:
-            time.sleep(3600)
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])

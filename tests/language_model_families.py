@@ -7,7 +7,7 @@ import dataclasses
 from typing import Any
 
 import torch
-from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedModel
+from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
 VOCABULARY_SIZE = 17
 CONTEXT = 64
@@ -235,7 +235,7 @@ def build_family(name: str, *, dtype: torch.dtype = torch.float32, std: float = 
     config = config_class(**copy.deepcopy(usual | FAMILIES.get(name, {}) | changes))  # which configs write into
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        model: PreTrainedModel = AutoModelForCausalLM.from_config(config)
+        model: Any = AutoModelForCausalLM.from_config(config)
         with torch.no_grad():
             for parameter in model.parameters():
                 if parameter.ndim > 1:

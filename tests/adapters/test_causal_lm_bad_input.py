@@ -384,8 +384,8 @@ class Transformed(GPT2LMHeadModel):
 
     factor = 1.5
 
-    def forward(self, *arguments: Any, **options: Any) -> Any:
-        output = super().forward(*arguments, **options)
+    def forward(self, input_ids: Any = None, past_key_values: Any = None, **options: Any) -> Any:
+        output = super().forward(input_ids, past_key_values, **options)
         return SimpleNamespace(logits=output.logits * self.factor, past_key_values=output.past_key_values)
 
 

@@ -13,6 +13,7 @@ import pytest
 import torch
 from language_models import build_model, build_tokenizer
 
+from grpo import GRPOConfig, ImportanceCorrection
 from grpo_adapters.cli import main
 from grpo_adapters.cli.arguments import take_option
 from grpo_adapters.cli.errors import UsageError
@@ -23,6 +24,7 @@ from grpo_adapters.cli.gym_training import (
     GymPPOOptions,
     GymReinforceOptions,
     load_options,
+    parse_options,
 )
 from grpo_adapters.cli.language_model_training import LanguageModelOptions, read_rows
 from grpo_adapters.cli.module_training import ModuleOptions, attribute
@@ -279,6 +281,22 @@ def test_a_schedule_may_be_given_in_words() -> None:
     schedule = "{start = 0.01, end = 0.001, num_steps = 5}"
     assert main([*CARTPOLE, "--folder", "a", "--until-steps", "2", "--learning-rate", schedule]) == 0
     assert [line["learning_rate"] for line in lines("a")] == [0.01, pytest.approx(0.0082)]
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ([], "sampler"),
+        (["sampler"], "sampler"),
+        (["none"], None),
+        (["{kind = 'mask', max_ratio = 3.0}"], ImportanceCorrection(kind="mask", max_ratio=3.0)),
+    ],
+)
+def test_a_table_or_a_word(words: list[str], expected: Any) -> None:
+    correction = [part for word in words for part in ("--importance-correction", word)]
+    settings = parse_options(["CartPole-v1", *correction, "--mask-truncated", "decisions"]).part(GRPOConfig)
+    assert settings["importance_correction"] == expected
+    assert settings["mask_truncated"] == "decisions"
 
 
 def test_resume_changes_what_is_to_be_changed_and_nothing_else(capsys: pytest.CaptureFixture[str]) -> None:

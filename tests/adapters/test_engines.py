@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import re
+import textwrap
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -34,8 +36,9 @@ from grpo_adapters.huggingface.engines import (
 from grpo_adapters.huggingface.engines.weights import checksum
 from grpo_adapters.huggingface.sampling import next_token_probabilities
 
+DOCUMENTATION = Path(__file__).parents[2] / "docs"
 LORA = LoraConfig(r=2, target_modules=["q_proj", "v_proj"], init_lora_weights=False)
-FILTERED = SamplingConfig(max_new_tokens=6, temperature=0.7, top_k=9, top_p=0.9, stop_strings=("7a",))
+FILTERED = SamplingConfig(max_new_tokens=6, temperature=0.7, top_k=9, top_p=0.9, stop_strings=("7", "a a"))
 
 
 @pytest.fixture(autouse=True)
@@ -94,7 +97,7 @@ def test_log_probs_are_those_of_the_policy_after_every_change(engine: EngineServ
         completions = [own for group in groups for own in group]
         assert {own.weights_version for own in completions} == {version}
         assert all(own.text == trained.tokenizer.decode(own.token_ids, skip_special_tokens=True) for own in completions)
-        assert all(own.ended == (0 in own.token_ids or "7a" in own.text) for own in completions)
+        assert all(own.ended == (0 in own.token_ids or "7" in own.text or "a a" in own.text) for own in completions)
 
 
 def test_weights_are_sent_once_for_each_change(engine: EngineServer, tmp_path: Path) -> None:
@@ -245,6 +248,28 @@ def test_training_by_an_engine_reports_the_gap(engine: EngineServer) -> None:
     trainer.load_state_dict(state)
 
 
+def test_the_glossary_defines_every_metric(engine: EngineServer) -> None:
+    sampler = EngineSampler(engine.url)
+    assert not sampler.get_metrics()
+    sampler.sample(policy(), PROMPTS[:1], 1)
+    glossary = (DOCUMENTATION / "glossary.md").read_text()
+    assert set(sampler.get_metrics()) == set(re.findall(r"^`(engine/\w+)`$", glossary, re.MULTILINE))
+
+
+def test_the_page_says_how_it_is_used(engine: EngineServer) -> None:
+    """The snippets that need a server, which the site is built without."""
+    page = (DOCUMENTATION / "how-to" / "engine.md").read_text()
+    snippets = re.findall(r"^```{code-block} python\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    step, conversation = (snippet.replace("http://127.0.0.1:8000", engine.url) for snippet in snippets)
+    names: dict[str, Any] = {"GRPOTrainer": GRPOTrainer, "config": GRPOConfig(group_size=2), "policy": policy()}
+    names |= {"reward_model": ShareOf("7"), "prompts": PROMPTS, "token_ids": (1, 2)}
+    exec(step, names)
+    assert "sampling/log_prob_gap" in names["metrics"]
+    lines = textwrap.indent(conversation.replace("max_new_tokens=20", "max_new_tokens=3"), "    ")
+    exec(f"async def talk():\n{lines}    return completion", names)
+    assert 1 <= len(asyncio.run(names["talk"]())) <= 3
+
+
 def test_an_engine_sleeps_between_uses_and_is_sent_weights_that_it_dropped(engine: EngineServer) -> None:
     trained, sampler = policy(), EngineSampler(engine.url, dialect=VLLM(sleep_level=2))
     for _ in range(2):
@@ -289,8 +314,14 @@ def test_what_is_sent_from_gpu_to_gpu_of_one_machine(engine: EngineServer, monke
 
 def test_what_is_sent_by_nccl(engine: EngineServer, monkeypatch: pytest.MonkeyPatch) -> None:
     """It has not been run on a GPU: the communicator is made up, and the small server only takes note."""
-    meetings, sent = [], []
-    monkeypatch.setattr(gpu_transfer, "_join", lambda meeting, device: meetings.append(meeting) or meetings)
+    meetings: list[dict[str, Any]] = []
+    sent: list[list[str]] = []
+
+    def join(meeting: dict[str, Any], device: torch.device) -> str:
+        meetings.append(meeting)
+        return "group"
+
+    monkeypatch.setattr(gpu_transfer, "_join", join)
     monkeypatch.setattr(gpu_transfer, "_broadcast", lambda group, weights, device: sent.append(list(weights)))
     engine.initial = build_model("llama")
     engine.forget()

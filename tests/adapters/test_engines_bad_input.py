@@ -80,6 +80,10 @@ CASES: dict[str, tuple[Callable[[], str], str]] = {
         lambda: failure(faulty("no_log_probs")),
         "EngineAnswerError: URL told 0 log-probs of ",
     ),
+    "log-probs that are none": (
+        lambda: failure(faulty("", "nan")),
+        "EngineAnswerError: URL told log-probs that are NaN or infinite, (nan, nan, nan, nan)...",
+    ),
     "a token that the policy does not know": (
         lambda: failure(faulty("", "foreign_token")),
         "EngineModelError: URL answered with the token 999, expected tokens from 0 to 16, which the policy knows",

@@ -136,6 +136,15 @@ def test_a_model_that_has_to_be_told_positions() -> None:
         assert list(completion.token_ids) == greedy_by_transformers(policy, prompt)
 
 
+@pytest.mark.parametrize("family", ["mamba2", "nemotron_h"])
+def test_logits_that_are_wider_than_the_parameters(family: str) -> None:
+    """What was rounded to bfloat16 on the way does not agree to float32."""
+    policy = policy_of(build_family(family, dtype=torch.bfloat16))
+    prompts = ["1+2=", "12+34", "b=0"]
+    for prompt, completion in zip(prompts, policy.complete(prompts), strict=True):
+        assert completion.token_ids[0] == greedy_by_transformers(policy, prompt)[0]
+
+
 def log_probs_in_both_modes(policy: CausalLMPolicy, seed: int = 0) -> tuple[Tensor, Tensor]:
     prompts, completions = ["1+2=", "7", "12+34="] * 3, random_completions(9, seed=seed)
     batch = policy.encode_actions(prompts, completions)
@@ -245,7 +254,7 @@ HEADS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.filterwarnings("ignore:RecurrentGemmaForCausalLM does not go on from a cache")
+@pytest.mark.filterwarnings("ignore:(RecurrentGemma|xLSTM)ForCausalLM does not go on from a cache")
 @pytest.mark.parametrize("family", HEADS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_heads_are_described_exactly(family: str, dtype: torch.dtype) -> None:

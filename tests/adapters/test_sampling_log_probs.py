@@ -41,7 +41,8 @@ def probabilities_at(model: Any, prompt: str, completion: Completion) -> Tensor:
     token_ids = [*build_tokenizer()(prompt)["input_ids"], *completion.token_ids]
     with torch.no_grad():
         logits = model(input_ids=torch.tensor([token_ids]), use_cache=False).logits[0]
-    return (logits[-len(completion) - 1 : -1] / TEMPERATURE).double().softmax(-1)
+    probabilities: Tensor = (logits[-len(completion) - 1 : -1] / TEMPERATURE).double().softmax(-1)
+    return probabilities
 
 
 @pytest.mark.parametrize("family", ["gpt2", "llama", "gemma2", "gemma3", "mistral", "opt", "bloom", "lfm2", "mamba"])
@@ -67,7 +68,9 @@ def test_with_filters_they_are_those_of_what_was_left(family: str, filters: dict
             kept_probabilities(row, **filters)[token].log()
             for row, token in zip(rows, completion.token_ids, strict=True)
         ]
-        torch.testing.assert_close(torch.tensor(completion.log_probs).double(), torch.stack(expected), rtol=0, atol=1e-5)
+        torch.testing.assert_close(
+            torch.tensor(completion.log_probs).double(), torch.stack(expected), rtol=0, atol=1e-5
+        )
 
 
 def test_a_few_overrides_tell_them_too() -> None:
@@ -91,6 +94,7 @@ def build_trainer(policy: Any) -> GRPOTrainer[Any, Any]:
     return GRPOTrainer(config, policy, ShareOf("1"), optimizer=optimizer)
 
 
+@pytest.mark.filterwarnings("ignore:the log-probs that PolicySampler drew actions with:UserWarning")  # by the filters
 @pytest.mark.parametrize("filters", FILTERS)
 def test_the_loss_is_corrected_by_what_the_filters_left(filters: dict[str, Any]) -> None:
     """The weight of a token is the policy's probability of all that the filters left, which is at most 1."""
@@ -116,7 +120,7 @@ def test_the_loss_is_corrected_by_what_the_filters_left(filters: dict[str, Any])
     spread = rewards.std(1, keepdim=True)
     advantages = torch.where(spread > 0, (rewards - rewards.mean(1, keepdim=True)) / spread, 0.0).flatten()
     assert advantages.abs().max() > 0.5
-    log_probs, _ = plain_evaluation(policy.causal_model, experience.states, experience.actions, TEMPERATURE)
+    log_probs, _ = plain_evaluation(policy.causal_model, list(experience.states), list(experience.actions), TEMPERATURE)
     (-(experience.samples.expand(advantages) * expected * log_probs).mean()).backward()
     parameters = policy.get_parameters()
     gradients = {name: own.grad for name, own in parameters.items()}

@@ -93,7 +93,12 @@ def model_of(case: Case) -> Any:
     if not case.long_context:
         return build_model(WORK)
     torch.manual_seed(0)
-    sizes = {"hidden_size": 512, "intermediate_size": 1536, "num_hidden_layers": 8, "num_attention_heads": 8}
+    sizes: dict[str, Any] = {
+        "hidden_size": 512,
+        "intermediate_size": 1536,
+        "num_hidden_layers": 8,
+        "num_attention_heads": 8,
+    }
     return LlamaForCausalLM(LlamaConfig(**sizes, vocab_size=50257, max_position_embeddings=8192))
 
 
@@ -117,8 +122,13 @@ def measure(case: Case) -> dict[str, float]:
         **case.policy,
     )
     policy.fuses_head = case.fuses_head
-    policy._shares_prompts &= case.shares_prompts
-    config = GRPOConfig(group_size=case.group_size, loss_averaging="per_decision", kl_coefficient=0.04 if case.reference else 0.0, **case.config)
+    policy._layout.shares_prompts &= case.shares_prompts
+    config = GRPOConfig(
+        group_size=case.group_size,
+        loss_averaging="per_decision",
+        kl_coefficient=0.04 if case.reference else 0.0,
+        **case.config,
+    )
     reference = policy.reference() if case.reference else None
     trainer: GRPOTrainer[Any, Any] = GRPOTrainer(config, policy, VowelReward(), reference)
     draw = torch.Generator().manual_seed(0)

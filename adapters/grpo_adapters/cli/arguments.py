@@ -90,13 +90,14 @@ def _registry() -> tyro.constructors.ConstructorRegistry:
     @registry.primitive_rule
     def tables(info: tyro.constructors.PrimitiveTypeInfo) -> tyro.constructors.PrimitiveConstructorSpec[Any] | None:
         kinds = typing.get_args(info.type)
-        if not isinstance(info.type, types.UnionType) or not any(map(_is_model, kinds)):
+        if typing.get_origin(info.type) not in (types.UnionType, typing.Union) or not any(map(_is_model, kinds)):
             return None
+        classes = tuple(kind for kind in kinds if isinstance(kind, type))
         return tyro.constructors.PrimitiveConstructorSpec(
             nargs=1,
             metavar="|".join("{TABLE}" if _is_model(kind) else _metavar(kind) for kind in kinds),
             instance_from_str=lambda words: _table(words[0], kinds),
-            is_instance=lambda value: isinstance(value, tuple(kinds)),
+            is_instance=lambda value: isinstance(value, classes) or value in _words(kinds),
             str_from_instance=lambda value: [to_toml({"": value}).removeprefix(" = ").strip()],
         )
 
@@ -108,13 +109,20 @@ def _is_model(kind: Any) -> bool:
 
 
 def _metavar(kind: Any) -> str:
+    if _words([kind]):
+        return "|".join(_words([kind]))
     return "None" if kind is type(None) else str(kind.__name__).upper()
+
+
+def _words(kinds: Sequence[Any]) -> list[Any]:
+    """The values of those that are literals."""
+    return [word for kind in kinds if typing.get_origin(kind) is typing.Literal for word in typing.get_args(kind)]
 
 
 def _table(text: str, kinds: Sequence[Any]) -> Any:
     value = from_text(text)
-    if value is None and type(None) in kinds:
-        return None
+    if (value is None and type(None) in kinds) or value in _words(kinds):
+        return value
     if isinstance(value, int | float) and float in kinds:
         return float(value)
     try:

@@ -22,6 +22,13 @@ from grpo_adapters.huggingface.character_tokenizer import character_tokenizer
 from grpo_adapters.huggingface.completion_batch import CompletionBatch
 from grpo_adapters.huggingface.completions import Completion
 from grpo_adapters.huggingface.conversations import Conversation, Turn
+from grpo_adapters.huggingface.environments import (
+    openenv_environment,
+    skyrl_environment,
+    text_gymnasium_environment,
+    trl_environment,
+    verifiers_environment,
+)
 from grpo_adapters.huggingface.loading import ModelNotFoundError, UnsafeModelError
 from grpo_adapters.huggingface.output_head import OutputHead, plain_token_log_probs
 from grpo_adapters.huggingface.preferences import preferences_of
@@ -56,8 +63,13 @@ __all__ = [
     "character_tokenizer",
     "describe_completion",
     "math_reward",
+    "openenv_environment",
     "parse_message",
     "plain_token_log_probs",
     "preferences_of",
+    "skyrl_environment",
+    "text_gymnasium_environment",
     "token_log_probs",
+    "trl_environment",
+    "verifiers_environment",
 ]

@@ -22,7 +22,8 @@ def with_targets(config: PeftConfig, model: Any) -> PeftConfig:
     """
     if getattr(config, "target_modules", "none needed") is not None or getattr(config, "target_parameters", None):
         return config
-    known = getattr(PEFT_TYPE_TO_TUNER_MAPPING.get(config.peft_type), "target_module_mapping", {})
+    methods: dict[Any, Any] = PEFT_TYPE_TO_TUNER_MAPPING
+    known = getattr(methods.get(config.peft_type), "target_module_mapping", {})
     targets = known.get(model.config.model_type) or attention_projections(model)
     if not targets:
         layers = [name for name, layer in model.named_modules() if isinstance(layer, nn.Linear | Conv1D)]
@@ -31,8 +32,9 @@ def with_targets(config: PeftConfig, model: Any) -> PeftConfig:
             f"that are its targets by default: name some of its linear layers, "
             f"{sorted({_ending(name) for name in layers})}"
         )
-    chosen: Any = copy.copy(config)
-    chosen.target_modules = targets if isinstance(targets, str) else set(targets)
+    chosen = copy.copy(config)
+    own: Any = chosen
+    own.target_modules = targets if isinstance(targets, str) else set(targets)
     return chosen
 
 

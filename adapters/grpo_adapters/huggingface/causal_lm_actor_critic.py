@@ -60,7 +60,7 @@ class CausalLMActorCritic(CausalLMPolicy):
     def evaluate_actions(self, batch: CompletionBatch) -> Evaluation:
         """Log-prob, entropy and value of each token of the completions, [D] each."""
         with self._computing():
-            states = self._at_decisions(batch, self._hidden_states)
+            states = self._layout.at_decisions(batch, self._hidden_states)
             evaluation = self._evaluation_of(states, batch)
         return Evaluation(evaluation.log_probs, evaluation.entropy, self._values(states))
 
@@ -68,7 +68,7 @@ class CausalLMActorCritic(CausalLMPolicy):
     def estimate_values(self, batch: CompletionBatch) -> ValueEstimates:
         """Values at all tokens and after them, [D] each; 0 after the last of a completion."""
         with self._computing():
-            values = self._values(self._at_decisions(batch, self._hidden_states))
+            values = self._values(self._layout.at_decisions(batch, self._hidden_states))
         next_values = values.roll(-1)
         next_values[batch.samples.last] = 0.0
         return ValueEstimates(values, next_values)

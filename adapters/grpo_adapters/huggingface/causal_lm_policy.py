@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Self
@@ -15,7 +15,6 @@ from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from grpo import Evaluation
-from grpo_adapters.huggingface.at_decisions import Compute, WholeRows, at_decisions
 from grpo_adapters.huggingface.body_and_head import described_head, hidden_states, is_body_and_head
 from grpo_adapters.huggingface.completion_batch import CompletionBatch, check_fits
 from grpo_adapters.huggingface.completions import Completion
@@ -23,9 +22,7 @@ from grpo_adapters.huggingface.conversations import Action, Conversation, Turn, 
 from grpo_adapters.huggingface.decoding_traits import traits_of
 from grpo_adapters.huggingface.generation import sample_completions
 from grpo_adapters.huggingface.kept_turns import KeptTurns
-from grpo_adapters.huggingface.length_buckets import attention_cost, call_overhead, cost_of_calls, length_buckets
 from grpo_adapters.huggingface.loading import load_pretrained
-from grpo_adapters.huggingface.long_positions import parts_by_length
 from grpo_adapters.huggingface.model_setup import (
     check_causal_lm,
     check_does_not_look_ahead,
@@ -42,13 +39,8 @@ from grpo_adapters.huggingface.model_setup import (
 from grpo_adapters.huggingface.output_head import log_probs_of_logits
 from grpo_adapters.huggingface.policy_state import changing_weights, check_policy_state
 from grpo_adapters.huggingface.prompts import encode_prompts
+from grpo_adapters.huggingface.row_layout import RowLayout
 from grpo_adapters.huggingface.sampling import SamplingConfig
-from grpo_adapters.huggingface.shared_prompts import (
-    RowsAfterPrompts,
-    SharedPrompts,
-    computes_layers_again,
-    shares_prompts,
-)
 from grpo_adapters.huggingface.token_log_probs import token_log_probs
 from grpo_adapters.huggingface.training_mode import (
     enter_training_without_noise,
@@ -76,6 +68,9 @@ class CausalLMPolicy:
         gradient_checkpointing: keep only what goes from layer to layer for the backward pass, compute the rest again.
         disable_dropout: switch dropout and other noise of training, such as jitter of routers, off for good, so that
             the policy that is trained is the one that sampled.
+        packing: rows go through the model behind each other, in sequences of at most so many tokens, or one that is
+            longer alone; None for rows side by side. For attention on a GPU that takes rows of different lengths, such
+            as ``attn_implementation="flash_attention_2"``; with others it costs more than padding does.
         with_entropy: tell the entropy of each decision, which costs a pass over the logits.
         trust_remote_code: execute code that comes with a model from the hub.
         seed: of the sampling.
@@ -106,6 +101,7 @@ class CausalLMPolicy:
         autocast_dtype: torch.dtype | None = None,
         gradient_checkpointing: bool = False,
         disable_dropout: bool = True,
+        packing: int | None = None,
         with_entropy: bool = True,
         trust_remote_code: bool = False,
         seed: int = 0,
@@ -132,14 +128,12 @@ class CausalLMPolicy:
         self._adapter_is_on = True
         self._disables_dropout = disable_dropout
         self._completion_lengths: Tensor | None = None
-        self._call_overhead = call_overhead(self.causal_model)
-        self._attention_cost = attention_cost(self.causal_model)
         self.model.eval()
         check_does_not_look_ahead(self.causal_model)
         self._traits = traits_of(self.causal_model)
         self.fuses_head = is_body_and_head(self.causal_model)
         computed = self._hidden_states if self.fuses_head else self._logits
-        self._shares_prompts = shares_prompts(self.causal_model, computed, self._traits)
+        self._layout = RowLayout(self.causal_model, computed, self._traits, packing)
         self._warn_of_the_model()
 
     def _warn_of_the_model(self) -> None:
@@ -152,8 +146,8 @@ class CausalLMPolicy:
             )
         if not self._traits.caches:
             warnings.warn(
-                f"{type(self.causal_model).__name__} does not go on from a cache of earlier tokens, or only from one of "
-                f"its own: to sample a token, all before it are computed again, which takes more time",
+                f"{type(self.causal_model).__name__} does not go on from a cache of earlier tokens: to sample a token, "
+                f"all before it are computed again, which takes more time",
                 stacklevel=3,
             )
         noisy = noisy_in_training(self.model, self.causal_model) if self._disables_dropout else []
@@ -267,8 +261,8 @@ class CausalLMPolicy:
         """Log-prob and entropy of each token of the completions, [D] each, at the temperature of the sampling."""
         with self._computing():
             if self.fuses_head:
-                return self._evaluation_of(self._at_decisions(batch, self._hidden_states), batch)
-            logits = self._at_decisions(batch, self._logits)
+                return self._evaluation_of(self._layout.at_decisions(batch, self._hidden_states), batch)
+            logits = self._layout.at_decisions(batch, self._logits)
             return Evaluation(*log_probs_of_logits(logits, batch.targets, **self._log_prob_options))
 
     def _evaluation_of(self, states: Tensor, batch: CompletionBatch) -> Evaluation:
@@ -282,32 +276,6 @@ class CausalLMPolicy:
         if self.sampling.temperature == 0:
             raise ValueError("temperature=0 is for evaluation: a policy that never draws has no log-probs to train")
         return {"temperature": self.sampling.temperature, "with_entropy": self.with_entropy}
-
-    def _at_decisions(self, batch: CompletionBatch, compute: Compute) -> Tensor:
-        """What the model computes where the batch's decisions are made, [D, X].
-
-        Where the model codes the positions of long sequences otherwise, decisions in these are computed apart.
-        """
-        if self._traits.switch is None:
-            return self._in_buckets(batch, compute)
-        parts = parts_by_length(batch, self._traits.switch)
-        computed = torch.cat([self._in_buckets(part, compute) for _, part in parts])
-        return computed.index_select(0, torch.cat([decisions for decisions, _ in parts]).argsort())
-
-    def _in_buckets(self, batch: CompletionBatch, compute: Compute) -> Tensor:
-        """The same, of any rows together.
-
-        Rows of like lengths are computed together, after their prompts where those that they share are worth it.
-        """
-        lengths = batch.lengths - 1
-        buckets = length_buckets(lengths, self._call_overhead)
-        if self._shares_prompts and len(lengths) > 1 and not computes_layers_again(self.causal_model):
-            costs = {"overhead": self._call_overhead, "per_attended": self._attention_cost}
-            prompts = SharedPrompts.of(batch)
-            after = length_buckets(lengths - prompts.lengths, self._call_overhead)
-            if prompts.cost(lengths, after, **costs) < cost_of_calls(buckets, lengths, lengths / 2, **costs):
-                return at_decisions(batch, RowsAfterPrompts(self.causal_model, compute, prompts), after)
-        return at_decisions(batch, WholeRows(compute, torch.ones_like(lengths)), buckets)
 
     def _hidden_states(self, tokens: Tensor, **inputs: Any) -> Tensor:
         return hidden_states(self.causal_model, tokens, **inputs)

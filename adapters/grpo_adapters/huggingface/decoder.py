@@ -117,6 +117,7 @@ class Decoder:
         self.asks_for_positions = traits.asks_for_positions
         self.tells_positions = self.accepts_positions and (self.is_padded or self.asks_for_positions)
         self.capacity = 0
+        self._mask: Tensor | None = None
         self.cache_name = next((name for name in CACHE_NAMES if name in accepted), None)
         self.cache = growing_cache(model) if traits.caches and self.cache_name is not None else None
 
@@ -140,6 +141,7 @@ class Decoder:
     def select(self, rows: Any) -> None:
         """Go on with the sequences at ``rows`` only, which may hold one several times."""
         self.padding = self.padding[rows]
+        self._mask = None
         self.tokens = self.tokens[rows]
         if self.cache is not None:
             self.cache.reorder_cache(rows)
@@ -164,7 +166,7 @@ class Decoder:
             layer.take(places)
         padded = [[0] * own + list(sequence) for own, sequence in zip(padding.tolist(), sequences, strict=True)]
         self.tokens = torch.tensor(padded, device=padding.device)
-        self.padding, self.is_padded = padding, bool(padding.any())
+        self.padding, self.is_padded, self._mask = padding, bool(padding.any()), None
         self.tells_positions = self.accepts_positions and (self.is_padded or self.asks_for_positions)
         return self._logits(self.tokens[:, self.length - num_new :])
 
@@ -179,19 +181,26 @@ class Decoder:
                 layer.capacity = self.capacity
 
     def _logits(self, tokens: Tensor) -> Tensor:
-        inputs: dict[str | None, Any] = {}
-        positions = torch.arange(self.length, device=tokens.device)
+        inputs: dict[str, Any] = {}
         if self.is_padded:
-            mask = (positions >= self.padding.unsqueeze(1)).long()
+            mask = self._mask_so_far()
             inputs["attention_mask"] = mask[:, -tokens.shape[1] :] if self.cache_name == STATE_SPACES else mask
         if self.tells_positions:
-            own = positions[-tokens.shape[1] :] - self.padding.unsqueeze(1)
-            inputs["position_ids"] = own.clamp(min=0)
+            positions = torch.arange(self.length - tokens.shape[1], self.length, device=tokens.device)
+            inputs["position_ids"] = (positions - self.padding.unsqueeze(1)).clamp(min=0)
         if self.cache is not None:
+            assert self.cache_name is not None
             inputs[self.cache_name] = self.cache
         output = self.model(input_ids=tokens, use_cache=self.cache is not None, **inputs, **self.options)
         logits: Tensor = output.logits[:, -1]
         return logits
+
+    def _mask_so_far(self) -> Tensor:
+        """1 where a token is no padding, [B, length]; made at once for the tokens to come."""
+        if self._mask is None or self._mask.shape[1] < self.length:
+            places = torch.arange(max(self.length, self.capacity), device=self.padding.device)
+            self._mask = (places >= self.padding.unsqueeze(1)).long()
+        return self._mask[:, : self.length]
 
 
 def growing_cache(model: Any) -> DynamicCache:

@@ -41,7 +41,7 @@ def goes_on_from_cache(model: Any, traits: DecodingTraits) -> bool:
         found = decoder.advance(new.to(model.device))
     except REFUSALS:
         return False
-    return _agree(found, model(input_ids=whole, use_cache=False).logits[:, -1])
+    return _agree(found, model(input_ids=whole, use_cache=False).logits[:, -1], model)
 
 
 @torch.no_grad()
@@ -53,7 +53,7 @@ def leaves_padding_out(model: Any, traits: DecodingTraits) -> bool:
     long = probed_tokens(model)
     short = long[1:3]
     alone, beside = (Decoder(model, prompts, model.device, traits) for prompts in ([short], [long, short]))
-    if not _agree(beside.start()[1], alone.start()[0]):
+    if not _agree(beside.start()[1], alone.start()[0], model):
         return False
     new = torch.tensor([long[0], long[1]], device=model.device)
     expected = alone.advance(new[1:])
@@ -61,7 +61,7 @@ def leaves_padding_out(model: Any, traits: DecodingTraits) -> bool:
         found = beside.advance(new)
     except REFUSALS:
         return False
-    return _agree(found[1], expected[0])
+    return _agree(found[1], expected[0], model)
 
 
 def probed_tokens(model: Any) -> list[int]:
@@ -70,6 +70,6 @@ def probed_tokens(model: Any) -> list[int]:
     return [token for token in range(5) if token != padding][:4]
 
 
-def _agree(found: Tensor, expected: Tensor) -> bool:
-    found, rounding = found.float(), torch.finfo(found.dtype).eps ** 0.5 * float(expected.abs().max())
-    return torch.allclose(found, expected.float(), rtol=0.0, atol=rounding, equal_nan=True)
+def _agree(found: Tensor, expected: Tensor, model: Any) -> bool:
+    rounding = torch.finfo(model.dtype).eps ** 0.5 * float(expected.abs().max())
+    return torch.allclose(found.float(), expected.float(), rtol=0.0, atol=rounding, equal_nan=True)

@@ -47,10 +47,11 @@ def is_async(function: Any) -> bool:
     return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__)
 
 
-async def called(function: Callable[..., Any], *arguments: Any, timeout: float, **named: Any) -> Any:
+async def called(function: Callable[..., Any], *arguments: Any, timeout: float | None, **named: Any) -> Any:
     """What a function returns, one that blocks in a thread of its own.
 
     A thread that is still busy after ``timeout`` seconds is left to itself: it ends with the process at the latest.
+    With None, a function may take for ever.
 
     Raises:
         TimeoutError: if it takes longer.

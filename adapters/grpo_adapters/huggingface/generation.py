@@ -104,7 +104,8 @@ def draw_completions(
         keeps_all: whether the decoder keeps sequences that have ended; their tokens after the end are no one's.
     """
     count, device = len(logits), logits.device
-    ends = torch.tensor(sorted(end_tokens), dtype=torch.int64, device=device)
+    is_end = torch.zeros(logits.shape[1], dtype=torch.bool, device=device)
+    is_end[sorted(end_tokens)] = True
     decoder.make_room(sampling.max_new_tokens)
     sampled = torch.zeros(count, sampling.max_new_tokens, dtype=torch.int64, device=device)
     log_probs = torch.zeros(sampled.shape if sampling.with_log_probs else (0, 0), device=device)
@@ -116,19 +117,21 @@ def draw_completions(
         sampled[rows, length - 1] = tokens
         if sampling.with_log_probs:
             log_probs[rows, length - 1] = drawn_log_probs(logits, tokens, sampling)
-        ending = torch.isin(tokens, ends)
+        ending = is_end[tokens]
         if sampling.stop_strings:
             ending |= _contain_any(sampling.stop_strings, sampled[rows, :length], tokenizer)
-        was_going = going[rows]
-        lengths[rows] = torch.where(was_going & ending, length, lengths[rows])
-        going[rows] = was_going & ~ending
-        kept = going[rows].nonzero().squeeze(1)
-        if len(kept) == 0 or length == sampling.max_new_tokens:
-            break
-        if len(kept) <= SHRINKING_FRACTION * len(rows) and not keeps_all:
-            decoder.select(kept)
-            rows, tokens = rows[kept], tokens[kept]
-        logits = decoder.advance(tokens)
+        if ending.any():
+            was_going = going[rows]
+            lengths[rows] = torch.where(was_going & ending, length, lengths[rows])
+            going[rows] = was_going & ~ending
+            kept = going[rows].nonzero().squeeze(1)
+            if len(kept) == 0:
+                break
+            if len(kept) <= SHRINKING_FRACTION * len(rows) and not keeps_all:
+                decoder.select(kept)
+                rows, tokens = rows[kept], tokens[kept]
+        if length < sampling.max_new_tokens:
+            logits = decoder.advance(tokens)
     return _completions(sampled, log_probs, lengths, ~going, tokenizer)
 
 

@@ -50,6 +50,24 @@ def length_buckets(lengths: Tensor, overhead: float) -> list[Tensor]:
     return list(order.split(sizes))
 
 
+def packed_buckets(lengths: Tensor, most_tokens: int) -> list[Tensor]:
+    """Rows as they come, as many together as have at most so many tokens; a longer one is alone.
+
+    Example:
+        >>> packed_buckets(torch.tensor([3, 2, 4, 9]), most_tokens=6)
+        [tensor([0, 1]), tensor([2]), tensor([3])]
+    """
+    sizes: list[int] = []
+    held = 0
+    for length in lengths.tolist():
+        held += length
+        if not sizes or held > most_tokens:
+            sizes.append(0)
+            held = length
+        sizes[-1] += 1
+    return list(torch.arange(len(lengths), device=lengths.device).split(sizes))
+
+
 def call_overhead(model: Any) -> float:
     """What a forward and backward pass of a model costs besides its tokens, in tokens; a rough estimate."""
     layers, _, parameters = _size(model)
@@ -90,7 +108,8 @@ def cost_of_calls(
     """
     longest = torch.stack([torch.stack((lengths[rows].max(), attended[rows].max())) for rows in buckets]).tolist()
     counts = [len(rows) for rows in buckets]
-    return sum(
+    costs: list[float] = [
         overhead + count * length * (1 + per_attended * reach)
         for count, (length, reach) in zip(counts, longest, strict=True)
-    )
+    ]
+    return sum(costs)

@@ -13,12 +13,9 @@ from torch import Tensor
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
-from grpo_adapters.huggingface.at_decisions import Compute, WholeRows, at_decisions
+from grpo_adapters.huggingface.at_decisions import Compute, RowProbe, WholeRows, rows_of_rectangle
 from grpo_adapters.huggingface.completion_batch import CompletionBatch
-from grpo_adapters.huggingface.completions import Completion
-from grpo_adapters.huggingface.conversations import Turn
 from grpo_adapters.huggingface.decoder import DecodingTraits
-from grpo_adapters.huggingface.decoding_traits import REFUSALS, probed_tokens
 from grpo_adapters.huggingface.length_buckets import cost_of_calls
 
 SHARED_LAYERS = (DynamicLayer, DynamicSlidingWindowLayer)
@@ -70,6 +67,8 @@ class SharedPrompts:
 class RowsAfterPrompts:
     """What a model computes for rows, from keys and values of their prompts.
 
+    The last token of a prompt decides on the first of its completions, so what is computed of it comes along.
+
     Args:
         model: a causal language model that :func:`shares_prompts`.
         compute: what it makes of tokens.
@@ -79,15 +78,18 @@ class RowsAfterPrompts:
     def __init__(self, model: Any, compute: Compute, prompts: SharedPrompts) -> None:
         self.compute = compute
         self.prompts = prompts
-        self.first = prompts.lengths
         self.accepts_positions = "position_ids" in inspect.signature(model.forward).parameters
         self.cache = DynamicCache(config=model.config)
         counted = torch.arange(prompts.tokens.shape[1], device=prompts.tokens.device)
         positions = (counted - prompts.padding.unsqueeze(1)).clamp(min=0)
         self.last = self._compute(prompts.tokens, prompts.mask, positions, self.cache)[:, -1:]
 
-    def __call__(self, part: CompletionBatch, rows: Tensor) -> Tensor:
-        """From the last token of each row's prompt on, without the last of the row, [K, W, X]."""
+    def __call__(self, part: CompletionBatch, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """From the last token of each row's prompt on, without the last of the row."""
+        computed, starts = rows_of_rectangle(self._after_prompts(part, rows))
+        return computed, starts - (self.prompts.lengths[rows] - 1)
+
+    def _after_prompts(self, part: CompletionBatch, rows: Tensor) -> Tensor:
         own, lengths = self.prompts.of_row[rows], self.prompts.lengths[rows]
         width = int((part.lengths - lengths).max()) - 1
         if width == 0:
@@ -102,6 +104,7 @@ class RowsAfterPrompts:
         chosen = copy.copy(self.cache)
         chosen.layers = [copy.copy(layer) for layer in self.cache.layers]
         for layer in chosen.layers:
+            assert isinstance(layer, DynamicLayer)
             if layer.keys is not None and layer.values is not None:  # some layers read those of another
                 layer.keys, layer.values = layer.keys[prompts], layer.values[prompts]
         return chosen
@@ -129,11 +132,10 @@ def shares_prompts(model: Any, compute: Compute, traits: DecodingTraits) -> bool
     """
     if not (traits.caches and traits.pads and traits.switch is None and _keeps_keys_and_values_only(model)):
         return False
-    try:
-        whole, after = _whole_rows_and_rows_after_prompts(model, compute)
-    except REFUSALS:
-        return False
-    return all(_are_near(*pair) for pair in zip(whole, after, strict=True))
+    probe = RowProbe(model)
+    return probe.agrees(
+        lambda: WholeRows(compute), lambda: RowsAfterPrompts(model, compute, SharedPrompts.of(probe.batch))
+    )
 
 
 def _keeps_keys_and_values_only(model: Any) -> bool:
@@ -143,36 +145,3 @@ def _keeps_keys_and_values_only(model: Any) -> bool:
         and set(getattr(config, "layer_types", None) or ()) <= SHARED_ATTENTION
         and all(type(layer) in SHARED_LAYERS for layer in DynamicCache(config=model.config).layers)
     )
-
-
-def _whole_rows_and_rows_after_prompts(model: Any, compute: Compute) -> list[tuple[Tensor, Tensor]]:
-    """What is computed at the decisions of a few rows, and its gradient by the embeddings of tokens, either way."""
-    first, second, third, fourth = probed_tokens(model)
-    prompts = [(first, second, third), (first, second, third), (second, fourth)]
-    completions = [(fourth, second, first), (third, fourth), (first, third, third)]
-    samples = [(Turn(prompt, Completion(rest, "")),) for prompt, rest in zip(prompts, completions, strict=True)]
-    batch = CompletionBatch.of(samples, [True] * len(samples), model.device)
-    embeddings = model.get_input_embeddings()
-    shift = torch.zeros_like(embeddings.weight[:5], requires_grad=True)
-    hook = embeddings.register_forward_hook(lambda module, inputs, output: output + shift[inputs[0]])
-    found = []
-    try:
-        for whole in (True, False):
-            with torch.enable_grad():
-                computation = (
-                    WholeRows(compute, torch.ones_like(batch.lengths))
-                    if whole
-                    else RowsAfterPrompts(model, compute, SharedPrompts.of(batch))
-                )
-                computed = at_decisions(batch, computation, [torch.arange(len(samples), device=model.device)])
-                weights = torch.linspace(-1, 1, computed.numel(), device=computed.device, dtype=computed.dtype)
-                gradient = torch.autograd.grad(computed.flatten() @ weights, shift)[0]
-            found.append((computed.detach(), gradient))
-    finally:
-        hook.remove()
-    return found
-
-
-def _are_near(expected: Tensor, found: Tensor) -> bool:
-    rounding = torch.finfo(expected.dtype).eps ** 0.5 * float(expected.abs().max())
-    return torch.allclose(expected.float(), found.float(), rtol=0.0, atol=rounding, equal_nan=True)

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+import contextlib
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
-from grpo_adapters.huggingface.agents.environments import TextEnvironment, TextEnvironmentError, checked_answer
+from grpo_adapters.huggingface.agents.environments import (
+    TextEnvironment,
+    TextEnvironmentError,
+    checked_answer,
+    checked_reward,
+)
 from grpo_adapters.huggingface.agents.history import History
 from grpo_adapters.huggingface.agents.tools import Tool, ToolCallError
 from grpo_adapters.huggingface.completions import Completion
@@ -37,7 +43,6 @@ class Dialogue:
         history: what the model reads first.
         environment: answers what is no call of a tool; None where the conversation ends with such a turn.
         tools: by name.
-        parse: from the text of a turn to a message.
         limits: where it is cut.
 
     Attributes:
@@ -51,17 +56,16 @@ class Dialogue:
         history: History,
         environment: TextEnvironment | None,
         tools: Mapping[str, Tool],
-        parse: Callable[[str], Message],
         limits: Limits,
     ) -> None:
         self._history = history
         self._environment = environment
         self._tools = tools
-        self._parse = parse
         self._limits = limits
         self._turns: list[Turn] = []
         self._messages: list[Message] = []
         self._ended = False
+        self._one_after_the_other = asyncio.Lock()
         self.is_over = False
         self.num_calls = 0
         self.num_failed_calls = 0
@@ -82,29 +86,39 @@ class Dialogue:
         Raises:
             TextEnvironmentError: if the environment fails.
         """
-        context, said = self.context, self._parse(self._history.text_of(completion))
+        context, said = self.context, self._history.message_of(completion)
         self._messages.append(said)
         answers: list[Message] = []
-        reward, done = 0.0, False
+        reward, done, cut = 0.0, False, False
         if not completion.ended:  # it was cut in the middle of what it said
             done = True
         elif said.get("tool_calls") and self._tools:
             answers = list(await asyncio.gather(*map(self._answer_to_call, said["tool_calls"])))
         elif self._environment is not None:
-            answers, reward, done = await self._answer_of_environment(said)
+            answers, reward, done, cut = await self._answer_of_environment(said)
         else:
             done = True
         self._turns.append(Turn(context, completion, reward))
         self._messages += answers
         self.is_over = done
-        self._ended = done and completion.ended
+        self._ended = done and completion.ended and not cut
         if not done:
             self._history.go_on(completion, said, answers)
             room = self._limits.context
             is_full = room is not None and len(self.context) > room
             self.is_over = is_full or len(self._turns) >= self._limits.turns
+        if self.is_over and callable(getattr(self._environment, "get_reward", None)):
+            await self._add_last_reward()
 
-    async def _answer_of_environment(self, said: Message) -> tuple[list[Message], float, bool]:
+    async def _add_last_reward(self) -> None:
+        """The reward that the environment gives for all of it, on top of the last turn's."""
+        messages = [dict(message) for message in self._messages]
+        given = await environment_call(self._environment, "get_reward", messages, timeout=self._limits.timeout)
+        last = self._turns[-1]
+        reward = last.reward + checked_reward(given, f"{type(self._environment).__name__}.get_reward")
+        self._turns[-1] = replace(last, reward=reward)
+
+    async def _answer_of_environment(self, said: Message) -> tuple[list[Message], float, bool, bool]:
         name = type(self._environment).__name__
         assert self._environment is not None
         returned = await environment_call(self._environment, "step", dict(said), timeout=self._limits.timeout)
@@ -116,7 +130,10 @@ class Dialogue:
         function = call.get("function", {})
         name = function.get("name") or ""
         try:
-            content = await self._tool(name, function).call(function.get("arguments"), timeout=self._limits.timeout)
+            tool = self._tool(name, function)
+            # Functions that block may share state, such as methods of an environment: no two of them run at once.
+            async with contextlib.nullcontext() if tool.is_async else self._one_after_the_other:
+                content = await tool.call(function.get("arguments"), timeout=self._limits.timeout)
         except ToolCallError as error:
             self.num_failed_calls += 1
             content = f"error: {error}"

@@ -16,10 +16,12 @@ class TextEnvironmentError(RuntimeError):
 
 @runtime_checkable
 class TextEnvironment(Protocol):
-    """A partner of one conversation. Both methods may be ``async``; there may be ``close()`` and ``get_tools()``.
+    """A partner of one conversation. There may be ``get_tools``, ``get_reward`` and ``close`` besides.
 
-    ``close`` is called at the end of each conversation; ``get_tools() -> functions`` gives tools of this environment,
-    methods of it for instance, besides those of the :class:`AgentSampler`.
+    ``get_tools() -> functions`` gives tools of this environment, methods of it for instance, besides those of the
+    :class:`AgentSampler`; it is called after ``reset``. ``get_reward(messages) -> float`` is called once a conversation
+    is over, however it ended, with all that was said after its opening; what it returns is added to the reward of the
+    last turn. ``close()`` is called at the end of all conversations of a step. All but ``get_tools`` may be ``async``.
 
     Example:
         >>> class GuessTheNumber:
@@ -54,7 +56,8 @@ class TextEnvironment(Protocol):
                 tool was there for.
 
         Returns:
-            The messages that answer it, the reward of the model's turn, and whether the conversation is over.
+            The messages that answer it, the reward of the model's turn, and whether the conversation is over. A fourth
+            thing may say whether a limit of the environment cut it: then it is over too, and has not ``ended``.
         """
         ...
 
@@ -64,25 +67,31 @@ def checked_opening(returned: Any, name: str) -> list[Message] | None:
     return None if returned is None else _checked_messages(returned, f"{name}.reset")
 
 
-def checked_answer(returned: Any, name: str) -> tuple[list[Message], float, bool]:
-    """Messages, reward, and whether it is over, as ``step`` returned them."""
-    if not isinstance(returned, tuple) or len(returned) != 3:
+def checked_answer(returned: Any, name: str) -> tuple[list[Message], float, bool, bool]:
+    """Messages, reward, whether it is over, and whether it was cut, as ``step`` returned them."""
+    if not isinstance(returned, tuple) or len(returned) not in (3, 4):
         raise TextEnvironmentError(
             f"{name}.step returned {returned!r:.100}, expected three things: messages, reward, whether it is over"
         )
-    messages, reward, done = returned
+    messages, reward, done, cut = (*returned, False)[:4]
     checked = _checked_messages(messages, f"{name}.step")
+    number = checked_reward(reward, f"{name}.step")
+    if not checked and not (done or cut):
+        raise TextEnvironmentError(
+            f"{name}.step returned no message, and that it is not over: the model needs something to answer"
+        )
+    return checked, number, bool(done or cut), bool(cut)
+
+
+def checked_reward(reward: Any, source: str) -> float:
+    """A reward as a finite number."""
     try:
         number = float(reward)
     except (TypeError, ValueError):
         number = float("nan")
     if not abs(number) < float("inf"):
-        raise TextEnvironmentError(f"{name}.step returned the reward {reward!r:.60}, expected a finite number")
-    if not checked and not done:
-        raise TextEnvironmentError(
-            f"{name}.step returned no message, and that it is not over: the model needs something to answer"
-        )
-    return checked, number, bool(done)
+        raise TextEnvironmentError(f"{source} returned the reward {reward!r:.60}, expected a finite number")
+    return number
 
 
 def _checked_messages(messages: Any, source: str) -> list[Message]:

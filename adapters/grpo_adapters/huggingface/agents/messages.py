@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+from transformers import PreTrainedTokenizerBase
 
 from grpo_adapters.huggingface.conversations import Message
 
@@ -22,8 +25,8 @@ def parse_message(text: str) -> Message:
 
     Three ways of calling tools are known: JSON between ``<tool_call>`` and ``</tool_call>`` (Hermes, Qwen), a message
     that is nothing but a JSON object with ``name`` and ``parameters`` (Llama), and channels (GPT-OSS), whose analysis
-    becomes the message's ``thinking``. A call that cannot be read has arguments that are the text as it stands, and no
-    name.
+    becomes the message's ``thinking``. What stands before ``</think>`` becomes its ``reasoning_content``, and calls in
+    it are none. A call that cannot be read has arguments that are the text as it stands, and no name.
 
     Returns:
         ``{"role": "assistant", "content": text}``, with ``tool_calls`` where there are any, each
@@ -38,6 +41,10 @@ def parse_message(text: str) -> Message:
     """
     if "<|channel|>" in text:
         return _of_channels(text)
+    if "</think>" in text or text.lstrip().startswith("<think>"):
+        thinking, closed, rest = text.rpartition("</think>")
+        thinking = (thinking if closed else rest).strip().removeprefix("<think>").strip()
+        return parse_message(rest.lstrip() if closed else "") | {"reasoning_content": thinking}
     tagged = TAGGED_CALL.findall(text)
     if tagged:
         return _message(TAGGED_CALL.sub("", text).strip(), [_call_of_json(own, "arguments") for own in tagged])
@@ -47,6 +54,33 @@ def parse_message(text: str) -> Message:
         if call["name"]:
             return _message("", [call])
     return _message(text, [])
+
+
+def message_of(
+    tokenizer: PreTrainedTokenizerBase, said: str, whole: str, before: str, tools: Sequence[dict[str, Any]]
+) -> Message:
+    """What a model said as a message: by the tokenizer's own parser where it has one, else by :func:`parse_message`.
+
+    Args:
+        tokenizer: whose ``response_template`` tells how to parse; where that cannot read it, it is as if it had none.
+        said: the text of the turn, with special tokens, less the one that ended it.
+        whole: the same with it.
+        before: the text of all messages that the model read, the empty one for a plain prompt.
+        tools: schemas of the tools that there are.
+    """
+    if before and getattr(tokenizer, "response_template", None) is not None:
+        try:
+            parsed: Message = tokenizer.parse_response(whole, prefix=before, tools=list(tools) or None)
+        except (ValueError, KeyError, TypeError):
+            return parse_message(said)
+        if all(_is_call(call) for call in parsed.get("tool_calls") or ()):
+            return {"role": "assistant", "content": ""} | parsed
+    return parse_message(said)
+
+
+def _is_call(call: Any) -> bool:
+    function = call.get("function") if isinstance(call, Mapping) else None
+    return isinstance(function, Mapping) and isinstance(function.get("name"), str)
 
 
 def _of_channels(text: str) -> Message:

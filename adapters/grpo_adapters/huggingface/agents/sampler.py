@@ -7,17 +7,18 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from grpo import DiffersFromPolicy, ImportanceCorrection, ReportsMetrics, Stateful
+from grpo_adapters.huggingface.agents.chat_template import ChatTemplate
 from grpo_adapters.huggingface.agents.dialogue import Dialogue, Limits, environment_call
 from grpo_adapters.huggingface.agents.environments import TextEnvironment, checked_opening
 from grpo_adapters.huggingface.agents.history import History
-from grpo_adapters.huggingface.agents.messages import parse_message
 from grpo_adapters.huggingface.agents.tools import tools_by_name
 from grpo_adapters.huggingface.causal_lm_policy import CausalLMPolicy
+from grpo_adapters.huggingface.chat_templates import template_options
 from grpo_adapters.huggingface.conversations import Conversation, Message, rows_of
 from grpo_adapters.huggingface.event_loop import run_together
 from grpo_adapters.huggingface.model_setup import end_tokens, longest_prompt
 from grpo_adapters.huggingface.sampling import SamplingConfig
-from grpo_adapters.huggingface.states import Prompt, prompt_of
+from grpo_adapters.huggingface.states import prompt_of
 
 
 class AgentSampler:
@@ -78,7 +79,7 @@ class AgentSampler:
         self._max_turns = max_turns
         self._max_tokens = max_tokens
         self._timeout = timeout
-        self._parse = parse or parse_message
+        self._parse = parse
         self._metrics: dict[str, float] = {}
 
     def sample(
@@ -88,7 +89,8 @@ class AgentSampler:
 
         Args:
             policy: speaks.
-            states: S prompts, or whatever the environment's ``reset`` takes.
+            states: S prompts, or whatever the environment's ``reset`` takes. A row may have columns ``tools``
+                (functions, or JSON schemas of what the environment answers) and ``chat_template_kwargs`` of its own.
             num_actions_per_state: conversations of each, G.
             overrides: other values for attributes of the policy's :class:`SamplingConfig`, a turn's.
 
@@ -174,33 +176,20 @@ class AgentSampler:
             tools_of = getattr(environment, "get_tools", None)
             tools = tools_by_name([*tools.values(), *(tools_of() if callable(tools_of) else ())])
         prompt = prompt_of(state, index) if opening is None else opening
-        history = self._history(policy, prompt, state, [tool.schema for tool in tools.values()])
+        options = template_options(state, f"state {index}")
+        of_row = options.pop("tools", [])
+        tools = tools_by_name([*tools.values(), *(tool for tool in of_row if not isinstance(tool, dict))])
+        schemas = [*(tool.schema for tool in tools.values()), *(tool for tool in of_row if isinstance(tool, dict))]
+        template = ChatTemplate(policy.tokenizer, schemas, options)
+        ends = end_tokens(policy.causal_model, policy.tokenizer)
+        history = History(prompt, policy.tokenizer, ends, template, f"state {index}", self._parse)
         limits = self._limits(policy, sampling)
         if limits.context is not None and len(history.context) > limits.context:
             raise ValueError(
                 f"state {index} begins with {len(history.context):,} tokens, expected at most {limits.context:,}, so "
                 f"that a turn of max_new_tokens={sampling.max_new_tokens} fits: shorten it, or leave it out"
             )
-        return Dialogue(history, environment, tools, self._parse, limits)
-
-    def _history(
-        self, policy: CausalLMPolicy, prompt: Prompt, state: Any, schemas: Sequence[dict[str, Any]]
-    ) -> History:
-        tokenizer = policy.tokenizer
-        options = state.get("chat_template_kwargs") or {} if isinstance(state, Mapping) else {}
-
-        def render(messages: Sequence[Message], adds_generation_prompt: bool) -> str:
-            return str(
-                tokenizer.apply_chat_template(
-                    list(messages),
-                    tools=list(schemas) or None,
-                    add_generation_prompt=adds_generation_prompt,
-                    tokenize=False,
-                    **options,
-                )
-            )
-
-        return History(prompt, tokenizer, end_tokens(policy.causal_model, tokenizer), render)
+        return Dialogue(history, environment, tools, limits)
 
     def _limits(self, policy: CausalLMPolicy, sampling: SamplingConfig) -> Limits:
         context = longest_prompt(policy.causal_model, sampling.max_new_tokens)

@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import PydanticSchemaGenerationError, PydanticUndefinedAnnotation, ValidationError, validate_call
 from transformers.utils.chat_template_utils import DocstringParsingException, TypeHintParsingException, get_json_schema
 
-from grpo_adapters.huggingface.event_loop import called
+from grpo_adapters.huggingface.event_loop import called, is_async
 
 
 class ToolCallError(Exception):
@@ -55,6 +55,7 @@ class Tool:
             ) from error
         except (PydanticSchemaGenerationError, PydanticUndefinedAnnotation, NameError) as error:
             raise TypeError(f"tool {name} has annotations that arguments cannot be checked by: {error}") from error
+        self.is_async = is_async(function)
         self._title = getattr(function, "__qualname__", name)  # of errors about its arguments
 
     async def call(self, arguments: Any, *, timeout: float) -> str:

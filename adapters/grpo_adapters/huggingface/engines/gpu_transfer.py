@@ -6,6 +6,7 @@ import asyncio
 import base64
 import pickle  # what vLLM reads them with; nothing is unpickled here
 import socket
+from importlib import import_module
 from typing import Any
 
 import torch
@@ -108,7 +109,7 @@ def _handle(weight: Tensor) -> dict[str, Any]:
 def _join(meeting: dict[str, Any], device: torch.device) -> Any:
     """Meet the server's processes, as the first of the group."""
     try:
-        from vllm.distributed.weight_transfer.nccl_common import trainer_init
+        trainer_init = import_module("vllm.distributed.weight_transfer.nccl_common").trainer_init
     except ModuleNotFoundError as error:
         raise EngineWeightsError("NCCLTransfer needs vLLM beside the policy: pip install vllm") from error
     with torch.cuda.device(device):

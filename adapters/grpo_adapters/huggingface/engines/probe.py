@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -40,6 +41,11 @@ def check_answer(answer: Answer, num_tokens: int, max_new_tokens: int, url: str)
         raise EngineAnswerError(
             f"{url} told {told} log-probs of {len(answer.token_ids)} tokens, expected one for each: start vLLM without "
             f"a --max-logprobs below 0, and SGLang with log-probs"
+        )
+    if not all(map(math.isfinite, answer.log_probs)):
+        raise EngineAnswerError(
+            f"{url} told log-probs that are NaN or infinite, {answer.log_probs[:4]}..., expected finite ones: its "
+            f"computation has left the range of its precision"
         )
     if not (1 <= len(answer.token_ids) <= max_new_tokens):
         raise EngineAnswerError(

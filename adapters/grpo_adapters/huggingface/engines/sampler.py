@@ -170,7 +170,7 @@ class EngineSampler:
                     "engine/seconds": seconds,
                     "engine/weight_seconds": weights.seconds,
                     "engine/tokens_per_second": session.num_tokens / seconds,
-                    "engine/retries": float(session.retries),
+                    "engine/retries": float(servers.failures),
                 }
 
     def _note_weights(self, policy: CausalLMPolicy) -> int:

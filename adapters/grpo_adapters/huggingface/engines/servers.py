@@ -1,4 +1,4 @@
-"""Servers that share the work, and go on where one of them fails."""
+"""Servers that share the work, also where one of them fails."""
 
 from __future__ import annotations
 
@@ -28,6 +28,7 @@ class Servers:
         self.members = members
         self.weights = weights
         self.patience = patience
+        self.failures = 0  # after which something was done again
         self._choosing = asyncio.Lock()
 
     async def begin(self) -> None:
@@ -82,5 +83,6 @@ class Servers:
 
     def rest(self, server: Server) -> None:
         """Ask others for a while; the server's weights are looked at before it is asked again."""
+        self.failures += 1
         server.is_ready = False
         server.rests_until = asyncio.get_running_loop().time() + REST_SECONDS

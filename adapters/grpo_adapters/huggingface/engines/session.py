@@ -50,7 +50,6 @@ class EngineSession:
         self._seed = seed
         self._asked: Counter[tuple[int, ...]] = Counter()
         self._room = asyncio.Semaphore(CONCURRENT)
-        self.retries = 0
         self.num_tokens = 0
 
     async def complete(self, token_ids: Sequence[int], max_new_tokens: int) -> Completion:
@@ -102,7 +101,6 @@ class EngineSession:
         failure: Exception | None = None
         for attempt in range(attempts):
             if attempt:
-                self.retries += 1
                 await asyncio.sleep(min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** (attempt - 1)))
             server = await self._servers.next()
             server.requests += 1

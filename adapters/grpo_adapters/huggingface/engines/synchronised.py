@@ -1,4 +1,4 @@
-"""Answers by a policy's weights, and by no others."""
+"""Answers by a policy's weights only."""
 
 from __future__ import annotations
 

@@ -1,0 +1,8 @@
+"""Tests of environments are collected where their packages are installed: `make test-environments` does it."""
+
+from __future__ import annotations
+
+import importlib.util
+
+PACKAGES = {"openenv": "test_openenv.py", "skyrl_gym": "test_skyrl.py", "verifiers": "test_verifiers.py"}
+collect_ignore = [file for package, file in PACKAGES.items() if importlib.util.find_spec(package) is None]
