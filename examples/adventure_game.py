@@ -73,4 +73,5 @@ ADVENTURE = Game(
     expert=expert,
     max_turns=12,
     longest_turn=2,
+    learning_rate=5e-4,
 )

@@ -43,7 +43,7 @@ class Options:
     """What is played."""
     credit: Literal["conversation", "turn"] = "conversation"
     """Whether a conversation is credited as a whole, or each turn for what came after it."""
-    steps: int = 60
+    steps: int = 100
     """Rollouts to train on."""
     seed: int = 0
     """Of everything that is random."""
@@ -58,7 +58,7 @@ def make_trainer(options: Options, policy: Any) -> GRPOTrainer[Any, Any]:
     config = GRPOConfig(
         group_size=SAMPLES,
         batch_size=PROMPTS * SAMPLES // UPDATES,
-        learning_rate=LinearSchedule(start=5e-4, end=0.0, num_steps=options.steps),
+        learning_rate=LinearSchedule(start=GAMES[options.game].learning_rate, end=0.0, num_steps=options.steps),
         seed=options.seed,
     )
     by_turn = options.credit == "turn"

@@ -14,6 +14,7 @@ from grpo_adapters.huggingface import (
     Completion,
     Conversation,
     SamplingConfig,
+    Tool,
     Turn,
     character_tokenizer,
 )
@@ -21,7 +22,10 @@ from text_games import NUM_HELD_OUT, Game, Message, Row
 
 NUM_SHOWN, MOST_STEPS = 2000, 1000
 TEMPERATURE = 0.7  # of a policy that is to learn: at 1, hardly a game of twenty tokens is won at first
-CHAT_TEMPLATE = "{% for own in messages %}{{ own.content }}{{ eos_token if own.role == 'assistant' }}{% endfor %}"
+CHAT_TEMPLATE = (
+    "{% if tools %}={% endif %}"  # all that a model this small needs to be told
+    "{% for own in messages %}{{ own.content }}{{ eos_token if own.role == 'assistant' }}{% endfor %}"
+)
 
 
 def starting_policy(folder: Path, game: Game, rows: Sequence[Row], seed: int) -> CausalLMPolicy:
@@ -62,7 +66,7 @@ def supervised_start(policy: CausalLMPolicy, game: Game, rows: Sequence[Row], *,
     Returns:
         Steps that were made.
     """
-    shown = [as_conversation(asyncio.run(game.solved(row)), policy.tokenizer) for row in rows[:NUM_SHOWN]]
+    shown = [as_conversation(game, asyncio.run(game.solved(row)), policy.tokenizer) for row in rows[:NUM_SHOWN]]
     optimizer = torch.optim.AdamW(policy.model.parameters(), lr=1e-3, weight_decay=0.0)
     won = game.accuracy(rows[:NUM_HELD_OUT])
     for step in range(MOST_STEPS):
@@ -76,12 +80,13 @@ def supervised_start(policy: CausalLMPolicy, game: Game, rows: Sequence[Row], *,
     return MOST_STEPS
 
 
-def as_conversation(messages: Sequence[Message], tokenizer: PreTrainedTokenizerBase) -> Conversation:
+def as_conversation(game: Game, messages: Sequence[Message], tokenizer: PreTrainedTokenizerBase) -> Conversation:
     """Messages as what a model says, and what it reads before."""
     turns = []
+    tools = [Tool(own).schema for own in game.tools]
     for index, own in enumerate(messages):
         if own["role"] == "assistant":
-            context = tokenizer.apply_chat_template(list(messages[:index]), return_dict=False)
+            context = tokenizer.apply_chat_template(list(messages[:index]), tools=tools, return_dict=False)
             said = tokenizer(own["content"] + tokenizer.eos_token)["input_ids"]
             turns.append(Turn(tuple(context), Completion(tuple(said), own["content"])))
     return Conversation(tuple(turns), tuple(messages))

@@ -82,4 +82,5 @@ CALCULATOR = Game(
     expert=expert,
     max_turns=4,
     longest_turn=8,
+    learning_rate=2e-4,
 )

@@ -29,6 +29,7 @@ class Game:
         expert: from all messages so far to what is best said next.
         max_turns: of the model.
         longest_turn: in tokens, with the one that ends it.
+        learning_rate: of the training, at its beginning.
     """
 
     characters: str
@@ -39,6 +40,7 @@ class Game:
     expert: Callable[[Sequence[Message]], str]
     max_turns: int
     longest_turn: int
+    learning_rate: float
 
     def make_rows(self, seed: int) -> tuple[list[Row], list[Row]]:
         """Games to train on, and others that are held out."""

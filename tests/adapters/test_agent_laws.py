@@ -91,7 +91,7 @@ def check(conversation: Conversation, state: Any, policy: Any, max_turns: int, m
 
 
 @settings(max_examples=30)
-@given(st.lists(states, min_size=1, max_size=3), st.integers(1, 3), st.integers(1, 5), st.integers(8, 24))
+@given(st.lists(states, min_size=1, max_size=3), st.integers(1, 3), st.integers(1, 5), st.integers(6, 13))
 def test_what_holds_for_any_environment(asked: list[Any], group_size: int, max_turns: int, max_tokens: int) -> None:
     limits = {"max_turns": max_turns, "max_tokens": max_tokens}
     policy, groups = sampled(asked, group_size, Scripted, seed=1, **limits)

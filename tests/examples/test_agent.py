@@ -36,11 +36,13 @@ def test_held_out_games_are_not_trained_on(game: Game) -> None:
 def test_the_expert_wins_within_the_limits_and_is_read_as_a_model_plays(game: Game) -> None:
     """Its conversations are those of a model that says the same: one row."""
     policy = make_policy(game, seed=0)
-    for row in game.make_rows(0)[1][:40]:
+    for row in game.make_rows(0)[1][:10]:
         messages = asyncio.run(game.solved(row))
-        conversation = as_conversation(messages, policy.tokenizer)
+        conversation = as_conversation(game, messages, policy.tokenizer)
         assert len(conversation.turns) <= game.max_turns
         assert max(len(turn.completion) for turn in conversation.turns) <= game.longest_turn
+        [[played]] = game.sampler().sample(policy, [row], 1)
+        assert conversation.turns[0].context == played.turns[0].context
         batch = policy.encode_actions([row], [conversation])
         assert batch.rows.count == 1
         assert policy.tokenizer.unk_token_id not in batch.tokens
