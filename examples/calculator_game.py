@@ -67,7 +67,8 @@ def result(problem: str) -> str:
 
 def expert(messages: Sequence[Message]) -> str:
     """Asks for what is in brackets, then for the whole, then tells it."""
-    problem, *read = [own["content"] for own in messages if own["role"] != "assistant"]
+    contents: list[str] = [own["content"] for own in messages if own["role"] != "assistant"]
+    problem, *read = contents
     if not read:
         return problem[problem.index("(") + 1 : problem.index(")")] + "="
     return re.sub(r"\(.+\)", read[0], problem) + "=" if len(read) == 1 else read[1]

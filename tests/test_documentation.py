@@ -137,7 +137,9 @@ def test_the_glossary_defines_every_metric() -> None:
         advantage_estimator=KLPenalizedRewards(GroupRelative()),
     )
     pairs = DPOTrainer(DPOConfig(sft_coefficient=0.1), SoftmaxPolicy(3), SoftmaxPolicy(3))
-    agents = GRPOTrainer(GRPOConfig(), make_policy(ADVENTURE, 0), ConversationReward(), sampler=ADVENTURE.sampler())
+    agents: GRPOTrainer[Any, Any] = GRPOTrainer(
+        GRPOConfig(), make_policy(ADVENTURE, 0), ConversationReward(), sampler=ADVENTURE.sampler()
+    )
     reported = [
         agents.step(ADVENTURE.make_rows(0)[0][:1]),
         bandit.step(["the only state"]),
