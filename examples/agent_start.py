@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
@@ -83,10 +84,10 @@ def supervised_start(policy: CausalLMPolicy, game: Game, rows: Sequence[Row], *,
 def as_conversation(game: Game, messages: Sequence[Message], tokenizer: PreTrainedTokenizerBase) -> Conversation:
     """Messages as what a model says, and what it reads before."""
     turns = []
-    tools = [Tool(own).schema for own in game.tools]
+    tools: list[Any] = [Tool(own).schema for own in game.tools]
     for index, own in enumerate(messages):
         if own["role"] == "assistant":
-            context = tokenizer.apply_chat_template(list(messages[:index]), tools=tools, return_dict=False)
+            context: Any = tokenizer.apply_chat_template(list(messages[:index]), tools=tools, return_dict=False)
             said = tokenizer(own["content"] + tokenizer.eos_token)["input_ids"]
             turns.append(Turn(tuple(context), Completion(tuple(said), own["content"])))
     return Conversation(tuple(turns), tuple(messages))

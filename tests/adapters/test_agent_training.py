@@ -92,7 +92,7 @@ def test_a_step_follows_the_sum_over_own_tokens(
     policy.sampling = SamplingConfig(max_new_tokens=8, stop_strings=("n", "e", "s", "w"))
     sampler = Listening(Warmer, max_turns=4)
     before = {name: value.detach().clone() for name, value in policy.get_parameters().items()}
-    trainer = GRPOTrainer(
+    trainer: GRPOTrainer[Any, Any] = GRPOTrainer(
         GRPOConfig(group_size=GROUP_SIZE, max_grad_norm=None, loss_averaging=averaging, micro_batch_size=5),
         policy,
         ConversationReward(per),
