@@ -17,7 +17,7 @@ from grpo_adapters.huggingface.policies.shared_prompts import RowsAfterPrompts, 
 from grpo_adapters.huggingface.text.conversations import Conversation, Turn
 
 LAYOUT_MODULE = "grpo_adapters.huggingface.policies.row_layout"
-KEEPS_MORE = {"mamba", "lfm2"}
+KEEPS_MORE = ("lfm2", "mamba")
 SHARING = [family for family in FAMILIES if family not in KEEPS_MORE]
 LONG = "a b a b 12+34 = 5+6"  # longer than the windows of those that have any
 PROMPTS = [LONG, "1+2=", LONG, "7", LONG, "1+2="]
