@@ -62,13 +62,13 @@ def all_rows(generator: random.Random) -> list[Row]:
 
 def result(problem: str) -> str:
     """The right answer."""
-    return calculator(re.sub(r"\((.+)\)", lambda inner: calculator(inner[1]), problem))
+    without_brackets = re.sub(r"\((.+)\)", lambda inner: calculator(inner[1]), problem)
+    return calculator(without_brackets)
 
 
 def expert(messages: Sequence[Message]) -> str:
     """Asks for what is in brackets, then for the whole, then tells it."""
-    contents: list[str] = [own["content"] for own in messages if own["role"] != "assistant"]
-    problem, *read = contents
+    problem, *read = [str(own["content"]) for own in messages if own["role"] != "assistant"]
     if not read:
         return problem[problem.index("(") + 1 : problem.index(")")] + "="
     return re.sub(r"\(.+\)", read[0], problem) + "=" if len(read) == 1 else read[1]

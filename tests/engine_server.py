@@ -22,8 +22,8 @@ from peft import PeftModel
 from safetensors.torch import load_file
 
 from grpo_adapters.huggingface import Completion, SamplingConfig
-from grpo_adapters.huggingface.decoder import DecodingTraits
-from grpo_adapters.huggingface.generation import sample_completions
+from grpo_adapters.huggingface.decoding.decoder import DecodingTraits
+from grpo_adapters.huggingface.decoding.generation import sample_completions
 
 HOST = "127.0.0.1"
 Fault = str

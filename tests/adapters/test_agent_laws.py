@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from language_models import build_policy
 
 from grpo_adapters.huggingface import AgentSampler, Conversation, ConversationReward, SamplingConfig
-from grpo_adapters.huggingface.conversations import Message
+from grpo_adapters.huggingface.text.conversations import Message
 
 NEW_TOKENS = 3
 ENDINGS = tuple("01234567")  # a turn of the model ends with any of them

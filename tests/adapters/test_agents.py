@@ -25,7 +25,7 @@ from grpo_adapters.huggingface import (
     TextEnvironmentError,
     character_tokenizer,
 )
-from grpo_adapters.huggingface.conversations import Message
+from grpo_adapters.huggingface.text.conversations import Message
 
 CHARACTERS = "abcdefghijklmnopqrstuvwxyz0123456789+*=?!.:;<>{}[]()\"'_- ,/\nABCDEFGHIJKLMNOPQRSTUVWXYZ|"
 TEMPLATE = (

@@ -9,8 +9,8 @@ from language_models import CHAT_TEMPLATE, build_model, build_policy, build_toke
 
 from grpo import GRPOConfig, GRPOTrainer, ImportanceCorrection
 from grpo_adapters.huggingface import AgentSampler, Conversation, ConversationReward, SamplingConfig
-from grpo_adapters.huggingface.conversations import Message
 from grpo_adapters.huggingface.engines import EngineSampler
+from grpo_adapters.huggingface.text.conversations import Message
 
 
 class Counter:

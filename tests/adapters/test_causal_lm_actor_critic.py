@@ -78,7 +78,7 @@ def plain_values(critic: Any, states: list[str], completions: list[Completion]) 
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("overhead", [0.0, math.inf])
 def test_values_are_those_of_the_plain_model(family: str, overhead: float) -> None:
-    with patch("grpo_adapters.huggingface.row_layout.call_overhead", return_value=overhead):
+    with patch("grpo_adapters.huggingface.policies.row_layout.call_overhead", return_value=overhead):
         critic = build_critic(family)
     states, completions, batch = batch_of(critic)
     evaluation = critic.evaluate_actions(batch)

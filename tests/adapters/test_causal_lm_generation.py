@@ -39,9 +39,9 @@ from transformers.cache_utils import DynamicLayer
 
 from grpo import GRPOConfig, GRPOTrainer
 from grpo_adapters.huggingface import Completion, SamplingConfig
-from grpo_adapters.huggingface.decoder import DecodingTraits, GrowingLayer
-from grpo_adapters.huggingface.generation import sample_completions
-from grpo_adapters.huggingface.sampling import draw_tokens, next_token_probabilities
+from grpo_adapters.huggingface.decoding.decoder import DecodingTraits, GrowingLayer
+from grpo_adapters.huggingface.decoding.generation import sample_completions
+from grpo_adapters.huggingface.decoding.sampling import draw_tokens, next_token_probabilities
 
 MORE_PROMPTS = [*PROMPTS, "0", "ab ab ab ab ab ab 1"]
 

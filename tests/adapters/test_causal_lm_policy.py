@@ -37,12 +37,12 @@ from transformers import AutoTokenizer
 
 from grpo import Evaluation, GRPOConfig, GRPOObjective, GRPOTrainer, check_policy_model
 from grpo_adapters.huggingface import CausalLMPolicy, Completion, CompletionBatch, SamplingConfig
-from grpo_adapters.huggingface.length_buckets import length_buckets
-from grpo_adapters.huggingface.token_log_probs import token_log_probs
+from grpo_adapters.huggingface.models.token_log_probs import token_log_probs
+from grpo_adapters.huggingface.policies.length_buckets import length_buckets
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")  # by peft
 
-LAYOUT_MODULE = "grpo_adapters.huggingface.row_layout"
+LAYOUT_MODULE = "grpo_adapters.huggingface.policies.row_layout"
 EXACT_IN_DOUBLE = ["gpt2", "gpt_neox", "opt"]
 """Families whose layers never round to float32 on the way."""
 LORA_TARGETS = {

@@ -8,7 +8,7 @@ import pytest
 from language_models import CHAT_TEMPLATE, build_policy, build_tokenizer
 
 from grpo_adapters.huggingface import character_tokenizer, preferences_of
-from grpo_adapters.huggingface.prompts import encode_prompts
+from grpo_adapters.huggingface.text.prompts import encode_prompts
 
 ASKED = [{"role": "user", "content": "1+2"}]
 CALLS = [{"type": "function", "function": {"name": "add", "arguments": {}}}]

@@ -29,7 +29,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from grpo_adapters.huggingface import AgentSampler, CompletionBatch, Conversation, Tool, parse_message
-from grpo_adapters.huggingface.conversations import rows_of
+from grpo_adapters.huggingface.text.conversations import rows_of
 
 ASKED: list[Message] = [{"role": "user", "content": "2 + 3?"}]
 CALL = {"name": "add", "arguments": {"first": 2, "second": 3}}
@@ -66,7 +66,8 @@ def talk(family: Family, turns: Sequence[str], *, tools: bool, **options: Any) -
     let_speak(policy, family, turns)
     asks = sum("tool_calls" not in parse_message(turn.removesuffix(family.end)) for turn in turns)
     sampler = AgentSampler(lambda: Asks(asks), [add] if tools else (), max_turns=len(turns), **options)
-    [[conversation]] = sampler.sample(policy, [{"prompt": ASKED}], 1)
+    groups: list[list[Conversation]] = sampler.sample(policy, [{"prompt": ASKED}], 1)
+    [[conversation]] = groups
     assert len(conversation.turns) == len(turns)
     check_exactness(family, policy, conversation)
     return conversation

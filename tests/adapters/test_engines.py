@@ -19,6 +19,7 @@ from torch import Tensor
 
 from grpo import GRPOConfig, GRPOTrainer
 from grpo_adapters.huggingface import Completion, SamplingConfig
+from grpo_adapters.huggingface.decoding.sampling import next_token_probabilities
 from grpo_adapters.huggingface.engines import (
     VLLM,
     EngineAnswerError,
@@ -34,7 +35,6 @@ from grpo_adapters.huggingface.engines import (
     session,
 )
 from grpo_adapters.huggingface.engines.weights import checksum
-from grpo_adapters.huggingface.sampling import next_token_probabilities
 
 DOCUMENTATION = Path(__file__).parents[2] / "docs"
 LORA = LoraConfig(r=2, target_modules=["q_proj", "v_proj"], init_lora_weights=False)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from grpo import GRPOConfig, GRPOTrainer
 from grpo_adapters.huggingface import CausalLMPolicy, Completion, SamplingConfig
-from grpo_adapters.huggingface.long_positions import length_of_switch
+from grpo_adapters.huggingface.models.long_positions import length_of_switch
 
 SWITCH = int(LONG_ROPE["original_max_position_embeddings"])
 PHIMOE_ROPE = LONG_ROPE | {"rope_parameters": LONG_ROPE["rope_parameters"] | {"short_mscale": 1.0, "long_mscale": 1.3}}

@@ -40,7 +40,7 @@ from grpo_adapters.huggingface import (
     SequenceClassificationReward,
     UnsafeModelError,
 )
-from grpo_adapters.huggingface.loading import load_pretrained
+from grpo_adapters.huggingface.models.loading import load_pretrained
 
 SPECIAL = ["[PAD]", "[CLS]", "[SEP]", "[UNK]", "<user>", "<assistant>", "<end>"]
 WORDS = [*SPECIAL, *(f"w{number}" for number in range(40))]

@@ -28,7 +28,7 @@ from grpo_adapters.huggingface import (
     RewardFunctionError,
     math_reward,
 )
-from grpo_adapters.huggingface.ready_rewards import final_answer
+from grpo_adapters.huggingface.rewards.ready_rewards import final_answer
 
 ONE, TWO, THREE = Completion((5,), "one"), Completion((6, 7), "two"), Completion((8, 9, 10), "three")
 QUESTION = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Count."}]

@@ -12,12 +12,12 @@ from torch import Tensor
 
 from grpo import Evaluation
 from grpo_adapters.huggingface import Completion
-from grpo_adapters.huggingface.conversations import Conversation, Turn
-from grpo_adapters.huggingface.length_buckets import cost_of_calls
-from grpo_adapters.huggingface.shared_prompts import RowsAfterPrompts, SharedPrompts
+from grpo_adapters.huggingface.policies.length_buckets import cost_of_calls
+from grpo_adapters.huggingface.policies.shared_prompts import RowsAfterPrompts, SharedPrompts
+from grpo_adapters.huggingface.text.conversations import Conversation, Turn
 
-LAYOUT_MODULE = "grpo_adapters.huggingface.row_layout"
-KEEPS_MORE = {"mamba", "lfm2"}
+LAYOUT_MODULE = "grpo_adapters.huggingface.policies.row_layout"
+KEEPS_MORE = ("lfm2", "mamba")
 SHARING = [family for family in FAMILIES if family not in KEEPS_MORE]
 LONG = "a b a b 12+34 = 5+6"  # longer than the windows of those that have any
 PROMPTS = [LONG, "1+2=", LONG, "7", LONG, "1+2="]

@@ -19,7 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from grpo_adapters.huggingface import OutputHead, plain_token_log_probs, token_log_probs
 
-module = importlib.import_module("grpo_adapters.huggingface.token_log_probs")
+module = importlib.import_module("grpo_adapters.huggingface.models.token_log_probs")
 
 LOG_2, LOG_3 = 0.6931472, 1.0986123
 FLOAT_TOLERANCE = {"rtol": 1e-4, "atol": 1e-5}

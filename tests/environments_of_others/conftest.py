@@ -4,5 +4,10 @@ from __future__ import annotations
 
 import importlib.util
 
-PACKAGES = {"openenv": "test_openenv.py", "skyrl_gym": "test_skyrl.py", "verifiers": "test_verifiers.py"}
+PACKAGES = {
+    "openenv": "test_openenv.py",
+    "renderers": "test_renderers.py",
+    "skyrl_gym": "test_skyrl.py",
+    "verifiers": "test_verifiers.py",
+}
 collect_ignore = [file for package, file in PACKAGES.items() if importlib.util.find_spec(package) is None]

@@ -39,7 +39,7 @@ from grpo_adapters.huggingface import (
     SamplingConfig,
     SequenceClassificationReward,
 )
-from grpo_adapters.huggingface.sampling import cumulative_sums, fixed_point_sums
+from grpo_adapters.huggingface.decoding.sampling import cumulative_sums, fixed_point_sums
 
 pytestmark = pytest.mark.usefixtures("deterministic")
 

@@ -16,12 +16,7 @@ from grpo_adapters.huggingface.agents import (
     Tool,
     parse_message,
 )
-from grpo_adapters.huggingface.causal_lm_actor_critic import CausalLMActorCritic
-from grpo_adapters.huggingface.causal_lm_policy import CausalLMPolicy
-from grpo_adapters.huggingface.character_tokenizer import character_tokenizer
-from grpo_adapters.huggingface.completion_batch import CompletionBatch
-from grpo_adapters.huggingface.completions import Completion
-from grpo_adapters.huggingface.conversations import Conversation, Turn
+from grpo_adapters.huggingface.decoding.sampling import SamplingConfig
 from grpo_adapters.huggingface.environments import (
     openenv_environment,
     skyrl_environment,
@@ -29,15 +24,20 @@ from grpo_adapters.huggingface.environments import (
     trl_environment,
     verifiers_environment,
 )
-from grpo_adapters.huggingface.loading import ModelNotFoundError, UnsafeModelError
-from grpo_adapters.huggingface.output_head import OutputHead, plain_token_log_probs
-from grpo_adapters.huggingface.preferences import preferences_of
-from grpo_adapters.huggingface.ready_rewards import FormatReward, OverlongPenalty, math_reward
-from grpo_adapters.huggingface.reward_functions import FunctionReward, RewardFunctionError
-from grpo_adapters.huggingface.sampling import SamplingConfig
-from grpo_adapters.huggingface.sequence_classification import SequenceClassificationReward
-from grpo_adapters.huggingface.states import describe_completion
-from grpo_adapters.huggingface.token_log_probs import token_log_probs
+from grpo_adapters.huggingface.models.loading import ModelNotFoundError, UnsafeModelError
+from grpo_adapters.huggingface.models.output_head import OutputHead, plain_token_log_probs
+from grpo_adapters.huggingface.models.token_log_probs import token_log_probs
+from grpo_adapters.huggingface.policies.causal_lm_actor_critic import CausalLMActorCritic
+from grpo_adapters.huggingface.policies.causal_lm_policy import CausalLMPolicy
+from grpo_adapters.huggingface.policies.completion_batch import CompletionBatch
+from grpo_adapters.huggingface.policies.preferences import preferences_of
+from grpo_adapters.huggingface.rewards.ready_rewards import FormatReward, OverlongPenalty, math_reward
+from grpo_adapters.huggingface.rewards.reward_functions import FunctionReward, RewardFunctionError
+from grpo_adapters.huggingface.rewards.sequence_classification import SequenceClassificationReward
+from grpo_adapters.huggingface.text.character_tokenizer import character_tokenizer
+from grpo_adapters.huggingface.text.completions import Completion
+from grpo_adapters.huggingface.text.conversations import Conversation, Turn
+from grpo_adapters.huggingface.text.states import describe_completion
 
 __all__ = [
     "AgentSampler",

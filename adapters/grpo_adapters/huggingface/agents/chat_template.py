@@ -7,9 +7,9 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from grpo_adapters.huggingface.chat_templates import rendered
-from grpo_adapters.huggingface.conversations import Message
-from grpo_adapters.huggingface.states import ends_in_own_words
+from grpo_adapters.huggingface.text.chat_templates import rendered
+from grpo_adapters.huggingface.text.conversations import Message
+from grpo_adapters.huggingface.text.states import ends_in_own_words
 
 
 class ChatTemplateError(ValueError):

@@ -16,9 +16,9 @@ from grpo_adapters.huggingface.agents.environments import (
 )
 from grpo_adapters.huggingface.agents.history import History
 from grpo_adapters.huggingface.agents.tools import Tool, ToolCallError
-from grpo_adapters.huggingface.completions import Completion
-from grpo_adapters.huggingface.conversations import Conversation, Message, Turn
 from grpo_adapters.huggingface.event_loop import called
+from grpo_adapters.huggingface.text.completions import Completion
+from grpo_adapters.huggingface.text.conversations import Conversation, Message, Turn
 
 
 @dataclass(frozen=True, slots=True)

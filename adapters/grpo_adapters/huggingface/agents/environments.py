@@ -7,7 +7,7 @@ from typing import Any
 
 from typing_extensions import Protocol, runtime_checkable
 
-from grpo_adapters.huggingface.conversations import Message
+from grpo_adapters.huggingface.text.conversations import Message
 
 
 class TextEnvironmentError(RuntimeError):

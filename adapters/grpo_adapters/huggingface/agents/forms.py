@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from grpo_adapters.huggingface.conversations import Message
+from grpo_adapters.huggingface.text.conversations import Message
 
 
 def with_thinking_inside(message: Message, text: str) -> Message:

@@ -9,8 +9,8 @@ from transformers import PreTrainedTokenizerBase
 from grpo_adapters.huggingface.agents.chat_template import ChatTemplate, ChatTemplateError
 from grpo_adapters.huggingface.agents.forms import simpler_forms, with_thinking_inside
 from grpo_adapters.huggingface.agents.messages import message_of
-from grpo_adapters.huggingface.completions import Completion
-from grpo_adapters.huggingface.conversations import Message
+from grpo_adapters.huggingface.text.completions import Completion
+from grpo_adapters.huggingface.text.conversations import Message
 
 
 class History:

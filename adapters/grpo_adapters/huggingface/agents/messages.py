@@ -9,7 +9,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from grpo_adapters.huggingface.conversations import Message
+from grpo_adapters.huggingface.text.conversations import Message
 
 TAGGED_CALL = re.compile(r"<tool_call>\s*(.*?)\s*</tool_call>", re.DOTALL)
 CHANNEL = re.compile(

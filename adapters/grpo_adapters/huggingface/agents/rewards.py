@@ -8,7 +8,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
-from grpo_adapters.huggingface.conversations import Action, Conversation
+from grpo_adapters.huggingface.text.conversations import Action, Conversation
 
 Per = Literal["conversation", "turn"]
 

@@ -12,13 +12,13 @@ from grpo_adapters.huggingface.agents.dialogue import Dialogue, Limits, environm
 from grpo_adapters.huggingface.agents.environments import TextEnvironment, checked_opening
 from grpo_adapters.huggingface.agents.history import History
 from grpo_adapters.huggingface.agents.tools import tools_by_name
-from grpo_adapters.huggingface.causal_lm_policy import CausalLMPolicy
-from grpo_adapters.huggingface.chat_templates import template_options
-from grpo_adapters.huggingface.conversations import Conversation, Message, rows_of
+from grpo_adapters.huggingface.decoding.sampling import SamplingConfig
 from grpo_adapters.huggingface.event_loop import run_together
-from grpo_adapters.huggingface.model_setup import end_tokens, longest_prompt
-from grpo_adapters.huggingface.sampling import SamplingConfig
-from grpo_adapters.huggingface.states import prompt_of
+from grpo_adapters.huggingface.models.model_setup import end_tokens, longest_prompt
+from grpo_adapters.huggingface.policies.causal_lm_policy import CausalLMPolicy
+from grpo_adapters.huggingface.text.chat_templates import template_options
+from grpo_adapters.huggingface.text.conversations import Message, rows_of
+from grpo_adapters.huggingface.text.states import prompt_of
 
 
 class AgentSampler:
@@ -84,8 +84,8 @@ class AgentSampler:
 
     def sample(
         self, policy: CausalLMPolicy, states: Sequence[Any], num_actions_per_state: int, **overrides: Any
-    ) -> list[list[Conversation]]:
-        """A group of conversations for each state.
+    ) -> list[list[Any]]:
+        """A group of conversations, each a :class:`Conversation`, for each state.
 
         Args:
             policy: speaks.

@@ -9,8 +9,8 @@ from typing import Any
 
 from typing_extensions import Protocol
 
+from grpo_adapters.huggingface.decoding.sampling import SamplingConfig
 from grpo_adapters.huggingface.engines.server import Server
-from grpo_adapters.huggingface.sampling import SamplingConfig
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,12 +14,12 @@ from peft import PeftModel
 from torch import Tensor
 from torch.multiprocessing.reductions import reduce_tensor
 
-from grpo_adapters.huggingface.causal_lm_policy import CausalLMPolicy
 from grpo_adapters.huggingface.engines.dialect import Dialect
 from grpo_adapters.huggingface.engines.errors import EngineWeightsError
 from grpo_adapters.huggingface.engines.server import Server
 from grpo_adapters.huggingface.engines.vllm_dialect import paused
 from grpo_adapters.huggingface.event_loop import in_thread, together
+from grpo_adapters.huggingface.policies.causal_lm_policy import CausalLMPolicy
 
 
 class IPCTransfer:

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 
 import torch
 
-from grpo_adapters.huggingface.causal_lm_policy import CausalLMPolicy
+from grpo_adapters.huggingface.decoding.sampling import SamplingConfig
 from grpo_adapters.huggingface.engines.dialect import Answer
 from grpo_adapters.huggingface.engines.errors import EngineAnswerError, EngineModelError, EngineWeightsError
-from grpo_adapters.huggingface.model_setup import num_embeddings
-from grpo_adapters.huggingface.sampling import SamplingConfig
+from grpo_adapters.huggingface.models.model_setup import num_embeddings
+from grpo_adapters.huggingface.policies.causal_lm_policy import CausalLMPolicy
 
 PROBE = SamplingConfig(temperature=2.0, max_new_tokens=8)  # log-probs of before the temperature would differ
 PROBE_COUNT = 4

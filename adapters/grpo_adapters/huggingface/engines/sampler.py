@@ -11,8 +11,7 @@ from typing import Any
 import httpx
 
 from grpo import ImportanceCorrection
-from grpo_adapters.huggingface.causal_lm_policy import CausalLMPolicy
-from grpo_adapters.huggingface.completions import Completion
+from grpo_adapters.huggingface.decoding.sampling import SamplingConfig
 from grpo_adapters.huggingface.engines.dialect import Dialect, Question
 from grpo_adapters.huggingface.engines.server import Server
 from grpo_adapters.huggingface.engines.servers import Servers
@@ -22,10 +21,11 @@ from grpo_adapters.huggingface.engines.transfer import FolderTransfer, WeightTra
 from grpo_adapters.huggingface.engines.vllm_dialect import VLLM
 from grpo_adapters.huggingface.engines.weights import checksum, version_name
 from grpo_adapters.huggingface.event_loop import run_together, together
-from grpo_adapters.huggingface.model_setup import longest_prompt
-from grpo_adapters.huggingface.policy_state import changing_weights
-from grpo_adapters.huggingface.prompts import encode_prompts
-from grpo_adapters.huggingface.sampling import SamplingConfig
+from grpo_adapters.huggingface.models.model_setup import longest_prompt
+from grpo_adapters.huggingface.policies.causal_lm_policy import CausalLMPolicy
+from grpo_adapters.huggingface.policies.policy_state import changing_weights
+from grpo_adapters.huggingface.text.completions import Completion
+from grpo_adapters.huggingface.text.prompts import encode_prompts
 
 STATE_NAMES = {"calls", "weights_version", "checksum"}
 

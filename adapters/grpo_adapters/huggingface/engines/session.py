@@ -8,13 +8,13 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from grpo_adapters.huggingface.completions import Completion
 from grpo_adapters.huggingface.engines.dialect import Answer, Question
 from grpo_adapters.huggingface.engines.errors import EngineAnswerError
 from grpo_adapters.huggingface.engines.server import NoAnswerError, StatusError
 from grpo_adapters.huggingface.engines.servers import Servers
 from grpo_adapters.huggingface.engines.synchronised import WeightsLostError
-from grpo_adapters.huggingface.model_setup import end_tokens
+from grpo_adapters.huggingface.models.model_setup import end_tokens
+from grpo_adapters.huggingface.text.completions import Completion
 
 CONCURRENT = 256  # requests under way
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 5.0  # seconds before an attempt is repeated

@@ -7,15 +7,15 @@ from dataclasses import replace
 
 from peft import PeftModel
 
-from grpo_adapters.huggingface.causal_lm_policy import CausalLMPolicy
+from grpo_adapters.huggingface.decoding.sampling import SamplingConfig
 from grpo_adapters.huggingface.engines.dialect import Answer, Dialect, InterruptedAnswerError, Question, Served
 from grpo_adapters.huggingface.engines.errors import EngineAnswerError, EngineModelError, EngineWeightsError
 from grpo_adapters.huggingface.engines.probe import PROBE, PROBE_COUNT, check_agreement, check_answer, probe_prompt
 from grpo_adapters.huggingface.engines.server import NoAnswerError, Server, StatusError
 from grpo_adapters.huggingface.engines.transfer import WeightTransfer
 from grpo_adapters.huggingface.engines.weights import run_of
-from grpo_adapters.huggingface.model_setup import num_embeddings
-from grpo_adapters.huggingface.sampling import SamplingConfig
+from grpo_adapters.huggingface.models.model_setup import num_embeddings
+from grpo_adapters.huggingface.policies.causal_lm_policy import CausalLMPolicy
 
 
 class WeightsLostError(Exception):

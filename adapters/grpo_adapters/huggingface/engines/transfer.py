@@ -13,9 +13,9 @@ from peft import PeftModel
 from transformers.utils import logging as transformers_logging
 from typing_extensions import Protocol
 
-from grpo_adapters.huggingface.causal_lm_policy import CausalLMPolicy
 from grpo_adapters.huggingface.engines.dialect import Dialect
 from grpo_adapters.huggingface.engines.server import Server
+from grpo_adapters.huggingface.policies.causal_lm_policy import CausalLMPolicy
 
 
 class WeightTransfer(Protocol):

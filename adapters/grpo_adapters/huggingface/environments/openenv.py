@@ -7,9 +7,9 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from grpo_adapters.huggingface.conversations import Message
 from grpo_adapters.huggingface.environments.openings import opening_with, seed_of
 from grpo_adapters.huggingface.event_loop import called
+from grpo_adapters.huggingface.text.conversations import Message
 
 NOT_OBSERVED = ("done", "reward", "metadata")
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from grpo_adapters.huggingface.conversations import Message
-from grpo_adapters.huggingface.states import prompt_of
+from grpo_adapters.huggingface.text.conversations import Message
+from grpo_adapters.huggingface.text.states import prompt_of
 
 
 def messages_of(state: Any) -> list[Message]:

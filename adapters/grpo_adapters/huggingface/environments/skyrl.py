@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from grpo_adapters.huggingface.conversations import Message
 from grpo_adapters.huggingface.environments.openings import messages_of
+from grpo_adapters.huggingface.text.conversations import Message
 
 
 class SkyRLEnvironment:

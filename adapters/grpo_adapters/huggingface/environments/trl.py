@@ -6,9 +6,9 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from grpo_adapters.huggingface.conversations import Message
 from grpo_adapters.huggingface.environments.openings import opening_with
 from grpo_adapters.huggingface.event_loop import called
+from grpo_adapters.huggingface.text.conversations import Message
 
 Factory = Callable[[], Any]
 

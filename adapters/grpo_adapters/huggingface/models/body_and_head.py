@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from grpo_adapters.huggingface.output_head import OutputHead, logits_of
+from grpo_adapters.huggingface.models.output_head import OutputHead, logits_of
 
 NUM_PROBED_TOKENS = 4
 SCALES_HIDDEN_STATES = {"minicpm3"}

@@ -10,8 +10,8 @@ from typing import Any
 import jinja2
 from transformers import PreTrainedTokenizerBase
 
-from grpo_adapters.huggingface.conversations import Message
-from grpo_adapters.huggingface.states import ends_in_own_words
+from grpo_adapters.huggingface.text.conversations import Message
+from grpo_adapters.huggingface.text.states import ends_in_own_words
 
 KWARGS_COLUMN = "chat_template_kwargs"
 

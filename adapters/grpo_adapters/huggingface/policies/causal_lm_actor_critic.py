@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from grpo import Evaluation, ValueEstimates
-from grpo_adapters.huggingface.causal_lm_policy import CausalLMPolicy
-from grpo_adapters.huggingface.completion_batch import CompletionBatch
-from grpo_adapters.huggingface.loading import expanded
+from grpo_adapters.huggingface.models.loading import expanded
+from grpo_adapters.huggingface.policies.causal_lm_policy import CausalLMPolicy
+from grpo_adapters.huggingface.policies.completion_batch import CompletionBatch
 
 VALUE_HEAD_FILE = "value_head.safetensors"
 

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from grpo_adapters.huggingface.completions import Completion
-from grpo_adapters.huggingface.decoder import Decoder, DecodingTraits
-from grpo_adapters.huggingface.sampling import SamplingConfig, draw_tokens, drawn_log_probs
+from grpo_adapters.huggingface.decoding.decoder import Decoder, DecodingTraits
+from grpo_adapters.huggingface.decoding.sampling import SamplingConfig, draw_tokens, drawn_log_probs
+from grpo_adapters.huggingface.text.completions import Completion
 
 SHRINKING_FRACTION = 7 / 8  # the batch shrinks once an eighth of its rows has ended
 

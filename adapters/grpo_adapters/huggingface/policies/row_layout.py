@@ -9,18 +9,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from grpo_adapters.huggingface.at_decisions import Compute, PackedRows, RowProbe, WholeRows, at_decisions
-from grpo_adapters.huggingface.completion_batch import CompletionBatch
-from grpo_adapters.huggingface.decoder import DecodingTraits
-from grpo_adapters.huggingface.length_buckets import (
+from grpo_adapters.huggingface.decoding.decoder import DecodingTraits
+from grpo_adapters.huggingface.models.long_positions import parts_by_length
+from grpo_adapters.huggingface.policies.at_decisions import Compute, PackedRows, RowProbe, WholeRows, at_decisions
+from grpo_adapters.huggingface.policies.completion_batch import CompletionBatch
+from grpo_adapters.huggingface.policies.length_buckets import (
     attention_cost,
     call_overhead,
     cost_of_calls,
     length_buckets,
     packed_buckets,
 )
-from grpo_adapters.huggingface.long_positions import parts_by_length
-from grpo_adapters.huggingface.shared_prompts import (
+from grpo_adapters.huggingface.policies.shared_prompts import (
     RowsAfterPrompts,
     SharedPrompts,
     computes_layers_again,

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from grpo import Segments
-from grpo_adapters.huggingface.completion_batch import CompletionBatch
-from grpo_adapters.huggingface.completions import Completion
-from grpo_adapters.huggingface.conversations import Turn
-from grpo_adapters.huggingface.decoding_traits import REFUSALS, probed_tokens
+from grpo_adapters.huggingface.decoding.decoding_traits import REFUSALS, probed_tokens
+from grpo_adapters.huggingface.policies.completion_batch import CompletionBatch
+from grpo_adapters.huggingface.text.completions import Completion
+from grpo_adapters.huggingface.text.conversations import Turn
 
 Compute = Callable[..., Tensor]
 """Makes [K, L, X] of token ids [K, L], and of what else a model takes by keyword."""

@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from grpo_adapters.huggingface.completions import Completion
-from grpo_adapters.huggingface.decoder import Decoder, DecodingTraits, keeps_every_token
-from grpo_adapters.huggingface.generation import draw_completions, sample_completions
-from grpo_adapters.huggingface.sampling import SamplingConfig
+from grpo_adapters.huggingface.decoding.decoder import Decoder, DecodingTraits, keeps_every_token
+from grpo_adapters.huggingface.decoding.generation import draw_completions, sample_completions
+from grpo_adapters.huggingface.decoding.sampling import SamplingConfig
+from grpo_adapters.huggingface.text.completions import Completion
 
 
 @dataclass(frozen=True, slots=True)

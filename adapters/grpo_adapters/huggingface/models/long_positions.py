@@ -16,7 +16,7 @@ from typing import Any
 from torch import Tensor
 
 from grpo import Segments
-from grpo_adapters.huggingface.completion_batch import CompletionBatch
+from grpo_adapters.huggingface.policies.completion_batch import CompletionBatch
 
 
 def length_of_switch(model: Any) -> int | None:

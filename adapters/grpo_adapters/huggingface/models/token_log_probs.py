@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from grpo_adapters.huggingface.output_head import OutputHead, check_shapes, plain_token_log_probs, result_dtype
+from grpo_adapters.huggingface.models.output_head import OutputHead, check_shapes, plain_token_log_probs, result_dtype
 
 CHUNK_BYTES = 16 * 2**20
 CHUNK_ALIGNMENT = 64  # columns, where there are more: what matrix products like best

@@ -7,8 +7,8 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from grpo_adapters.huggingface.chat_templates import KWARGS_COLUMN, rendered, template_options
-from grpo_adapters.huggingface.states import Prompt, prompt_of
+from grpo_adapters.huggingface.text.chat_templates import KWARGS_COLUMN, rendered, template_options
+from grpo_adapters.huggingface.text.states import Prompt, prompt_of
 
 
 def encode_prompts(

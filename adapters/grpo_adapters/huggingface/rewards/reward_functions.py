@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from grpo import NonFiniteError, PartialRewards, RewardModel, Stateful
-from grpo_adapters.huggingface.conversations import Action, Conversation
 from grpo_adapters.huggingface.event_loop import is_async, run_together
-from grpo_adapters.huggingface.states import Exchange, columns_of, exchanges_of
+from grpo_adapters.huggingface.text.conversations import Action, Conversation
+from grpo_adapters.huggingface.text.states import Exchange, columns_of, exchanges_of
 
 OWN_ARGUMENTS = ("prompts", "completions", "completion_ids", "environment_rewards")
 VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from grpo_adapters.huggingface.completions import Completion
-from grpo_adapters.huggingface.conversations import Action, Conversation, Message
+from grpo_adapters.huggingface.text.completions import Completion
+from grpo_adapters.huggingface.text.conversations import Action, Conversation, Message
 
 Prompt = str | list[Message]
 

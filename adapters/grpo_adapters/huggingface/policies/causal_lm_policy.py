@@ -15,15 +15,13 @@ from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from grpo import Evaluation
-from grpo_adapters.huggingface.body_and_head import described_head, hidden_states, is_body_and_head
-from grpo_adapters.huggingface.completion_batch import CompletionBatch, check_fits
-from grpo_adapters.huggingface.completions import Completion
-from grpo_adapters.huggingface.conversations import Action, Conversation, Turn, check_actions
-from grpo_adapters.huggingface.decoding_traits import traits_of
-from grpo_adapters.huggingface.generation import sample_completions
-from grpo_adapters.huggingface.kept_turns import KeptTurns
-from grpo_adapters.huggingface.loading import load_pretrained
-from grpo_adapters.huggingface.model_setup import (
+from grpo_adapters.huggingface.decoding.decoding_traits import traits_of
+from grpo_adapters.huggingface.decoding.generation import sample_completions
+from grpo_adapters.huggingface.decoding.kept_turns import KeptTurns
+from grpo_adapters.huggingface.decoding.sampling import SamplingConfig
+from grpo_adapters.huggingface.models.body_and_head import described_head, hidden_states, is_body_and_head
+from grpo_adapters.huggingface.models.loading import load_pretrained
+from grpo_adapters.huggingface.models.model_setup import (
     check_causal_lm,
     check_does_not_look_ahead,
     check_tokenizer,
@@ -36,17 +34,19 @@ from grpo_adapters.huggingface.model_setup import (
     with_adapters,
     without_adapters,
 )
-from grpo_adapters.huggingface.output_head import log_probs_of_logits
-from grpo_adapters.huggingface.policy_state import changing_weights, check_policy_state
-from grpo_adapters.huggingface.prompts import encode_prompts
-from grpo_adapters.huggingface.row_layout import RowLayout
-from grpo_adapters.huggingface.sampling import SamplingConfig
-from grpo_adapters.huggingface.token_log_probs import token_log_probs
-from grpo_adapters.huggingface.training_mode import (
+from grpo_adapters.huggingface.models.output_head import log_probs_of_logits
+from grpo_adapters.huggingface.models.token_log_probs import token_log_probs
+from grpo_adapters.huggingface.models.training_mode import (
     enter_training_without_noise,
     noisy_in_training,
     switch_dropout_off,
 )
+from grpo_adapters.huggingface.policies.completion_batch import CompletionBatch, check_fits
+from grpo_adapters.huggingface.policies.policy_state import changing_weights, check_policy_state
+from grpo_adapters.huggingface.policies.row_layout import RowLayout
+from grpo_adapters.huggingface.text.completions import Completion
+from grpo_adapters.huggingface.text.conversations import Action, Conversation, Turn, check_actions
+from grpo_adapters.huggingface.text.prompts import encode_prompts
 
 
 class CausalLMPolicy:

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from grpo_adapters.huggingface.decoder import Decoder, DecodingTraits
-from grpo_adapters.huggingface.long_positions import length_of_switch
+from grpo_adapters.huggingface.decoding.decoder import Decoder, DecodingTraits
+from grpo_adapters.huggingface.models.long_positions import length_of_switch
 
 REFUSALS = (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError)
 """What a model raises that is given a cache or a mask it does not know."""

@@ -8,13 +8,13 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from grpo import Preference
-from grpo_adapters.huggingface.causal_lm_policy import CausalLMPolicy
-from grpo_adapters.huggingface.chat_templates import rendered, template_options
-from grpo_adapters.huggingface.completions import Completion
-from grpo_adapters.huggingface.conversations import Message
-from grpo_adapters.huggingface.model_setup import end_tokens, longest_prompt
-from grpo_adapters.huggingface.prompts import encode_prompts
-from grpo_adapters.huggingface.states import Prompt, ends_in_own_words, prompt_of
+from grpo_adapters.huggingface.models.model_setup import end_tokens, longest_prompt
+from grpo_adapters.huggingface.policies.causal_lm_policy import CausalLMPolicy
+from grpo_adapters.huggingface.text.chat_templates import rendered, template_options
+from grpo_adapters.huggingface.text.completions import Completion
+from grpo_adapters.huggingface.text.conversations import Message
+from grpo_adapters.huggingface.text.prompts import encode_prompts
+from grpo_adapters.huggingface.text.states import Prompt, ends_in_own_words, prompt_of
 
 ANSWERS = ("chosen", "rejected")
 EXPECTED = (

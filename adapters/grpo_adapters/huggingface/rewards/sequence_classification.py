@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedTokenizerBase
 
-from grpo_adapters.huggingface.completions import Completion
-from grpo_adapters.huggingface.loading import load_pretrained
-from grpo_adapters.huggingface.ready_rewards import text_of
-from grpo_adapters.huggingface.states import Exchange, Prompt, exchanges_of
+from grpo_adapters.huggingface.models.loading import load_pretrained
+from grpo_adapters.huggingface.rewards.ready_rewards import text_of
+from grpo_adapters.huggingface.text.completions import Completion
+from grpo_adapters.huggingface.text.states import Exchange, Prompt, exchanges_of
 
 UNLIMITED = 10**9
 """From this number of tokens on a tokenizer's limit means that it knows none."""
@@ -54,7 +54,7 @@ class SequenceClassificationReward:
 
     Example:
         >>> from transformers import GPT2Config, GPT2ForSequenceClassification
-        >>> from grpo_adapters.huggingface.character_tokenizer import character_tokenizer
+        >>> from grpo_adapters.huggingface.text.character_tokenizer import character_tokenizer
         >>> tokenizer = character_tokenizer("0123456789+=")
         >>> config = GPT2Config(vocab_size=len(tokenizer), n_embd=16, n_layer=1, n_head=2, num_labels=1)
         >>> reward = SequenceClassificationReward(GPT2ForSequenceClassification(config), tokenizer)

@@ -13,10 +13,10 @@ from torch import Tensor
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
-from grpo_adapters.huggingface.at_decisions import Compute, RowProbe, WholeRows, rows_of_rectangle
-from grpo_adapters.huggingface.completion_batch import CompletionBatch
-from grpo_adapters.huggingface.decoder import DecodingTraits
-from grpo_adapters.huggingface.length_buckets import cost_of_calls
+from grpo_adapters.huggingface.decoding.decoder import DecodingTraits
+from grpo_adapters.huggingface.policies.at_decisions import Compute, RowProbe, WholeRows, rows_of_rectangle
+from grpo_adapters.huggingface.policies.completion_batch import CompletionBatch
+from grpo_adapters.huggingface.policies.length_buckets import cost_of_calls
 
 SHARED_LAYERS = (DynamicLayer, DynamicSlidingWindowLayer)
 """Caches of attention; what a recurrent layer keeps is written in place, so that no gradient goes through it."""

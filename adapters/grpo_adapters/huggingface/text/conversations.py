@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from grpo_adapters.huggingface.completions import Completion, check_completion
+from grpo_adapters.huggingface.text.completions import Completion, check_completion
 
 Message = dict[str, Any]
 

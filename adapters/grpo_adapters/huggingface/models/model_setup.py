@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.activations import NewGELUActivation
 
-from grpo_adapters.huggingface.adapter_targets import with_targets
-from grpo_adapters.huggingface.loading import expanded, load_pretrained, refuse_pickles
+from grpo_adapters.huggingface.models.adapter_targets import with_targets
+from grpo_adapters.huggingface.models.loading import expanded, load_pretrained, refuse_pickles
 
 ADAPTER_CONFIG = "adapter_config.json"
 

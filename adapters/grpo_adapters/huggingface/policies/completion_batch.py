@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from grpo import Segments
-from grpo_adapters.huggingface.completions import Completion
-from grpo_adapters.huggingface.conversations import Turn, rows_of
+from grpo_adapters.huggingface.text.completions import Completion
+from grpo_adapters.huggingface.text.conversations import Turn, rows_of
 
 
 class CompletionBatch:

@@ -1,0 +1,1 @@
+"""A model of Hugging Face, and what is asked of it before it can be trained."""

@@ -1,0 +1,1 @@
+"""Language models as policies: completions and conversations encoded and evaluated."""

@@ -1,0 +1,1 @@
+"""Reward models for what a language model says."""
