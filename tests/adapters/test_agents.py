@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, cast
 
+import numpy
 import pytest
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerBase
@@ -24,6 +26,7 @@ from grpo_adapters.huggingface import (
     SamplingConfig,
     TextEnvironmentError,
     character_tokenizer,
+    parse_message,
 )
 from grpo_adapters.huggingface.text.conversations import Message
 
@@ -179,16 +182,53 @@ FAILURES = [
     (call("fail"), "error: fail raised KeyError: 'nothing there'"),
     (call("sleep", seconds=1), "error: sleep took longer than 0.1 seconds"),
     (call("strange"), "error: strange returned a object, which cannot be written as text"),
+    ('<tool_call>{"name": "add"}</tool_call>', "error: add was called with wrong arguments: first: Missing required"),
+    (call("wait", timeout=1, function="x"), "error: wait took longer than 0.1 seconds"),
+    (call("leave"), "error: leave raised RuntimeError: SystemExit: 3"),
+    (call("leave_soon"), "error: leave_soon raised RuntimeError: SystemExit: 4"),
+    (call("half"), "error: half returned a str, which cannot be written as text"),
 ]
+
+
+def wait(timeout: float, function: str) -> None:
+    """Wait.
+
+    Args:
+        timeout: seconds.
+        function: anything, by a name that others use.
+    """
+    threading.Event().wait(timeout)
+
+
+def leave() -> None:
+    """Leave."""
+    sys.exit(3)
+
+
+async def leave_soon() -> None:
+    """Leave, in the event loop."""
+    sys.exit(4)
+
+
+def half() -> str:
+    """Say half of a character."""
+    return "\ud800"
 
 
 @pytest.mark.parametrize(("said", "answer"), FAILURES)
 def test_what_goes_wrong_is_told_to_the_model_and_counted(said: str, answer: str) -> None:
-    sampler = AgentSampler(tools=[add, sleep, fail, strange], timeout=0.1)
+    sampler = AgentSampler(tools=[add, sleep, fail, strange, wait, leave, leave_soon, half], timeout=0.1)
     [[conversation]] = Scripted(said, "sorry").talk(sampler)
     assert conversation.messages[1]["content"].startswith(answer)
     assert conversation.ended
     assert sampler.get_metrics()["tools/failure_fraction"] == 1
+
+
+@pytest.mark.parametrize("arguments", ["[" * 100_000, '{"half of a character": "\\ud800"}'])
+def test_a_call_that_is_no_text_or_too_deep_cannot_be_read(arguments: str) -> None:
+    said = f'{{"name": "add", "arguments": {arguments}}}'
+    [own] = parse_message(f"<tool_call>{said}</tool_call>")["tool_calls"]
+    assert own["function"] == {"name": "", "arguments": said}
 
 
 def test_an_error_within_a_tool_is_not_one_of_its_arguments() -> None:
@@ -255,6 +295,31 @@ def test_environments_with_tools_of_their_own_and_closing() -> None:
     assert [conversation.reward for conversation in groups[0]] == [1.0, 1.0]
     assert scripted.read(groups[0][0].turns[0].context) == "add,buy,u:buy tea;a:"
     assert len(closed) == 2
+
+
+def test_an_environment_changes_no_row() -> None:
+    class Lock:
+        def reset(self, state: Any) -> None:
+            self.missing, self.state = state["code"], state
+            self.state["visited"] = True
+
+        def step(self, message: Message) -> tuple[list[Message], float, bool]:
+            self.missing.pop()
+            return [{"role": "user", "content": "next"}], 1.0, not self.missing
+
+    row = {"prompt": asked("open"), "code": [1, 2]}
+    [group] = Scripted("x").talk(AgentSampler(Lock), [row], 2)
+    assert [conversation.reward for conversation in group] == [2.0, 2.0]
+    assert row == {"prompt": asked("open"), "code": [1, 2]}
+
+
+SCHEMA = {"type": "function", "function": {"name": "buy", "parameters": {}}}
+
+
+@pytest.mark.parametrize("sampler", [AgentSampler(Countdown, tools=[add]), AgentSampler(tools=[add])])
+def test_a_schema_whose_calls_nobody_answers(sampler: AgentSampler) -> None:
+    with pytest.raises(ValueError, match=r"state 0 has the JSON schema .*'buy'.* whose calls nobody would answer"):
+        Scripted("x").talk(sampler, [{"prompt": asked("x"), "tools": [SCHEMA]}])
 
 
 def test_where_conversations_are_cut() -> None:
@@ -338,9 +403,12 @@ class Broken:
     def step(self, message: Message) -> Any:
         return self._give("step")
 
+    def get_tools(self) -> Any:
+        return self._give("get_tools") if "get_tools" in self.returned else []
+
     def _give(self, method: str) -> Any:
         given = self.returned.get(method)
-        if isinstance(given, Exception):
+        if isinstance(given, BaseException):
             raise given
         if given == "hang":
             threading.Event().wait(0.5)
@@ -358,6 +426,14 @@ BROKEN: list[tuple[dict[str, Any], str]] = [
     ({"step": ([], "much", True)}, r"Broken\.step returned the reward 'much', expected a finite number"),
     ({"step": ([], 0.0, False)}, r"Broken\.step returned no message, and that it is not over"),
     ({"step": ("more", 0.0, False)}, r"Broken\.step returned 'more', expected a list of messages"),
+    ({"reset": []}, r"Broken\.reset returned no message, expected at least one"),
+    ({"reset": [{"role": "user", "content": "\ud800"}]}, r"Broken\.reset returned .*half of a character"),
+    ({"reset": SystemExit(3)}, r"Broken\.reset\(.*\) raised RuntimeError: SystemExit: 3"),
+    ({"step": ([], 0.0, "False")}, r"Broken\.step returned 'False' in the third place, expected True or False"),
+    ({"step": ([], 0.0, False, {"info": 1})}, r"Broken\.step returned \{'info': 1\} in the fourth place, expected"),
+    ({"step": ([], 0.0, torch.zeros(2))}, r"Broken\.step returned tensor.* in the third place, expected"),
+    ({"get_tools": KeyError("box")}, r"Broken\.get_tools\(\) raised KeyError: 'box'"),
+    ({"get_tools": 3}, r"Broken\.get_tools returned 3, expected a list of functions"),
 ]
 
 
@@ -365,6 +441,33 @@ BROKEN: list[tuple[dict[str, Any], str]] = [
 def test_broken_environments(returned: dict[str, Any], message: str) -> None:
     with pytest.raises(TextEnvironmentError, match=message):
         Scripted("x").talk(AgentSampler(lambda: Broken(**returned), timeout=0.1))
+
+
+def test_flags_of_other_libraries_are_taken() -> None:
+    answers = [{"role": "user", "content": "go on"}]
+    for flag in (torch.tensor(False), numpy.bool_(False), 0):
+        [[conversation]] = Scripted("x").talk(
+            AgentSampler(lambda flag=flag: Broken(step=(answers, 0.0, flag)), max_turns=2)  # type: ignore[misc]
+        )
+        assert len(conversation.turns) == 2
+
+
+PARSED: list[Any] = [
+    None,
+    "text",
+    {"content": "x"},
+    {"role": "user", "content": "x"},
+    {"role": "assistant", "content": None},
+    {"role": "assistant", "content": "x", "tool_calls": ["add"]},
+    {"role": "assistant", "content": "x", "tool_calls": [{"name": "add", "arguments": {}}]},
+    {"role": "assistant", "content": "x", "tool_calls": 3},
+]
+
+
+@pytest.mark.parametrize("parsed", PARSED)
+def test_what_a_parser_may_return(parsed: Any) -> None:
+    with pytest.raises(TypeError, match=r"parse returned .*, expected \{'role': 'assistant'"):
+        Scripted("x").talk(AgentSampler(tools=[add], parse=lambda _: parsed))
 
 
 def untold(first, second: int) -> int:  # type: ignore[no-untyped-def]
@@ -389,6 +492,21 @@ WRONG: list[tuple[Callable[[], object], type[Exception], str]] = [
         lambda: Scripted("x").talk(AgentSampler(cast("Any", dict))),
         TypeError,
         "environment made a dict",
+    ),
+    (
+        lambda: Scripted("x").talk(AgentSampler(lambda countdown=Countdown(): countdown), group_size=2),
+        ValueError,
+        "environment made the same Countdown twice, expected a new one each time",
+    ),
+    (
+        lambda: Scripted("x").talk(AgentSampler(tools=[add]), [{"prompt": "x", "tools": 3}]),
+        TypeError,
+        "column 'tools' of state 0 is a int",
+    ),
+    (
+        lambda: Scripted("x").talk(AgentSampler(tools=[add], max_tokens=64)),
+        ValueError,
+        "AgentSampler has max_tokens=64, expected more than the policy's max_new_tokens=64",
     ),
     (lambda: ConversationReward("token"), ValueError, "per is 'token', expected one of 'conversation', 'turn'"),  # type: ignore[arg-type]
     (

@@ -70,7 +70,7 @@ WRONG: list[tuple[Any, str, type[Exception], str]] = [
     (OWN, STRIPS, ValueError, r"state 1 ends in the assistant's own words, 'ab0 ', which the chat template does not"),
     (OWN, DROPS, ValueError, r"state 1 ends in the assistant's own words, 'ab0 ', which the chat template does not"),
     (ASKED, REFUSES, ValueError, r"the chat template refuses the messages of state 1: no such role"),
-    (row(tools=[ab]), CHAT_TEMPLATE, ValueError, r"state 1 has column 'tools', but .* has no variable 'tools'"),
+    (row(tools=[ab]), CHAT_TEMPLATE, ValueError, r"state 1 comes with tools, but .* has no variable 'tools'"),
     (row(chat_template_kwargs={"digit": 1}), WITH_VARIABLES, ValueError, r"state 1 has 'digit' in column 'chat_temp"),
     (row(chat_template_kwargs={"tokenize": 1}), WITH_VARIABLES, ValueError, r"has no variable 'tokenize'"),
     (row(chat_template_kwargs="digits"), WITH_VARIABLES, TypeError, r"'chat_template_kwargs' of state 1 is a str"),

@@ -293,8 +293,8 @@ SYSTEM: Message = {"role": "system", "content": "Be brief."}
 PHI3 = Family("phi3", ("<|user|>", "<|assistant|>", "<|end|>", "<|system|>"), ("<|end|>",), "<|end|>", "<|end|>")
 LLAMA3 = Family("llama3", LLAMA3_1.special_tokens, LLAMA3_1.ends, LLAMA3_1.end, LLAMA3_1.call_end)
 NO_PLACE: list[tuple[Family, Says, bool, str]] = [
-    (GEMMA, Says(None), True, "state 0 has column 'tools', but the chat template of this tokenizer has no variable"),
-    (LLAMA3, Says(None), True, "state 0 has column 'tools', but the chat template of this tokenizer has no variable"),
+    (GEMMA, Says(None), True, "state 0 comes with tools, but the chat template of this tokenizer has no variable"),
+    (LLAMA3, Says(None), True, "state 0 comes with tools, but the chat template of this tokenizer has no variable"),
     (GEMMA, Says([SYSTEM, *ASKED]), False, "refuses the messages of state 0: System role not supported"),
     (PHI3, Says([*ASKED, {"role": "nobody", "content": "x"}]), False, "leaves out message 1 of state 0, of the role"),
     (QWEN3, Says([*ASKED, {"role": "assistant", "content": "It"}]), False, "state 0 ends in words of the assistant"),

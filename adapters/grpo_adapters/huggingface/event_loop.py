@@ -8,7 +8,7 @@ import functools
 import inspect
 import os
 import threading
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -47,17 +47,33 @@ def is_async(function: Any) -> bool:
     return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__)
 
 
-async def called(function: Callable[..., Any], *arguments: Any, timeout: float | None, **named: Any) -> Any:
+async def called(
+    function: Callable[..., Any], *arguments: Any, timeout: float | None, named: Mapping[str, Any] | None = None
+) -> Any:
     """What a function returns, one that blocks in a thread of its own.
 
     A thread that is still busy after ``timeout`` seconds is left to itself: it ends with the process at the latest.
     With None, a function may take for ever.
 
+    Args:
+        function: what is called.
+        arguments: of it, by place.
+        timeout: seconds that it may take.
+        named: its arguments by name.
+
     Raises:
         TimeoutError: if it takes longer.
+        RuntimeError: if it ends the process, as ``sys.exit`` does, which would end the event loop instead.
     """
-    call = functools.partial(function, *arguments, **named)
-    return await asyncio.wait_for(call() if is_async(function) else in_thread(call), timeout)
+    call = functools.partial(function, *arguments, **(named or {}))
+    return await asyncio.wait_for(_contained(call() if is_async(function) else in_thread(call)), timeout)
+
+
+async def _contained(awaited: Awaitable[T]) -> T:
+    try:
+        return await awaited
+    except (SystemExit, KeyboardInterrupt) as error:
+        raise RuntimeError(f"{type(error).__name__}: {error}") from error
 
 
 async def in_thread(call: Callable[[], T]) -> T:

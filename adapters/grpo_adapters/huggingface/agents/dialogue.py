@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -149,6 +149,21 @@ class Dialogue:
                 f"the call {str(function.get('arguments'))!r:.200} cannot be read; tools are {there_are}"
             )
         raise ToolCallError(f"there is no tool {name!r}; tools are {there_are}")
+
+
+async def environment_tools(environment: Any, timeout: float) -> Iterable[Any]:
+    """The functions that an environment lets the model call.
+
+    Raises:
+        TextEnvironmentError: if ``get_tools`` fails, or returns something else.
+    """
+    if not callable(getattr(environment, "get_tools", None)):
+        return ()
+    given = await environment_call(environment, "get_tools", timeout=timeout)
+    if not isinstance(given, Iterable):
+        name = type(environment).__name__
+        raise TextEnvironmentError(f"{name}.get_tools returned {given!r:.100}, expected a list of functions")
+    return given
 
 
 async def environment_call(environment: Any, method: str, *arguments: Any, timeout: float) -> Any:

@@ -21,7 +21,7 @@ class TextEnvironment(Protocol):
     ``get_tools() -> functions`` gives tools of this environment, methods of it for instance, besides those of the
     :class:`AgentSampler`; it is called after ``reset``. ``get_reward(messages) -> float`` is called once a conversation
     is over, however it ended, with all that was said after its opening; what it returns is added to the reward of the
-    last turn. ``close()`` is called at the end of all conversations of a step. All but ``get_tools`` may be ``async``.
+    last turn. ``close()`` is called at the end of all conversations of a step. All of them may be ``async``.
 
     Example:
         >>> class GuessTheNumber:
@@ -64,7 +64,10 @@ class TextEnvironment(Protocol):
 
 def checked_opening(returned: Any, name: str) -> list[Message] | None:
     """The messages that ``reset`` returned, None for the prompt of the state."""
-    return None if returned is None else _checked_messages(returned, f"{name}.reset")
+    messages = None if returned is None else _checked_messages(returned, f"{name}.reset")
+    if messages == []:
+        raise TextEnvironmentError(f"{name}.reset returned no message, expected at least one to begin with")
+    return messages
 
 
 def checked_answer(returned: Any, name: str) -> tuple[list[Message], float, bool, bool]:
@@ -76,11 +79,12 @@ def checked_answer(returned: Any, name: str) -> tuple[list[Message], float, bool
     messages, reward, done, cut = (*returned, False)[:4]
     checked = _checked_messages(messages, f"{name}.step")
     number = checked_reward(reward, f"{name}.step")
+    done, cut = _checked_flag(done, "third", name), _checked_flag(cut, "fourth", name)
     if not checked and not (done or cut):
         raise TextEnvironmentError(
             f"{name}.step returned no message, and that it is not over: the model needs something to answer"
         )
-    return checked, number, bool(done or cut), bool(cut)
+    return checked, number, done or cut, cut
 
 
 def checked_reward(reward: Any, source: str) -> float:
@@ -94,6 +98,26 @@ def checked_reward(reward: Any, source: str) -> float:
     return number
 
 
+def _checked_flag(flag: Any, place: str, name: str) -> bool:
+    try:
+        if flag in (False, True):
+            return bool(flag)
+    except (TypeError, ValueError, RuntimeError):
+        pass
+    raise TextEnvironmentError(
+        f"{name}.step returned {flag!r:.60} in the {place} place, expected True or False: messages, reward, whether it "
+        f"is over, and maybe whether a limit cut it"
+    )
+
+
+def _can_be_encoded(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def _checked_messages(messages: Any, source: str) -> list[Message]:
     expected = 'expected a list of messages {"role": "user", "content": "..."}'
     if not isinstance(messages, Sequence) or isinstance(messages, str | bytes):
@@ -102,4 +126,6 @@ def _checked_messages(messages: Any, source: str) -> list[Message]:
         is_message = isinstance(message, dict) and isinstance(message.get("role"), str)
         if not is_message or not isinstance(message.get("content"), str):
             raise TextEnvironmentError(f"{source} returned the message {message!r:.100}, {expected}")
+        if not _can_be_encoded(message["content"]):
+            raise TextEnvironmentError(f"{source} returned {message!r:.100}, which has half of a character in it")
     return [dict(message) for message in messages]

@@ -8,7 +8,7 @@ from transformers import PreTrainedTokenizerBase
 
 from grpo_adapters.huggingface.agents.chat_template import ChatTemplate, ChatTemplateError
 from grpo_adapters.huggingface.agents.forms import simpler_forms, with_thinking_inside
-from grpo_adapters.huggingface.agents.messages import message_of
+from grpo_adapters.huggingface.agents.messages import checked_message, message_of
 from grpo_adapters.huggingface.text.completions import Completion
 from grpo_adapters.huggingface.text.conversations import Message
 
@@ -57,7 +57,7 @@ class History:
     def message_of(self, completion: Completion) -> Message:
         """What the model said, as a message."""
         if self._parse is not None:
-            return self._parse(self._said(completion))
+            return checked_message(self._parse(self._said(completion)))
         whole = self._decoded(completion.token_ids)
         return message_of(self._tokenizer, self._said(completion), whole, self._text, self._template.schemas)
 

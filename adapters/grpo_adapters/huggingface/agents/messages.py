@@ -47,7 +47,7 @@ def parse_message(text: str) -> Message:
         return parse_message(rest.lstrip() if closed else "") | {"reasoning_content": thinking}
     tagged = TAGGED_CALL.findall(text)
     if tagged:
-        return _message(TAGGED_CALL.sub("", text).strip(), [_call_of_json(own, "arguments") for own in tagged])
+        return _message(TAGGED_CALL.sub("", text).strip(), [_call_of_json(own, "name") for own in tagged])
     stripped = text.removeprefix("<|python_tag|>").strip()
     if stripped.startswith("{") and stripped.endswith("}"):
         call = _call_of_json(stripped, "parameters")
@@ -78,6 +78,24 @@ def message_of(
     return parse_message(said)
 
 
+def checked_message(parsed: Any) -> Message:
+    """What a parser of one's own made of a turn.
+
+    Raises:
+        TypeError: if it is no message of the assistant.
+    """
+    is_message = (
+        isinstance(parsed, dict) and parsed.get("role") == "assistant" and isinstance(parsed.get("content"), str)
+    )
+    calls = (parsed.get("tool_calls") or ()) if is_message else None
+    if isinstance(calls, Sequence) and all(_is_call(call) for call in calls):
+        return parsed
+    raise TypeError(
+        f"parse returned {parsed!r:.200}, expected {{'role': 'assistant', 'content': text}}, and under 'tool_calls' a "
+        f"list of {{'type': 'function', 'function': {{'name': name, 'arguments': {{...}}}}}}"
+    )
+
+
 def _is_call(call: Any) -> bool:
     function = call.get("function") if isinstance(call, Mapping) else None
     return isinstance(function, Mapping) and isinstance(function.get("name"), str)
@@ -104,16 +122,19 @@ def _message(content: str, calls: list[dict[str, Any]]) -> Message:
     return message
 
 
-def _call_of_json(text: str, arguments: str) -> dict[str, Any]:
+def _call_of_json(text: str, mark: str) -> dict[str, Any]:
+    """The call that an object with this key stands for."""
     call = _json_or_text(text)
     if not isinstance(call, dict) or not isinstance(call.get("name"), str):
         return {"name": "", "arguments": text}
     given = call.get("arguments", call.get("parameters"))
-    return {"name": call["name"] if arguments in call or given is not None else "", "arguments": given}
+    return {"name": call["name"] if mark in call or given is not None else "", "arguments": given}
 
 
 def _json_or_text(text: str) -> Any:
     try:
-        return json.loads(text)
-    except ValueError:
+        value = json.loads(text)
+        json.dumps(value, ensure_ascii=False).encode()  # half of a character is none
+    except (ValueError, RecursionError):
         return text
+    return value

@@ -8,7 +8,7 @@ from typing import Any
 
 from grpo import DiffersFromPolicy, ImportanceCorrection, ReportsMetrics, Stateful
 from grpo_adapters.huggingface.agents.chat_template import ChatTemplate
-from grpo_adapters.huggingface.agents.dialogue import Dialogue, Limits, environment_call
+from grpo_adapters.huggingface.agents.dialogue import Dialogue, Limits, environment_call, environment_tools
 from grpo_adapters.huggingface.agents.environments import TextEnvironment, checked_opening
 from grpo_adapters.huggingface.agents.history import History
 from grpo_adapters.huggingface.agents.tools import tools_by_name
@@ -18,7 +18,7 @@ from grpo_adapters.huggingface.models.model_setup import end_tokens, longest_pro
 from grpo_adapters.huggingface.policies.causal_lm_policy import CausalLMPolicy
 from grpo_adapters.huggingface.text.chat_templates import template_options
 from grpo_adapters.huggingface.text.conversations import Message, rows_of
-from grpo_adapters.huggingface.text.states import prompt_of
+from grpo_adapters.huggingface.text.states import own_copy, prompt_of
 
 
 class AgentSampler:
@@ -89,8 +89,9 @@ class AgentSampler:
 
         Args:
             policy: speaks.
-            states: S prompts, or whatever the environment's ``reset`` takes. A row may have columns ``tools``
-                (functions, or JSON schemas of what the environment answers) and ``chat_template_kwargs`` of its own.
+            states: S prompts, or whatever the environment's ``reset`` takes, which gets a copy of a row. A row may
+                have columns ``tools`` (functions, or, where there are no others, JSON schemas of what the environment
+                answers) and ``chat_template_kwargs`` of its own.
             num_actions_per_state: conversations of each, G.
             overrides: other values for attributes of the policy's :class:`SamplingConfig`, a turn's.
 
@@ -99,7 +100,7 @@ class AgentSampler:
             TypeError, ValueError: if a state has no prompt, or one that does not fit into the model's context.
         """
         sampling = policy.training_sampling(overrides)
-        environments = [self._make_environment() for _ in range(len(states) * num_actions_per_state)]
+        environments = self._make_environments(len(states) * num_actions_per_state)
         asked = [state for state in states for _ in range(num_actions_per_state)]
         try:
             dialogues = run_together(
@@ -149,6 +150,15 @@ class AgentSampler:
         if isinstance(self._engine, Stateful):
             self._engine.load_state_dict(state_dict["engine"])
 
+    def _make_environments(self, count: int) -> list[TextEnvironment | None]:
+        environments = [self._make_environment() for _ in range(count)]
+        if self._environment is not None and len({id(each) for each in environments}) < count:
+            raise ValueError(
+                f"environment made the same {type(environments[0]).__name__} twice, expected a new one each time: "
+                f"conversations go on side by side, and the reset of one would be felt in the others"
+            )
+        return environments
+
     def _make_environment(self) -> TextEnvironment | None:
         if self._environment is None:
             return None
@@ -171,16 +181,20 @@ class AgentSampler:
         """The conversation that is to answer a state, before the model's first turn."""
         tools, opening = self._tools, None
         if environment is not None:
-            returned = await environment_call(environment, "reset", state, timeout=self._timeout)
+            returned = await environment_call(environment, "reset", own_copy(state), timeout=self._timeout)
             opening = checked_opening(returned, type(environment).__name__)
-            tools_of = getattr(environment, "get_tools", None)
-            tools = tools_by_name([*tools.values(), *(tools_of() if callable(tools_of) else ())])
+            tools = tools_by_name([*tools.values(), *await environment_tools(environment, self._timeout)])
         prompt = prompt_of(state, index) if opening is None else opening
         options = template_options(state, f"state {index}")
         of_row = options.pop("tools", [])
         tools = tools_by_name([*tools.values(), *(tool for tool in of_row if not isinstance(tool, dict))])
-        schemas = [*(tool.schema for tool in tools.values()), *(tool for tool in of_row if isinstance(tool, dict))]
-        template = ChatTemplate(policy.tokenizer, schemas, options)
+        unanswered = [tool for tool in of_row if isinstance(tool, dict)]
+        if unanswered and (tools or environment is None):
+            raise ValueError(
+                f"state {index} has the JSON schema {unanswered[0]!r:.100} in column 'tools', whose calls nobody would "
+                f"answer: an environment answers those of schemas where no function is a tool, so give functions"
+            )
+        template = ChatTemplate(policy.tokenizer, [*(tool.schema for tool in tools.values()), *unanswered], options)
         ends = end_tokens(policy.causal_model, policy.tokenizer)
         history = History(prompt, policy.tokenizer, ends, template, f"state {index}", self._parse)
         limits = self._limits(policy, sampling)
@@ -194,6 +208,12 @@ class AgentSampler:
     def _limits(self, policy: CausalLMPolicy, sampling: SamplingConfig) -> Limits:
         context = longest_prompt(policy.causal_model, sampling.max_new_tokens)
         if self._max_tokens is not None:
+            if self._max_tokens <= sampling.max_new_tokens:
+                raise ValueError(
+                    f"AgentSampler has max_tokens={self._max_tokens}, expected more than the policy's "
+                    f"max_new_tokens={sampling.max_new_tokens}, the tokens of one turn alone: raise the one or lower "
+                    f"the other"
+                )
             own = self._max_tokens - sampling.max_new_tokens
             context = own if context is None else min(own, context)
         return Limits(self._max_turns, context, self._timeout)

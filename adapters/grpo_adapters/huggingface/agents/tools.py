@@ -59,16 +59,17 @@ class Tool:
         self._title = getattr(function, "__qualname__", name)  # of errors about its arguments
 
     async def call(self, arguments: Any, *, timeout: float) -> str:
-        """What the function makes of arguments by name, as text.
+        """What the function makes of arguments by name, None for no argument, as text.
 
         Raises:
             ToolCallError: if the arguments do not fit, or the function raises, takes longer than ``timeout`` seconds,
                 or returns what cannot be written as text.
         """
+        arguments = {} if arguments is None else arguments
         if not isinstance(arguments, Mapping) or not all(isinstance(name, str) for name in arguments):
             raise ToolCallError(f"{self.name} takes arguments by name, as a JSON object, not {arguments!r:.100}")
         try:
-            returned = await called(self._function, timeout=timeout, **arguments)
+            returned = await called(self._function, timeout=timeout, named=arguments)
         except ValidationError as error:
             if error.title != self._title:
                 raise ToolCallError(f"{self.name} raised {type(error).__name__}: {error}") from error
@@ -81,11 +82,11 @@ class Tool:
         return self._as_text(returned)
 
     def _as_text(self, returned: Any) -> str:
-        if isinstance(returned, str):
-            return returned
         try:
-            return json.dumps(returned, ensure_ascii=False)
-        except (TypeError, ValueError) as error:
+            text = returned if isinstance(returned, str) else json.dumps(returned, ensure_ascii=False)
+            text.encode()  # half of a character is none
+            return text
+        except (TypeError, ValueError, RecursionError) as error:
             raise ToolCallError(
                 f"{self.name} returned a {type(returned).__name__}, which cannot be written as text"
             ) from error

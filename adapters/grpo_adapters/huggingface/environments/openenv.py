@@ -54,7 +54,7 @@ class OpenEnvEnvironment:
         # A client that can give a synchronous one of itself answers in the running event loop, others block.
         if hasattr(type(self._client), "sync"):
             return await _finished(function(*arguments, **named))
-        return await called(function, *arguments, timeout=None, **named)
+        return await called(function, *arguments, timeout=None, named=named)
 
 
 def openenv_environment(

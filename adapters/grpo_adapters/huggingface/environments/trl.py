@@ -37,7 +37,7 @@ class TRLEnvironment:
                 raise ValueError(f"column 'environment' is {self._name!r}, expected one of {known}")
         idle = self._idle[self._name]
         self._environment = idle.pop() if idle else await called(self._factories[self._name], timeout=None)
-        observation = await called(self._environment.reset, timeout=None, **row)
+        observation = await called(self._environment.reset, timeout=None, named=row)
         return None if observation is None else opening_with(state, observation)
 
     def get_tools(self) -> list[Callable[..., Any]]:

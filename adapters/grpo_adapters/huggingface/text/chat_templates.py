@@ -105,10 +105,10 @@ def _check_options(options: Mapping[str, Any], tokenizer: PreTrainedTokenizerBas
     arguments = inspect.signature(tokenizer.apply_chat_template).parameters.keys() - {"tools", "documents"}
     for option in options:
         if option in arguments or option not in _names_in(template):
-            column = "column 'tools'" if option == "tools" else f"{option!r} in column {KWARGS_COLUMN!r}"
+            what = "comes with tools" if option == "tools" else f"has {option!r} in column {KWARGS_COLUMN!r}"
             raise ValueError(
-                f"{name} has {column}, but the chat template of this tokenizer has no variable {option!r}, so the "
-                f"model would never see it: leave it out, or set a tokenizer.chat_template that uses it"
+                f"{name} {what}, but the chat template of this tokenizer has no variable {option!r}, so the model "
+                f"would never see it: leave it out, or set a tokenizer.chat_template that uses it"
             )
 
 

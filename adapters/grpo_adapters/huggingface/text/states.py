@@ -78,6 +78,21 @@ def prompt_of(state: Any, index: int | None = None) -> Prompt:
     return [_checked_message(message, f"message {place} of {name}") for place, message in enumerate(state)]
 
 
+def own_copy(value: Any) -> Any:
+    """A value with dicts, lists and sets in it as copies, so that changing them does not change the state.
+
+    Example:
+        >>> state = {"prompt": "a", "code": [1, 2]}
+        >>> own_copy(state)["code"].pop(), state["code"]
+        (2, [1, 2])
+    """
+    if type(value) is dict:
+        return {key: own_copy(part) for key, part in value.items()}
+    if type(value) in (list, tuple):
+        return type(value)(map(own_copy, value))
+    return set(value) if type(value) is set else value
+
+
 def ends_in_own_words(messages: Sequence[Message]) -> bool:
     """Whether the last message is the beginning of what the assistant is to say; one that calls tools is whole."""
     return messages[-1]["role"] == "assistant" and not messages[-1].get("tool_calls")
