@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import sys
 import threading
 import time
@@ -186,6 +187,8 @@ FAILURES = [
     (call("wait", timeout=1, function="x"), "error: wait took longer than 0.1 seconds"),
     (call("leave"), "error: leave raised RuntimeError: SystemExit: 3"),
     (call("leave_soon"), "error: leave_soon raised RuntimeError: SystemExit: 4"),
+    (call("promise"), "7"),
+    (call("give_up"), "error: give_up raised RuntimeError: TimeoutError: nobody is there"),
     (call("half"), "error: half returned a str, which cannot be written as text"),
 ]
 
@@ -210,6 +213,16 @@ async def leave_soon() -> None:
     sys.exit(4)
 
 
+def promise() -> Any:
+    """Promise a seven."""
+    return asyncio.sleep(0, 7)
+
+
+def give_up() -> None:
+    """Give up soon."""
+    raise TimeoutError("nobody is there")
+
+
 def half() -> str:
     """Say half of a character."""
     return "\ud800"
@@ -217,11 +230,13 @@ def half() -> str:
 
 @pytest.mark.parametrize(("said", "answer"), FAILURES)
 def test_what_goes_wrong_is_told_to_the_model_and_counted(said: str, answer: str) -> None:
-    sampler = AgentSampler(tools=[add, sleep, fail, strange, wait, leave, leave_soon, half], timeout=0.1)
+    sampler = AgentSampler(
+        tools=[add, sleep, fail, strange, wait, leave, leave_soon, promise, give_up, half], timeout=0.1
+    )
     [[conversation]] = Scripted(said, "sorry").talk(sampler)
     assert conversation.messages[1]["content"].startswith(answer)
     assert conversation.ended
-    assert sampler.get_metrics()["tools/failure_fraction"] == 1
+    assert sampler.get_metrics()["tools/failure_fraction"] == answer.startswith("error")
 
 
 @pytest.mark.parametrize("arguments", ["[" * 100_000, '{"half of a character": "\\ud800"}'])
@@ -482,6 +497,17 @@ WRONG: list[tuple[Callable[[], object], type[Exception], str]] = [
     (lambda: AgentSampler(tools=["add"]), TypeError, "tool 'add' is no function with a name"),  # type: ignore[list-item]
     (lambda: AgentSampler(Countdown, max_turns=0), ValueError, "max_turns is 0, expected at least 1"),
     (lambda: AgentSampler(Countdown, max_tokens=0), ValueError, "max_tokens is 0, expected at least 1"),
+    (
+        lambda: AgentSampler(Countdown, engine="http://127.0.0.1"),
+        TypeError,
+        "engine is 'http.*', expected an EngineSampl",
+    ),
+    (lambda: AgentSampler(tools=cast("Any", add)), TypeError, "tools is <function add.*, expected a list of functions"),
+    (
+        lambda: AgentSampler(tools=[add], parse=cast("Any", "hermes")),
+        TypeError,
+        "parse is 'hermes', expected a function",
+    ),
     (lambda: AgentSampler(Countdown, timeout=0), ValueError, "timeout is 0, expected a number of seconds above 0"),
     (
         lambda: AgentSampler(cast("Any", Countdown())),
@@ -494,7 +520,7 @@ WRONG: list[tuple[Callable[[], object], type[Exception], str]] = [
         "environment made a dict",
     ),
     (
-        lambda: Scripted("x").talk(AgentSampler(lambda countdown=Countdown(): countdown), group_size=2),
+        lambda: Scripted("x").talk(AgentSampler(functools.cache(Countdown)), group_size=2),
         ValueError,
         "environment made the same Countdown twice, expected a new one each time",
     ),
@@ -519,6 +545,8 @@ WRONG: list[tuple[Callable[[], object], type[Exception], str]] = [
 
 def test_what_an_engine_recommends_is_done_in_conversations_too() -> None:
     class Engine:
+        def turns(self) -> None: ...
+
         def get_importance_correction(self) -> ImportanceCorrection:
             return ImportanceCorrection(kind="mask", per="sample", max_ratio=3.0)
 

@@ -50,7 +50,7 @@ def is_async(function: Any) -> bool:
 async def called(
     function: Callable[..., Any], *arguments: Any, timeout: float | None, named: Mapping[str, Any] | None = None
 ) -> Any:
-    """What a function returns, one that blocks in a thread of its own.
+    """What a function returns, one that blocks in a thread of its own, or what it returns returns once it is awaited.
 
     A thread that is still busy after ``timeout`` seconds is left to itself: it ends with the process at the latest.
     With None, a function may take for ever.
@@ -63,16 +63,18 @@ async def called(
 
     Raises:
         TimeoutError: if it takes longer.
-        RuntimeError: if it ends the process, as ``sys.exit`` does, which would end the event loop instead.
+        RuntimeError: if it ends the process, as ``sys.exit`` does, which would end the event loop instead, or raises a
+            TimeoutError of its own.
     """
     call = functools.partial(function, *arguments, **(named or {}))
     return await asyncio.wait_for(_contained(call() if is_async(function) else in_thread(call)), timeout)
 
 
-async def _contained(awaited: Awaitable[T]) -> T:
+async def _contained(awaited: Awaitable[Any]) -> Any:
     try:
-        return await awaited
-    except (SystemExit, KeyboardInterrupt) as error:
+        result: Any = await awaited
+        return await result if inspect.isawaitable(result) else result
+    except (SystemExit, KeyboardInterrupt, TimeoutError) as error:
         raise RuntimeError(f"{type(error).__name__}: {error}") from error
 
 

@@ -68,6 +68,10 @@ class AgentSampler:
             raise ValueError("AgentSampler was given neither an environment nor tools: give it one of them, or both")
         if environment is not None and not callable(environment):
             raise TypeError(f"environment is {environment!r:.100}, expected what makes one, a class for instance")
+        if engine is not None and not callable(getattr(engine, "turns", None)):
+            raise TypeError(f"engine is {engine!r:.100}, expected an EngineSampler, or another object with turns(...)")
+        if parse is not None and not callable(parse):
+            raise TypeError(f"parse is {parse!r:.100}, expected a function from the text of a turn to a message")
         for name, limit in (("max_turns", max_turns), ("max_tokens", max_tokens)):
             if limit is not None and limit < 1:
                 raise ValueError(f"{name} is {limit}, expected at least 1")

@@ -96,9 +96,11 @@ def tools_by_name(functions: Iterable[Callable[..., Any] | Tool]) -> dict[str, T
     """Tools of these functions.
 
     Raises:
-        TypeError: if one cannot be a tool.
+        TypeError: if one cannot be a tool, or they are no list.
         ValueError: if two have the same name.
     """
+    if not isinstance(functions, Iterable):
+        raise TypeError(f"tools is {functions!r:.100}, expected a list of functions")
     tools: dict[str, Tool] = {}
     for function in functions:
         tool = function if isinstance(function, Tool) else Tool(function)
