@@ -42,7 +42,7 @@ from grpo_adapters.huggingface.policies.length_buckets import length_buckets
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")  # by peft
 
-LAYOUT_MODULE = "grpo_adapters.huggingface.policies.row_layout"
+POLICY_MODULE = "grpo_adapters.huggingface.policies.causal_lm_policy"
 EXACT_IN_DOUBLE = ["gpt2", "gpt_neox", "opt"]
 """Families whose layers never round to float32 on the way."""
 LORA_TARGETS = {
@@ -118,7 +118,7 @@ def assert_evaluates_as_the_plain_model(policy: Any, tolerance: float, count: in
 @pytest.mark.parametrize("overhead", [0.0, math.inf])
 def test_evaluations_are_those_of_the_plain_model(family: str, overhead: float) -> None:
     """Every row alone, or all of them padded to the longest; sliding windows are shorter than the rows."""
-    with patch(f"{LAYOUT_MODULE}.call_overhead", return_value=overhead):
+    with patch("grpo_adapters.huggingface.policies.row_layout.call_overhead", return_value=overhead):
         policy = build_policy(family, sampling=SamplingConfig(temperature=0.7))
     assert policy.fuses_head
     assert_evaluates_as_the_plain_model(policy, 1e-5)
@@ -127,7 +127,7 @@ def test_evaluations_are_those_of_the_plain_model(family: str, overhead: float) 
 @pytest.mark.parametrize("family", EXACT_IN_DOUBLE)
 @pytest.mark.parametrize("overhead", [0.0, 8.0, math.inf])
 def test_evaluations_in_double_precision(family: str, overhead: float) -> None:
-    with patch(f"{LAYOUT_MODULE}.call_overhead", return_value=overhead):
+    with patch("grpo_adapters.huggingface.policies.row_layout.call_overhead", return_value=overhead):
         policy = build_policy(model=build_model(family, dtype=torch.float64), sampling=SamplingConfig(temperature=1.3))
     assert_evaluates_as_the_plain_model(policy, 1e-10)
 
@@ -136,7 +136,7 @@ def test_evaluations_in_double_precision(family: str, overhead: float) -> None:
 @pytest.mark.parametrize("num_tokens", [1, 3, 1000])
 def test_chunks_of_logits_change_nothing(family: str, num_tokens: int, monkeypatch: pytest.MonkeyPatch) -> None:
     in_chunks = partial(token_log_probs, chunk_bytes=4 * VOCABULARY_SIZE * num_tokens)
-    monkeypatch.setattr(f"{LAYOUT_MODULE}.token_log_probs", in_chunks)
+    monkeypatch.setattr(f"{POLICY_MODULE}.token_log_probs", in_chunks)
     assert_evaluates_as_the_plain_model(build_policy(family), 1e-5)
 
 
@@ -162,7 +162,7 @@ POLICIES: dict[tuple[str, float], Any] = {}
 
 def policy_of(family: str, overhead: float) -> Any:
     if (family, overhead) not in POLICIES:
-        with patch(f"{LAYOUT_MODULE}.call_overhead", return_value=overhead):
+        with patch("grpo_adapters.huggingface.policies.row_layout.call_overhead", return_value=overhead):
             POLICIES[family, overhead] = build_policy(family)
     return POLICIES[family, overhead]
 
@@ -224,7 +224,7 @@ def test_logits_of_all_tokens_are_never_made(family: str, monkeypatch: pytest.Mo
     """With chunks of 10 tokens neither evaluation nor its backward pass makes anything as large as [D, V]."""
     vocabulary = 2048
     in_chunks = partial(token_log_probs, chunk_bytes=4 * vocabulary * 10)
-    monkeypatch.setattr(f"{LAYOUT_MODULE}.token_log_probs", in_chunks)
+    monkeypatch.setattr(f"{POLICY_MODULE}.token_log_probs", in_chunks)
     policy = build_policy(model=build_model(family, vocab_size=vocabulary))
     states, completions = states_and_completions(16)
     batch = policy.encode_actions(states, completions)

@@ -18,7 +18,7 @@ def test_the_example_runs(
     device: torch.device, algorithm: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """Without its supervised start, which is on the CPU anyway."""
-    monkeypatch.setattr(arithmetic, "supervised_start", lambda *_: 0)
+    monkeypatch.setattr(arithmetic, "supervised_start", lambda *_, **__: 0)
     monkeypatch.setattr(language_model, "PROMPTS", 8)
     run = language_model.make_run(language_model.Options(algorithm=algorithm, steps=2, folder=tmp_path))
     run(Until(steps=2))

@@ -105,7 +105,7 @@ def draw_completions(
     """
     count, device = len(logits), logits.device
     is_end = torch.zeros(logits.shape[1], dtype=torch.bool, device=device)
-    is_end[sorted(end_tokens)] = True
+    is_end[torch.tensor(sorted(end_tokens), dtype=torch.int64, device=device)] = True
     decoder.make_room(sampling.max_new_tokens)
     sampled = torch.zeros(count, sampling.max_new_tokens, dtype=torch.int64, device=device)
     log_probs = torch.zeros(sampled.shape if sampling.with_log_probs else (0, 0), device=device)

@@ -21,15 +21,14 @@ class CompletionBatch:
         tokens: all tokens of each row and padding on the right, int64 of shape [R, L].
         lengths: tokens of each row without padding, int64 of shape [R].
         positions: the place of each decision in its row, int64 of shape [D].
-        begins_turn: whether a decision is the first of its turn, bool of shape [D].
         samples: the D decisions cut into N samples.
         rows: the D decisions cut into R rows.
+        turns: the D decisions cut into turns.
         truncated: whether a sample was cut at a limit, such as the maximum number of new tokens, bool [N].
         sampling_log_probs: log-probs that the decisions were drawn with, [D], nats; None where they are not known.
     """
 
     __slots__ = (
-        "begins_turn",
         "lengths",
         "positions",
         "rows",
@@ -37,6 +36,7 @@ class CompletionBatch:
         "sampling_log_probs",
         "tokens",
         "truncated",
+        "turns",
     )
 
     def __init__(
@@ -44,18 +44,18 @@ class CompletionBatch:
         tokens: Tensor,
         lengths: Tensor,
         positions: Tensor,
-        begins_turn: Tensor,
         samples: Segments,
         rows: Segments,
+        turns: Segments,
         truncated: Tensor,
         sampling_log_probs: Tensor | None = None,
     ) -> None:
         self.tokens = tokens
         self.lengths = lengths
         self.positions = positions
-        self.begins_turn = begins_turn
         self.samples = samples
         self.rows = rows
+        self.turns = turns
         self.truncated = truncated
         self.sampling_log_probs = sampling_log_probs
 
@@ -79,8 +79,6 @@ class CompletionBatch:
         turns = [turn for part in parts for turn in part]
         own_lengths = [len(turn.completion) for turn in turns]
         cut = Segments.of_lengths(own_lengths)
-        begins_turn = torch.zeros(cut.total, dtype=torch.bool)
-        begins_turn[cut.starts] = True
         one_each = len(parts) == len(samples) == len(turns)
         rows = cut if one_each else Segments.of_lengths([_decisions(part) for part in parts])
         whole = rows if len(parts) == len(samples) else Segments.of_lengths([_decisions(own) for own in samples])
@@ -90,18 +88,12 @@ class CompletionBatch:
             tokens.to(device),
             torch.tensor([len(sequence) for sequence in sequences], device=device),
             consecutive(torch.tensor([len(turn.context) for turn in turns]), cut).to(device),
-            begins_turn.to(device),
             on_device if whole is rows else whole.to(device),
             on_device,
+            on_device if cut is rows else cut.to(device),
             torch.tensor([not whole for whole in ended], device=device),
             None if drawn is None else drawn.to(device),
         )
-
-    @property
-    def turns(self) -> Segments:
-        """The D decisions cut into turns."""
-        starts = self.begins_turn.nonzero().squeeze(1)
-        return Segments.of_lengths(starts.diff(append=starts.new_tensor([len(self.begins_turn)])))
 
     @property
     def targets(self) -> Tensor:
@@ -116,12 +108,16 @@ class CompletionBatch:
             self.tokens[rows],
             self.lengths[rows],
             self.positions[decisions],
-            self.begins_turn[decisions],
             chosen,
             chosen,
+            chosen if self.turns is self.rows else self._turns_of(rows),
             self.truncated[samples],
             None if drawn is None else drawn[decisions],
         )
+
+    def _turns_of(self, rows: Tensor) -> Segments:
+        """The decisions of the given rows cut into turns."""
+        return self.turns.select(self.turns.count_within(self.rows).positions(rows))
 
 
 def _decisions(turns: Sequence[Turn]) -> int:

@@ -52,6 +52,7 @@ class FunctionReward:
         ValueError: if there is no function, or the weights are not finite numbers, one for each.
 
     Example:
+        >>> from grpo_adapters.huggingface import Completion
         >>> def says_paris(completions, **columns):
         ...     return [float("Paris" in completion) for completion in completions]
         >>> def brief(completion_ids):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,8 +24,8 @@ class Completion:
     token_ids: tuple[int, ...]
     text: str
     ended: bool = True
-    log_probs: tuple[float, ...] | None = None
-    weights_version: int | None = None
+    log_probs: tuple[float, ...] | None = field(default=None, repr=False)
+    weights_version: int | None = field(default=None, repr=False)
 
     def __len__(self) -> int:
         return len(self.token_ids)
