@@ -34,8 +34,9 @@ def test_packed_rows_are_those_alone(family: str, count: int, seed: int, tokens:
         parameters = [value for value in policy.get_parameters().values() if value.requires_grad]
         gradients = torch.autograd.grad(log_probs.square().mean(), parameters)
         found.append((log_probs.detach(), *gradients))
+    scale = max(1.0, *(float(gradient.abs().max()) for gradient in found[0][1:]))
     for whole, packed in zip(*found, strict=True):
-        torch.testing.assert_close(packed, whole, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(packed, whole, rtol=1e-4, atol=1e-5 * scale)
 
 
 def test_nothing_is_computed_for_padding() -> None:

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from grpo_adapters.huggingface.decoding.decoder import DecodingTraits
-from grpo_adapters.huggingface.models.long_positions import parts_by_length
 from grpo_adapters.huggingface.policies.at_decisions import Compute, PackedRows, RowProbe, WholeRows, at_decisions
 from grpo_adapters.huggingface.policies.completion_batch import CompletionBatch
 from grpo_adapters.huggingface.policies.length_buckets import (
@@ -20,6 +19,7 @@ from grpo_adapters.huggingface.policies.length_buckets import (
     length_buckets,
     packed_buckets,
 )
+from grpo_adapters.huggingface.policies.long_rows import parts_by_length
 from grpo_adapters.huggingface.policies.shared_prompts import (
     RowsAfterPrompts,
     SharedPrompts,
