@@ -89,6 +89,21 @@ def test_an_answer_that_the_prompt_began_belongs_to_the_completion() -> None:
     assert len(begun) == 2
 
 
+def test_a_function_that_changes_what_it_is_given_changes_nothing_for_the_next() -> None:
+    def clears(completions: list[Any], codes: list[Any], **columns: Any) -> list[float]:
+        for argument in (*completions, *codes, completions, codes):
+            argument.clear()
+        return [0.0]
+
+    def counts(completions: list[Any], codes: list[Any], **columns: Any) -> list[float]:
+        return [float(len(completions[0]) + len(codes[0]))]
+
+    row = {"prompt": [{"role": "user", "content": "open"}], "codes": [1, 2]}
+    reward = FunctionReward([clears, counts])
+    assert reward.compute_rewards([row], [Completion((3,), "x")]).tolist() == [3.0]
+    assert row["codes"] == [1, 2]
+
+
 def test_a_function_that_changes_messages_changes_no_state() -> None:
     def careless(prompts: list[Any], completions: list[Any]) -> list[float]:
         for prompt, completion in zip(prompts, completions, strict=True):

@@ -84,12 +84,11 @@ def checked_message(parsed: Any) -> Message:
     Raises:
         TypeError: if it is no message of the assistant.
     """
-    is_message = (
-        isinstance(parsed, dict) and parsed.get("role") == "assistant" and isinstance(parsed.get("content"), str)
-    )
-    calls = (parsed.get("tool_calls") or ()) if is_message else None
-    if isinstance(calls, Sequence) and all(_is_call(call) for call in calls):
-        return parsed
+    message: Message = parsed if isinstance(parsed, dict) else {}
+    calls = message.get("tool_calls") or ()
+    is_message = message.get("role") == "assistant" and isinstance(message.get("content"), str)
+    if is_message and isinstance(calls, Sequence) and all(map(_is_call, calls)):
+        return message
     raise TypeError(
         f"parse returned {parsed!r:.200}, expected {{'role': 'assistant', 'content': text}}, and under 'tool_calls' a "
         f"list of {{'type': 'function', 'function': {{'name': name, 'arguments': {{...}}}}}}"

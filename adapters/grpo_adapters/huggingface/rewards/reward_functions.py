@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from grpo import NonFiniteError, PartialRewards, RewardModel, Stateful
 from grpo_adapters.huggingface.event_loop import is_async, run_together
 from grpo_adapters.huggingface.text.conversations import Action, Conversation
-from grpo_adapters.huggingface.text.states import Exchange, columns_of, exchanges_of
+from grpo_adapters.huggingface.text.states import Exchange, columns_of, exchanges_of, own_copy
 
 OWN_ARGUMENTS = ("prompts", "completions", "completion_ids", "environment_rewards")
 VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
@@ -162,7 +162,7 @@ class FunctionReward:
 
     def _call(self, arguments: Mapping[str, list[Any]], exchanges: Sequence[Exchange]) -> dict[str, Any]:
         """What each function returns: first of those that block, then of those that run together."""
-        chosen = {name: _chosen(name, function, arguments) for name, function in self._functions.items()}
+        chosen = {name: own_copy(_chosen(name, function, arguments)) for name, function in self._functions.items()}
         returned: dict[str, Any] = {}
         together: dict[str, Callable[..., Any]] = {}
         for name, function in self._functions.items():
