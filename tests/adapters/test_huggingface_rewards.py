@@ -100,7 +100,9 @@ def test_a_function_that_changes_what_it_is_given_changes_nothing_for_the_next()
 
     row = {"prompt": [{"role": "user", "content": "open"}], "codes": [1, 2]}
     reward = FunctionReward([clears, counts])
-    assert reward.compute_rewards([row], [Completion((3,), "x")]).tolist() == [3.0]
+    rewards = reward.compute_rewards([row], [Completion((3,), "x")])
+    assert isinstance(rewards, torch.Tensor)
+    assert rewards.tolist() == [3.0]
     assert row["codes"] == [1, 2]
 
 
