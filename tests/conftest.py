@@ -16,6 +16,11 @@ settings.register_profile("nightly", deadline=None, max_examples=1000, derandomi
 settings.load_profile("default")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Examples come first: the longest tests are among them, and at the end a worker would be left alone with one."""
+    items.sort(key=lambda item: "examples" not in item.nodeid)
+
+
 @pytest.fixture(autouse=True)
 def _seeded() -> None:
     """What a test draws does not depend on the tests before it."""
