@@ -508,6 +508,8 @@ WRONG: list[tuple[Callable[[], object], type[Exception], str]] = [
         TypeError,
         "parse is 'hermes', expected a function",
     ),
+    (lambda: AgentSampler(Countdown, max_turns=cast("Any", "3")), ValueError, "max_turns is '3', expected at least 1"),
+    (lambda: AgentSampler(Countdown, timeout=cast("Any", None)), ValueError, "timeout is None, expected a number"),
     (lambda: AgentSampler(Countdown, timeout=0), ValueError, "timeout is 0, expected a number of seconds above 0"),
     (
         lambda: AgentSampler(cast("Any", Countdown())),

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from language_models import build_policy
 from torch import Tensor
@@ -75,6 +75,7 @@ def test_a_batch_of_conversations_tells_where_everything_is() -> None:
     assert part.truncated.tolist() == [True, True]
 
 
+@settings(max_examples=30)
 @given(st.lists(conversations(), min_size=1, max_size=4))
 def test_decisions_are_the_models_own_tokens(actions: list[Conversation]) -> None:
     """Log-probs and gradients are those of each turn by itself, however turns share rows and rows are cut."""

@@ -557,11 +557,11 @@ HOSTILE = [
 
 @pytest.mark.parametrize("part", HOSTILE)
 def test_hostile_texts_take_no_time(part: str) -> None:
-    text = part * (300_000 // len(part))
+    text = part * (150_000 // len(part))
     texts = [text, f"<think>{text}", f"<think></think>{text}", f"<answer>{text}</answer>", rf"\boxed{{{text}}}"]
     start = time.perf_counter()
     math_reward(texts, ["1"] * len(texts))
     math_reward(["1"] * len(texts), texts)
     FormatReward()(texts)
-    assert time.perf_counter() - start < 20
+    assert time.perf_counter() - start < 8
     assert re.fullmatch(r"[01]\.0", str(FormatReward()([text])[0]))

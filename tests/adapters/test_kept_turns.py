@@ -47,7 +47,7 @@ def talk(policy: CausalLMPolicy, script: Script) -> list[Conversation]:
 
 
 @pytest.mark.parametrize("family", [*KEEPING, *COMPUTING_ANEW])
-@settings(max_examples=20)
+@settings(max_examples=12)
 @given(script=scripts())
 def test_turns_are_drawn_from_the_policy(family: str, script: Script) -> None:
     """Law 13: the log-probs that tokens were drawn with are those of their whole contexts."""

@@ -15,11 +15,8 @@ from language_model_families import FAMILIES
 CHECKED = [
     "bamba",
     "bert",
-    "biogpt",
     "cohere2",
     "deepseek_v3",
-    "ernie4_5",
-    "exaone4",
     "falcon",
     "falcon_h1",
     "falcon_mamba",
@@ -38,17 +35,11 @@ CHECKED = [
     "minimax",
     "mixtral",
     "modernbert-decoder",
-    "mpt",
     "nemotron_h",
-    "olmo2",
     "phi3",
     "phimoe",
     "qwen3_5_text",
-    "qwen3_moe",
     "rwkv",
-    "smollm3",
-    "stablelm",
-    "xglm",
 ]
 WITHOUT_ATTENTION = {"falcon_mamba", "mamba2"}
 WITHOUT_CACHE = {"minimax", "rwkv"}

@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-KILLS = 10
+KILLS = 6
 TRAININGS = ["bandit", "cartpole", "lunar-lander", "language-model", "preferences"]
 TESTS = Path(__file__).parent.parent
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -11,13 +10,14 @@ from grpo_adapters.huggingface.agents.chat_template import ChatTemplate
 from grpo_adapters.huggingface.agents.dialogue import Dialogue, Limits, environment_call, environment_tools
 from grpo_adapters.huggingface.agents.environments import TextEnvironment, checked_opening
 from grpo_adapters.huggingface.agents.history import History
+from grpo_adapters.huggingface.agents.talk import dialogue_metrics, talk_in_rounds, talk_through
 from grpo_adapters.huggingface.agents.tools import tools_by_name
 from grpo_adapters.huggingface.decoding.sampling import SamplingConfig
 from grpo_adapters.huggingface.event_loop import run_together
 from grpo_adapters.huggingface.models.model_setup import end_tokens, longest_prompt
 from grpo_adapters.huggingface.policies.causal_lm_policy import CausalLMPolicy
 from grpo_adapters.huggingface.text.chat_templates import template_options
-from grpo_adapters.huggingface.text.conversations import Message, rows_of
+from grpo_adapters.huggingface.text.conversations import Message
 from grpo_adapters.huggingface.text.states import own_copy, prompt_of
 
 
@@ -73,10 +73,11 @@ class AgentSampler:
         if parse is not None and not callable(parse):
             raise TypeError(f"parse is {parse!r:.100}, expected a function from the text of a turn to a message")
         for name, limit in (("max_turns", max_turns), ("max_tokens", max_tokens)):
-            if limit is not None and limit < 1:
-                raise ValueError(f"{name} is {limit}, expected at least 1")
-        if not timeout > 0:
-            raise ValueError(f"timeout is {timeout}, expected a number of seconds above 0")
+            is_left_out = limit is None and name == "max_tokens"
+            if not is_left_out and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 1):
+                raise ValueError(f"{name} is {limit!r}, expected at least 1, an integer")
+        if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not timeout > 0:
+            raise ValueError(f"timeout is {timeout!r}, expected a number of seconds above 0")
         self._environment = environment
         self._tools = tools_by_name(tools)
         self._engine = engine
@@ -221,39 +222,3 @@ class AgentSampler:
             own = self._max_tokens - sampling.max_new_tokens
             context = own if context is None else min(own, context)
         return Limits(self._max_turns, context, self._timeout)
-
-
-def talk_in_rounds(policy: CausalLMPolicy, sampling: SamplingConfig, dialogues: Sequence[Dialogue]) -> None:
-    """Let the policy itself take the turns of all conversations together, one round after the other."""
-    turns, going = policy.turns(sampling), dict(enumerate(dialogues))
-    while going:
-        completions = turns.complete(list(going), [dialogue.context for dialogue in going.values()])
-        run_together([dialogue.hear(own) for dialogue, own in zip(going.values(), completions, strict=True)])
-        going = {index: dialogue for index, dialogue in going.items() if not dialogue.is_over}
-
-
-async def talk_through(
-    engine: Any, policy: CausalLMPolicy, sampling: SamplingConfig, dialogues: Sequence[Dialogue]
-) -> None:
-    """Let an engine take the turns, each conversation at its own pace."""
-    async with engine.turns(policy, sampling) as turns:
-
-        async def talk(dialogue: Dialogue) -> None:
-            while not dialogue.is_over:
-                await dialogue.hear(await turns.complete(dialogue.context, sampling.max_new_tokens))
-
-        await asyncio.gather(*map(talk, dialogues))
-
-
-def dialogue_metrics(dialogues: Sequence[Dialogue]) -> dict[str, float]:
-    """What happened in conversations, each a mean over them."""
-    conversations = [dialogue.conversation for dialogue in dialogues]
-    count = len(dialogues)
-    calls, failed = (sum(getattr(own, name) for own in dialogues) for name in ("num_calls", "num_failed_calls"))
-    return {
-        "conversations/mean_turns": sum(len(own.turns) for own in conversations) / count,
-        "conversations/mean_rows": sum(len(rows_of(own.turns)) for own in conversations) / count,
-        "conversations/mean_reward": sum(own.reward for own in conversations) / count,
-        "tools/mean_calls": calls / count,
-        "tools/failure_fraction": failed / calls if calls else 0.0,
-    }

@@ -67,7 +67,9 @@ def leaves_padding_out(model: Any, traits: DecodingTraits) -> bool:
 def probed_tokens(model: Any) -> list[int]:
     """Four tokens that are no padding, whose positions some models count otherwise."""
     padding = getattr(model.config.get_text_config(), "pad_token_id", None)
-    return [token for token in range(5) if token != padding][:4]
+    known = len(model.get_input_embeddings().weight)
+    tokens = [token for token in range(min(known, 5)) if token != padding]
+    return [tokens[place % len(tokens)] for place in range(4)]
 
 
 def _agree(found: Tensor, expected: Tensor, model: Any) -> bool:
