@@ -23,7 +23,7 @@ from safetensors.torch import load_file
 
 from grpo_adapters.huggingface import Completion, SamplingConfig
 from grpo_adapters.huggingface.decoding.decoder import DecodingTraits
-from grpo_adapters.huggingface.decoding.generation import sample_completions
+from grpo_adapters.huggingface.decoding.generation import Drawing, sample_completions
 
 HOST = "127.0.0.1"
 Fault = str
@@ -241,16 +241,8 @@ class EngineServer:
             stop_strings=tuple(options["stop"]),
             with_log_probs=True,
         )
-        [group] = sample_completions(
-            model,
-            [prompt],
-            count,
-            tokenizer=self.tokenizer,
-            end_tokens=options["stop_token_ids"],
-            sampling=sampling,
-            generator=generator,
-            traits=DecodingTraits(),
-        )
+        drawing = Drawing(model, self.tokenizer, options["stop_token_ids"], sampling, generator, DecodingTraits())
+        [group] = sample_completions(drawing, [prompt], count)
         return [self.with_raw_log_probs(model, prompt, own) for own in group] if self.tells_raw else group
 
     @torch.no_grad()

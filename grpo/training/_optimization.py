@@ -326,7 +326,7 @@ def move_all(models: Iterable[Any], device: str) -> None:
     """
     try:
         torch.empty(0, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
+    except (RuntimeError, AssertionError) as error:
         raise ValueError(
             f"config.device is {device!r}, which cannot be used here ({str(error).splitlines()[0]}): set it to 'cpu', "
             f"or to None to leave the models where they are"

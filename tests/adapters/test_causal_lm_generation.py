@@ -40,7 +40,7 @@ from transformers.cache_utils import DynamicLayer
 from grpo import GRPOConfig, GRPOTrainer
 from grpo_adapters.huggingface import Completion, SamplingConfig
 from grpo_adapters.huggingface.decoding.decoder import DecodingTraits, GrowingLayer
-from grpo_adapters.huggingface.decoding.generation import sample_completions
+from grpo_adapters.huggingface.decoding.generation import Drawing, sample_completions
 from grpo_adapters.huggingface.decoding.sampling import draw_tokens, next_token_probabilities
 
 MORE_PROMPTS = [*PROMPTS, "0", "ab ab ab ab ab ab 1"]
@@ -270,16 +270,9 @@ def run_scripts(
     tokenizer = tokenizer or build_tokenizer()
     token_ids = [tokenizer(script)["input_ids"] if isinstance(script, str) else script for script in scripts]
     model = Scripted(token_ids, len(tokenizer))
-    groups = sample_completions(
-        model,
-        [[index] for index in range(len(scripts))],
-        num_completions,
-        tokenizer=tokenizer,
-        end_tokens=end_tokens,
-        sampling=SamplingConfig(**({"max_new_tokens": 12} | settings)),
-        generator=torch.Generator().manual_seed(0),
-        traits=DecodingTraits(),
-    )
+    sampling = SamplingConfig(**({"max_new_tokens": 12} | settings))
+    drawing = Drawing(model, tokenizer, end_tokens, sampling, torch.Generator().manual_seed(0), DecodingTraits())
+    groups = sample_completions(drawing, [[index] for index in range(len(scripts))], num_completions)
     return [completion for group in groups for completion in group], model.calls
 
 

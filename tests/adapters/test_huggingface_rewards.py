@@ -563,5 +563,5 @@ def test_hostile_texts_take_no_time(part: str) -> None:
     math_reward(texts, ["1"] * len(texts))
     math_reward(["1"] * len(texts), texts)
     FormatReward()(texts)
-    assert time.perf_counter() - start < 8
+    assert time.perf_counter() - start < 5
     assert re.fullmatch(r"[01]\.0", str(FormatReward()([text])[0]))

@@ -6,6 +6,7 @@ Every prompt is computed once for its group, and rows that have ended leave the 
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -19,93 +20,87 @@ from grpo_adapters.huggingface.text.completions import Completion
 SHRINKING_FRACTION = 7 / 8  # the batch shrinks once an eighth of its rows has ended
 
 
+@dataclass(frozen=True, slots=True)
+class Drawing:
+    """What completions are drawn with.
+
+    Attributes:
+        model: gives logits.
+        tokenizer: turns tokens into text.
+        end_tokens: that end a completion.
+        sampling: how to draw.
+        generator: draws the tokens, on the device of the model.
+        traits: of the model, which say what prompts go through it together.
+    """
+
+    model: Any
+    tokenizer: PreTrainedTokenizerBase
+    end_tokens: Collection[int]
+    sampling: SamplingConfig
+    generator: torch.Generator
+    traits: DecodingTraits
+
+
 def sample_completions(
-    model: Any,
-    prompts: Sequence[Sequence[int]],
-    num_completions: int,
-    *,
-    tokenizer: PreTrainedTokenizerBase,
-    end_tokens: Collection[int],
-    sampling: SamplingConfig,
-    generator: torch.Generator,
-    traits: DecodingTraits,
+    drawing: Drawing, prompts: Sequence[Sequence[int]], num_completions: int
 ) -> list[list[Completion]]:
     """A group of completions for each prompt.
 
     Args:
-        model: gives logits.
+        drawing: what they are drawn with.
         prompts: token ids of S prompts.
         num_completions: completions of each, G.
-        tokenizer: turns tokens into text.
-        end_tokens: tokens that end a completion.
-        sampling: how to sample.
-        generator: draws the tokens, on the device of the model.
-        traits: of the model, which say what prompts go through it together.
 
     Returns:
         S groups of G completions.
     """
     together: dict[str | int, list[int]] = {}
     for index, prompt in enumerate(prompts):
-        together.setdefault(_kind_of(len(prompt), traits, sampling.max_new_tokens), []).append(index)
+        together.setdefault(_kind_of(len(prompt), drawing), []).append(index)
     groups: dict[int, list[Completion]] = {}
     for indices in together.values():
         chosen = [prompts[index] for index in indices]
-        sampled = _sample_together(model, chosen, num_completions, tokenizer, end_tokens, sampling, generator, traits)
+        sampled = _sample_together(drawing, chosen, num_completions)
         groups.update(zip(indices, sampled, strict=True))
     return [groups[index] for index in range(len(prompts))]
 
 
-def _kind_of(length: int, traits: DecodingTraits, num_new: int) -> str | int:
+def _kind_of(length: int, drawing: Drawing) -> str | int:
     """What prompts have in common that go through the model together."""
-    if not traits.pads or traits.crosses_switch(length, num_new):
+    traits = drawing.traits
+    if not traits.pads or traits.crosses_switch(length, drawing.sampling.max_new_tokens):
         return length
     return "short" if traits.switch is None or length <= traits.switch else "long"
 
 
 @torch.no_grad()
 def _sample_together(
-    model: Any,
-    prompts: Sequence[Sequence[int]],
-    num_completions: int,
-    tokenizer: PreTrainedTokenizerBase,
-    end_tokens: Collection[int],
-    sampling: SamplingConfig,
-    generator: torch.Generator,
-    traits: DecodingTraits,
+    drawing: Drawing, prompts: Sequence[Sequence[int]], num_completions: int
 ) -> list[list[Completion]]:
-    decoder = Decoder(model, prompts, generator.device, traits)
-    copies = torch.arange(len(prompts), device=generator.device).repeat_interleave(num_completions)
+    device = drawing.generator.device
+    decoder = Decoder(drawing.model, prompts, device, drawing.traits)
+    copies = torch.arange(len(prompts), device=device).repeat_interleave(num_completions)
     logits = decoder.start()[copies]
     decoder.select(copies)
-    completions = draw_completions(decoder, logits, tokenizer, end_tokens, sampling, generator)
+    completions = draw_completions(drawing, decoder, logits)
     return [completions[start : start + num_completions] for start in range(0, len(completions), num_completions)]
 
 
 def draw_completions(
-    decoder: Decoder,
-    logits: Tensor,
-    tokenizer: PreTrainedTokenizerBase,
-    end_tokens: Collection[int],
-    sampling: SamplingConfig,
-    generator: torch.Generator,
-    *,
-    keeps_all: bool = False,
+    drawing: Drawing, decoder: Decoder, logits: Tensor, *, keeps_all: bool = False
 ) -> list[Completion]:
     """A completion of each of the B sequences of a decoder.
 
     Args:
+        drawing: what they are drawn with.
         decoder: has read the sequences.
         logits: of the first new token, [B, V].
-        tokenizer: turns tokens into text.
-        end_tokens: tokens that end a completion.
-        sampling: how to sample.
-        generator: draws the tokens, on the device of the model.
         keeps_all: whether the decoder keeps sequences that have ended; their tokens after the end are no one's.
     """
+    tokenizer, sampling, generator = drawing.tokenizer, drawing.sampling, drawing.generator
     count, device = len(logits), logits.device
     is_end = torch.zeros(logits.shape[1], dtype=torch.bool, device=device)
-    is_end[torch.tensor(sorted(end_tokens), dtype=torch.int64, device=device)] = True
+    is_end[torch.tensor(sorted(drawing.end_tokens), dtype=torch.int64, device=device)] = True
     decoder.make_room(sampling.max_new_tokens)
     sampled = torch.zeros(count, sampling.max_new_tokens, dtype=torch.int64, device=device)
     log_probs = torch.zeros(sampled.shape if sampling.with_log_probs else (0, 0), device=device)

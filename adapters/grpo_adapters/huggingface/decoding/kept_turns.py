@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any
 
 import torch
-from transformers import PreTrainedTokenizerBase
 
-from grpo_adapters.huggingface.decoding.decoder import Decoder, DecodingTraits, keeps_every_token
-from grpo_adapters.huggingface.decoding.generation import draw_completions, sample_completions
-from grpo_adapters.huggingface.decoding.sampling import SamplingConfig
+from grpo_adapters.huggingface.decoding.decoder import Decoder, keeps_every_token
+from grpo_adapters.huggingface.decoding.generation import Drawing, draw_completions, sample_completions
 from grpo_adapters.huggingface.text.completions import Completion
 
 
@@ -36,33 +33,14 @@ class KeptTurns:
     whose layers keep something else than keys and values of all tokens.
 
     Args:
-        model: gives logits.
-        tokenizer: turns tokens into text.
-        end_tokens: tokens that end a turn.
-        sampling: how tokens are drawn.
-        generator: draws them, on the device of the model.
-        traits: of the model.
+        drawing: what turns are drawn with.
         mode: entered where the model samples.
     """
 
-    def __init__(
-        self,
-        model: Any,
-        tokenizer: PreTrainedTokenizerBase,
-        end_tokens: Collection[int],
-        sampling: SamplingConfig,
-        generator: torch.Generator,
-        traits: DecodingTraits,
-        mode: Callable[[], AbstractContextManager[None]],
-    ) -> None:
-        self._model = model
-        self._tokenizer = tokenizer
-        self._end_tokens = end_tokens
-        self._sampling = sampling
-        self._generator = generator
-        self._traits = traits
+    def __init__(self, drawing: Drawing, mode: Callable[[], AbstractContextManager[None]]) -> None:
+        self._drawing = drawing
         self._mode = mode
-        self._keeps = keeps_every_token(model, traits)
+        self._keeps = keeps_every_token(drawing.model, drawing.traits)
         self._decoder: Decoder | None = None
         self._held: dict[int, Held] = {}
 
@@ -79,9 +57,7 @@ class KeptTurns:
     def _kept(self, conversations: Sequence[int], contexts: Sequence[tuple[int, ...]]) -> list[Completion]:
         decoder, logits = self._read(conversations, contexts)
         before = decoder.length
-        completions = draw_completions(
-            decoder, logits, self._tokenizer, self._end_tokens, self._sampling, self._generator, keeps_all=True
-        )
+        completions = draw_completions(self._drawing, decoder, logits, keeps_all=True)
         num_read = decoder.length - before  # of the new tokens; the last of a turn is not
         self._decoder, self._held = decoder, {}
         for row, (name, context, own) in enumerate(zip(conversations, contexts, completions, strict=True)):
@@ -90,7 +66,7 @@ class KeptTurns:
 
     def _read(self, conversations: Sequence[int], contexts: Sequence[tuple[int, ...]]) -> tuple[Decoder, torch.Tensor]:
         """A decoder that has read the contexts, and the logits of their next tokens."""
-        device = self._generator.device
+        device = self._drawing.generator.device
         held = [self._held.get(name) for name in conversations]
         decoder = self._decoder
         if decoder is not None and all(
@@ -101,7 +77,7 @@ class KeptTurns:
             decoder.select(torch.tensor([own.row for own in known], device=device))
             return decoder, decoder.go_on(contexts, [len(own.token_ids) for own in known])
         distinct = list(dict.fromkeys(contexts))  # conversations of a group begin alike
-        decoder = Decoder(self._model, distinct, device, self._traits)
+        decoder = Decoder(self._drawing.model, distinct, device, self._drawing.traits)
         places = {context: place for place, context in enumerate(distinct)}
         copies = torch.tensor([places[context] for context in contexts], device=device)
         logits = decoder.start()[copies]
@@ -109,14 +85,4 @@ class KeptTurns:
         return decoder, logits
 
     def _anew(self, contexts: Sequence[tuple[int, ...]]) -> list[Completion]:
-        groups = sample_completions(
-            self._model,
-            contexts,
-            1,
-            tokenizer=self._tokenizer,
-            end_tokens=self._end_tokens,
-            sampling=self._sampling,
-            generator=self._generator,
-            traits=self._traits,
-        )
-        return [completion for (completion,) in groups]
+        return [completion for (completion,) in sample_completions(self._drawing, contexts, 1)]

@@ -16,7 +16,7 @@ from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from grpo import Evaluation
 from grpo_adapters.huggingface.decoding.decoding_traits import traits_of
-from grpo_adapters.huggingface.decoding.generation import sample_completions
+from grpo_adapters.huggingface.decoding.generation import Drawing, sample_completions
 from grpo_adapters.huggingface.decoding.kept_turns import KeptTurns
 from grpo_adapters.huggingface.decoding.sampling import SamplingConfig
 from grpo_adapters.huggingface.models.body_and_head import described_head, hidden_states, is_body_and_head
@@ -190,15 +190,11 @@ class CausalLMPolicy:
         Args:
             sampling: how tokens are drawn, in each turn.
         """
-        return KeptTurns(
-            self.causal_model,
-            self.tokenizer,
-            end_tokens(self.causal_model, self.tokenizer),
-            sampling,
-            self.generator,
-            self._traits,
-            self._sampling_mode,
-        )
+        return KeptTurns(self._drawing(sampling), self._sampling_mode)
+
+    def _drawing(self, sampling: SamplingConfig) -> Drawing:
+        ends = end_tokens(self.causal_model, self.tokenizer)
+        return Drawing(self.causal_model, self.tokenizer, ends, sampling, self.generator, self._traits)
 
     def complete(self, states: Sequence[Any], **overrides: Any) -> list[Completion]:
         """One completion of each prompt, the likeliest tokens unless a ``temperature`` is given.
@@ -216,16 +212,7 @@ class CausalLMPolicy:
         longest = longest_prompt(self.causal_model, sampling.max_new_tokens)
         prompts = encode_prompts(states, self.tokenizer, longest)
         with self._sampling_mode():
-            return sample_completions(
-                self.causal_model,
-                prompts,
-                num_completions,
-                tokenizer=self.tokenizer,
-                end_tokens=end_tokens(self.causal_model, self.tokenizer),
-                sampling=sampling,
-                generator=self.generator,
-                traits=self._traits,
-            )
+            return sample_completions(self._drawing(sampling), prompts, num_completions)
 
     @contextmanager
     def _sampling_mode(self) -> Iterator[None]:
