@@ -43,7 +43,7 @@ class Options:
 
     vllm: Path = Path(sys.executable).parent / "vllm"
     """The command that starts servers."""
-    steps: int = 60
+    steps: int = 150
     """Rollouts of each run."""
     prompts: int = 128
     """Of each rollout."""
