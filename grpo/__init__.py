@@ -51,10 +51,14 @@ from grpo.data.preferences import PairLogProbs, Preference
 from grpo.data.seeds import seeded_generator
 from grpo.data.segments import Segments
 from grpo.data.state import Stateful
+from grpo.distributed.errors import RankError, RankLostError
+from grpo.distributed.joins import JoinsWorld
+from grpo.distributed.world import World
 from grpo.divergences.coefficients import AdaptiveKLCoefficient, HorizonKLCoefficient, KLCoefficient
 from grpo.divergences.estimators import kl_k1, kl_k2, kl_k3
 from grpo.models.policy import (
     ActorCriticPolicy,
+    ComputesTogether,
     EncodesGroups,
     FollowsData,
     PolicyModel,
@@ -129,6 +133,7 @@ __all__ = [
     "ClippedImportanceSurrogate",
     "ClippedSurrogate",
     "CollectedPreferences",
+    "ComputesTogether",
     "ConformanceError",
     "CutsEpisodes",
     "DPOConfig",
@@ -160,6 +165,7 @@ __all__ = [
     "HorizonKLCoefficient",
     "IdentityPreferenceLoss",
     "ImportanceCorrection",
+    "JoinsWorld",
     "KLCoefficient",
     "KLPenalizedRewards",
     "KLPenaltySurrogate",
@@ -183,6 +189,8 @@ __all__ = [
     "PreferenceCollector",
     "PreferenceLoss",
     "PreferenceObjective",
+    "RankError",
+    "RankLostError",
     "ReferenceSync",
     "ReinforceConfig",
     "ReinforceTrainer",
@@ -213,6 +221,7 @@ __all__ = [
     "UpdateConfig",
     "ValueEstimates",
     "WatchForTrouble",
+    "World",
     "batch_normalized_advantages",
     "check_policy_model",
     "check_reward_model",

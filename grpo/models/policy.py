@@ -158,3 +158,27 @@ class FollowsData(Protocol):
     def update_statistics(self, batch: Any) -> None:
         """Take a batch into account. Called once, at the end of a step, so that within a step nothing moves."""
         ...
+
+
+@runtime_checkable
+class ComputesTogether(Protocol):
+    """A policy whose parameters lie in parts on several processes, all of which take part in each of its evaluations.
+
+    It sums the gradients of those parts itself. A trainer of several processes (:class:`grpo.World`) sees to it that
+    all of them evaluate equally often, whatever their shares; ``generate_actions`` it calls on all or on none, with no
+    states where a process has none.
+    """
+
+    def evaluate_nothing(self) -> Tensor:
+        """Take part in an evaluation of the others: a scalar 0, differentiable in the parameters where gradients are.
+
+        It is one forward pass, as ``evaluate_actions`` is one.
+        """
+        ...
+
+    def sum_gradients(self, now: bool) -> None:
+        """Whether the backward passes that follow sum gradients over the processes, or only add to this one's.
+
+        The last one of an optimiser step does the former.
+        """
+        ...

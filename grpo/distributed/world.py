@@ -1,0 +1,230 @@
+"""One process, or several that train one policy together."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any
+
+import torch
+from torch import Tensor, distributed
+from torch.distributed.rendezvous import rendezvous
+
+from grpo.distributed._exchange import Exchange, Kind, Operation
+from grpo.distributed.errors import RankError, RankLostError
+
+SLOT = 512
+"""Bytes of what a process tells the others at once; more takes a second exchange."""
+
+
+class World:
+    """The processes that train one policy together: this one alone, or a group of them.
+
+    Every process runs the same script, and holds the whole policy or a part of it. Each is given its share of the
+    states; whatever depends on all samples of a step is added up here, so that the result is that of one process. All
+    processes call the same methods in the same order, since each waits for the others.
+
+    An error on one process is raised on all: by itself where it happened, as a :class:`grpo.RankError` elsewhere. A
+    process that is gone, or does not come within the time limit, ends the others with a :class:`grpo.RankLostError`.
+
+    Attributes:
+        rank: of this process, from 0.
+        size: number of processes.
+        timeout: seconds that one waits for the others.
+
+    Args:
+        store: a store of ``torch.distributed`` that all processes share; None for this process alone.
+        rank: of this process, from 0.
+        size: number of processes.
+        timeout: seconds that one waits for the others, who may take longer over an episode or an answer.
+
+    Example:
+        >>> world = World()
+        >>> world.size, world.sum(torch.tensor([1.0, 2.0])), world.share(["a", "b"])
+        (1, tensor([1., 2.]), ['a', 'b'])
+    """
+
+    def __init__(self, store: Any = None, rank: int = 0, size: int = 1, *, timeout: float = 600.0) -> None:
+        if isinstance(size, bool) or not isinstance(size, int) or size < 1 or rank not in range(size):
+            raise ValueError(f"World got rank={rank!r} and size={size!r}, expected a rank from 0 to size - 1")
+        if not 0 < timeout < float("inf"):
+            raise ValueError(f"World got timeout={timeout!r}, expected a finite number of seconds above 0")
+        if size > 1 and store is None:
+            raise ValueError(
+                f"World got size={size} without a store that all processes share: call World.from_environment() in "
+                f"a script that torchrun starts"
+            )
+        self.rank = rank
+        self.size = size
+        self.timeout = timeout
+        self._exchange = Exchange(store, rank, size, timeout) if size > 1 else None
+
+    @classmethod
+    def from_environment(cls, *, timeout: float = 600.0, backend: str | None = None) -> World:
+        """The processes that ``torchrun`` has started, or this one alone where it was started without.
+
+        PyTorch's process group is initialised where it is not yet, for models that lie in parts on several processes.
+
+        Args:
+            timeout: seconds that one process waits for the others.
+            backend: of PyTorch's process group, ``"gloo"`` or ``"cpu:gloo,cuda:nccl"`` for instance; None for what
+                fits the devices that there are. On a GPU each process takes the one of its ``LOCAL_RANK``.
+
+        Raises:
+            RuntimeError: if the processes do not find each other, or the backend is not there.
+        """
+        if distributed.is_available() and distributed.is_initialized():
+            store = distributed.distributed_c10d._get_default_store()
+            return cls(store, distributed.get_rank(), distributed.get_world_size(), timeout=timeout)
+        missing = [name for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
+        if "RANK" in missing and "WORLD_SIZE" in missing:
+            return cls(timeout=timeout)
+        if missing:
+            raise RuntimeError(
+                f"the environment has no {', '.join(missing)}, though it is that of one process of several: start the "
+                f"script by torchrun, which sets all of them"
+            )
+        limit = timedelta(seconds=timeout)
+        if torch.cuda.is_available():
+            torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
+        try:
+            store, rank, size = next(rendezvous("env://", timeout=limit))
+            backend = backend or ("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
+            distributed.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=limit)
+        except RuntimeError as error:
+            raise RuntimeError(
+                f"rank {os.environ['RANK']} of {os.environ['WORLD_SIZE']} did not find the others at "
+                f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']} within {timeout:g} s, or cannot use them "
+                f"({error})"
+            ) from error
+        return cls(store, rank, size, timeout=timeout)
+
+    @property
+    def is_alone(self) -> bool:
+        """Whether this is the only process, so that all methods return what they are given, at once."""
+        return self._exchange is None
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes that this process has handed over for sums and exchanges so far."""
+        return 0 if self._exchange is None else self._exchange.num_bytes
+
+    def sum(self, tensor: Tensor) -> Tensor:
+        """The sum over all processes, of a tensor that has one shape and dtype on all of them."""
+        return self._reduced(tensor, "SUM")
+
+    def maximum(self, tensor: Tensor) -> Tensor:
+        """The maximum over all processes, entry by entry."""
+        return self._reduced(tensor, "MAX")
+
+    def any(self, flag: bool) -> bool:
+        """Whether it is so on any process."""
+        return flag if self.is_alone else bool(self.maximum(torch.tensor(float(flag))) > 0)
+
+    def begin_sum(self, tensor: Tensor) -> PendingSum:
+        """Begin to sum a tensor in place, while this process goes on with something else."""
+        if self._exchange is None:
+            return PendingSum(tensor, None, None)
+        if tensor.is_cuda and distributed.is_initialized() and "nccl" in distributed.get_backend():
+            self._agree()  # so that none waits on its GPU for one that has failed
+            distributed.all_reduce(tensor)
+            return PendingSum(tensor, None, None)
+        host = tensor if tensor.device.type == "cpu" and tensor.is_contiguous() else tensor.cpu().contiguous()
+        return PendingSum(tensor, self._exchange, self._exchange.begin("SUM", host))
+
+    def gather(self, value: Any) -> list[Any]:
+        """Something small from each process, in the order of ranks: anything that can be pickled."""
+        if self._exchange is None:
+            return [value]
+        content = pickle.dumps(value)
+        first = torch.zeros(SLOT, dtype=torch.uint8)
+        head = len(content).to_bytes(8, "little") + content[: SLOT - 8]
+        first[: len(head)] = torch.frombuffer(bytearray(head), dtype=torch.uint8)
+        parts = [bytes(part.tolist()) for part in self._gathered(first)]
+        lengths = [int.from_bytes(part[:8], "little") for part in parts]
+        contents = [part[8:] for part in parts]
+        longest = max(lengths) - (SLOT - 8)
+        if longest > 0:
+            rest = torch.zeros(longest, dtype=torch.uint8)
+            tail = content[SLOT - 8 :]
+            if tail:
+                rest[: len(tail)] = torch.frombuffer(bytearray(tail), dtype=torch.uint8)
+            rests = self._gathered(rest)
+            contents = [head + part.numpy().tobytes() for head, part in zip(contents, rests, strict=True)]
+        return [pickle.loads(part[:length]) for part, length in zip(contents, lengths, strict=True)]  # noqa: S301
+
+    def broadcast(self, value: Any, source: int = 0) -> Any:
+        """What one process has, on all of them: anything that can be pickled."""
+        return self.gather(value if self.rank == source else None)[source]
+
+    def share(self, batch: Any) -> Any:
+        """This process's part of a batch that all of them hold, by index: parts of consecutive entries, in order.
+
+        Example:
+            >>> World().share([1, 2, 3])
+            [1, 2, 3]
+        """
+        return batch if self.is_alone else batch[self.part_of(len(batch))]
+
+    def part_of(self, count: int) -> slice:
+        """Which of so many entries are this process's; sizes differ by one at the most."""
+        return slice(count * self.rank // self.size, count * (self.rank + 1) // self.size)
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """A block that ends well on all processes, or on none: the failure of one is raised on all."""
+        try:
+            yield
+            self._agree()
+        except BaseException as error:
+            self.fail(error)
+            raise
+
+    def fail(self, error: BaseException) -> None:
+        """Let the other processes raise at the next place where they wait for this one, which goes its own way now."""
+        if self._exchange is not None and not isinstance(error, RankError | RankLostError):
+            self._exchange.fail(error)
+
+    def _agree(self) -> None:
+        """Return when all processes have come here."""
+        self._reduced(torch.zeros(1), "MAX")
+
+    def _reduced(self, tensor: Tensor, kind: Kind) -> Tensor:
+        if self._exchange is None:
+            return tensor
+        own = tensor.detach().to("cpu", copy=True).contiguous()
+        self._exchange.wait(self._exchange.begin(kind, own))
+        return own.to(tensor.device)
+
+    def _gathered(self, tensor: Tensor) -> list[Tensor]:
+        assert self._exchange is not None
+        operation = self._exchange.begin("gather", tensor)
+        self._exchange.wait(operation)
+        return operation.gathered
+
+    def __repr__(self) -> str:
+        return f"World(rank={self.rank}, size={self.size})"
+
+
+class PendingSum:
+    """A sum over processes that is under way."""
+
+    def __init__(self, tensor: Tensor, exchange: Exchange | None, operation: Operation | None) -> None:
+        self._tensor = tensor
+        self._exchange = exchange
+        self._operation = operation
+
+    def wait(self) -> Tensor:
+        """The sum, in the memory of the tensor that was given."""
+        if self._exchange is not None and self._operation is not None:
+            self._exchange.wait(self._operation)
+            if self._operation.tensor is not self._tensor:
+                self._tensor.copy_(self._operation.tensor.view_as(self._tensor))
+        return self._tensor
+
+
+ALONE = World()
+"""The world of one process."""

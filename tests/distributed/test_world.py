@@ -1,0 +1,161 @@
+"""The world of several processes: sums, exchanges, and failures that all of them hear of."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import Any
+
+import pytest
+import torch
+from ranks import answers_of_ranks, on_ranks
+
+from grpo import RankError, RankLostError, World
+
+
+def sums(world: World) -> Any:
+    own = torch.tensor([1.0, float(world.rank)], dtype=torch.float64)
+    begun = [world.begin_sum(torch.full((1000,), float(world.rank + place))) for place in range(3)]
+    return (
+        world.sum(own).tolist(),
+        world.maximum(own).tolist(),
+        [float(sum_.wait()[7]) for sum_ in begun],
+        own.tolist(),
+    )
+
+
+@pytest.mark.parametrize("size", [1, 2, 4])
+def test_sums_over_ranks(size: int) -> None:
+    ranks = sum(range(size))
+    for rank, (total, largest, begun, own) in enumerate(on_ranks(size, sums)):
+        assert total == [size, ranks]
+        assert largest == [1, size - 1]
+        assert begun == [ranks, ranks + size, ranks + 2 * size]
+        assert own == [1, rank]
+
+
+def exchanges(world: World) -> Any:
+    own = {"rank": world.rank, "long": "ü" * 2000 * world.rank}
+    return world.gather(own), world.broadcast(own, world.size - 1)["rank"], world.any(world.rank == world.size - 1)
+
+
+@pytest.mark.parametrize("size", [1, 2, 4])
+def test_exchanges_of_any_length(size: int) -> None:
+    for told, last, flag in on_ranks(size, exchanges):
+        assert told == [{"rank": rank, "long": "ü" * 2000 * rank} for rank in range(size)]
+        assert last == size - 1
+        assert flag
+
+
+def shares(world: World, count: int) -> Any:
+    return world.share(list(range(count))), world.share(torch.arange(count)).tolist()
+
+
+@pytest.mark.parametrize("count", [0, 1, 5, 8])
+def test_shares_are_consecutive_parts(count: int) -> None:
+    parts = on_ranks(4, shares, count)
+    assert [entry for part, _ in parts for entry in part] == list(range(count))
+    assert all(part == of_tensor for part, of_tensor in parts)
+    assert max(len(part) for part, _ in parts) - min(len(part) for part, _ in parts) <= 1
+
+
+def fails_sometimes(world: World, failing: int, before: int) -> Any:
+    """Sums and fails again and again; what it saw, after which all are together again."""
+    seen = []
+    for attempt in range(3):
+        try:
+            with world.together():
+                for _ in range(before):
+                    world.sum(torch.ones(100_000))
+                if world.rank == failing:
+                    raise KeyError(f"attempt {attempt}")
+                time.sleep(0.02 * world.rank)
+                begun = [world.begin_sum(torch.ones(1000)) for _ in range(3)]
+                for part in pending:
+                    part.wait()
+        except (KeyError, RankError) as error:
+            seen.append(f"{type(error).__name__}: {error}")
+        assert world.sum(torch.ones(1)).item() == world.size
+    return seen
+
+
+@pytest.mark.parametrize("size", [2, 4])
+@pytest.mark.parametrize("before", [0, 1, 5])
+def test_a_failure_is_raised_on_all_and_all_go_on(size: int, before: int) -> None:
+    for rank, seen in enumerate(on_ranks(size, fails_sometimes, 1, before)):
+        told = "KeyError: 'attempt {}'" if rank == 1 else "RankError: rank 1 failed: KeyError: 'attempt {}'"
+        assert seen == [told.format(attempt) for attempt in range(3)]
+
+
+def fails_at_the_same_time(world: World) -> str:
+    try:
+        with world.together():
+            if world.rank < 2:
+                raise ValueError(f"of {world.rank}")
+    except (ValueError, RankError) as error:
+        assert world.sum(torch.ones(1)).item() == world.size
+        return str(error)
+    return "nothing"
+
+
+def test_several_failures_at_once() -> None:
+    first, second, *others = on_ranks(4, fails_at_the_same_time)
+    assert (first, second) == ("of 0", "of 1")
+    assert set(others) <= {"rank 0 failed: ValueError: of 0", "rank 1 failed: ValueError: of 1"}
+
+
+def hangs(world: World, seconds: float) -> None:
+    world.sum(torch.ones(1))
+    if world.rank == 1:
+        time.sleep(seconds)
+    world.sum(torch.ones(1))
+
+
+def test_a_rank_that_hangs_ends_the_others_in_time() -> None:
+    began = time.monotonic()
+    answers = answers_of_ranks(2, hangs, 4.0, timeout=1.0)
+    assert time.monotonic() - began < 15
+    for _, error, _ in answers:
+        assert isinstance(error, RankLostError)
+        assert "rank 1 did not come" in str(error)
+        assert "within 1 s" in str(error)
+
+
+def dies(world: World) -> None:
+    world.sum(torch.ones(1))
+    if world.rank == 1:
+        os._exit(3)
+    world.sum(torch.ones(1))
+
+
+@pytest.mark.parametrize("size", [2, 4])
+def test_a_rank_that_dies_ends_the_others(size: int) -> None:
+    began = time.monotonic()
+    answers = answers_of_ranks(size, dies)
+    assert time.monotonic() - began < 20
+    for rank, (_, error, _) in enumerate(answers):
+        assert isinstance(error, ProcessLookupError if rank == 1 else RankLostError)
+        assert rank == 1 or "start all processes again" in str(error)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"size": 0}, "expected a rank from 0"),
+        ({"size": 2}, "without a store"),
+        ({"store": object(), "size": 2, "rank": 2}, "expected a rank from 0"),
+        ({"timeout": 0.0}, "above 0"),
+    ],
+)
+def test_bad_worlds(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        World(**arguments)
+
+
+def test_one_process_without_torchrun(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    assert World.from_environment().is_alone
+    monkeypatch.setenv("RANK", "0")
+    with pytest.raises(RuntimeError, match=r"WORLD_SIZE.*torchrun"):
+        World.from_environment()
