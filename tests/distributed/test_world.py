@@ -70,7 +70,7 @@ def fails_sometimes(world: World, failing: int, before: int) -> Any:
                 if world.rank == failing:
                     raise KeyError(f"attempt {attempt}")
                 time.sleep(0.02 * world.rank)
-                [world.begin_sum(torch.ones(1000)) for _ in range(3)]
+                pending = [world.begin_sum(torch.ones(1000)) for _ in range(3)]
                 for part in pending:
                     part.wait()
         except (KeyError, RankError) as error:
