@@ -24,6 +24,7 @@ from grpo.models._checks import check_parameters
 from grpo.models._evaluator import Evaluator
 from grpo.models.policy import ActionsT, ComputesTogether, PolicyModel, ReportsMetrics, StatesT
 from grpo.training._agreement import check_same_settings, check_same_tensors, check_world, sample_apart
+from grpo.training._all_samples import TermsOfAll
 from grpo.training._diagnosis import describe_bad_gradient
 from grpo.training._metrics import StepMetrics
 from grpo.training._minibatches import WeightedRows
@@ -255,6 +256,17 @@ class PolicyTrainer(Generic[StatesT, ActionsT]):
             put_back_buffers(buffers)
             metrics.skip()
 
+    @property
+    def _all_take_part(self) -> bool:
+        """Whether processes take part in evaluations for which they have no rows."""
+        return self._evaluator.computes_together
+
+    def _evaluate_nothing(self) -> Tensor | None:
+        """Take part in an evaluation of other processes; what to go backward from, if anything."""
+        if not self._evaluator.computes_together:
+            return None
+        return cast("ComputesTogether", self.policy).evaluate_nothing()
+
     def _agree_on_backward(self, together: bool) -> None:
         """Go into a backward pass in which all processes take part only when all of them do."""
         if together:
@@ -277,7 +289,7 @@ class PolicyTrainer(Generic[StatesT, ActionsT]):
         gradients = self._optimization.gradient_sum(self.world)
         gradients.clear()
         together = self._evaluator.computes_together
-        num_parts = int(self.world.maximum(torch.tensor(len(parts)))) if together else len(parts)
+        num_parts = int(self.world.maximum(torch.tensor(len(parts)))) if self._all_take_part else len(parts)
         for place in range(num_parts):
             is_last = place == num_parts - 1
             if together:
@@ -288,16 +300,17 @@ class PolicyTrainer(Generic[StatesT, ActionsT]):
                 with gradients.during(is_last):
                     metrics.add_micro_batch(part, terms.metrics, self._backward(terms, part.weight))
             else:
-                nothing = cast("ComputesTogether", self.policy).evaluate_nothing()
+                nothing = self._evaluate_nothing()
                 self._agree_on_backward(together)
-                nothing.backward()
+                if nothing is not None:
+                    nothing.backward()
         metrics.take_sums(gradients.finish(metrics.sums_of_micro_batches()))
 
     def _backward(self, terms: Terms, weight: Tensor) -> Tensor:
         """Add the gradient of a micro-batch to that of the optimiser step; its part of the loss."""
         loss = torch.dot(weight.to(terms.loss.dtype), terms.loss)
         if self.optimizer is not None:
-            loss.backward()
+            (terms.total if isinstance(terms, TermsOfAll) else loss).backward()
         return loss.detach()
 
     def _make_update(
