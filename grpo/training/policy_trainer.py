@@ -104,7 +104,7 @@ class PolicyTrainer(Generic[StatesT, ActionsT]):
         self._small_copies = Copies()
         doubles = any(parameter.dtype == torch.float64 for parameter in self._optimization.parameters.values())
         self._weights_dtype = torch.float64 if doubles else torch.float32
-        self._check_same_policy("are those that the trainer is made with: seed or load them alike on all processes")
+        self._check_same_policy("seed or load them alike on all processes before the trainer is made")
         self._join_world([policy])
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -122,14 +122,14 @@ class PolicyTrainer(Generic[StatesT, ActionsT]):
             for model in those_with(JoinsWorld, models):
                 model.join_world(self.world)
 
-    def _check_same_policy(self, when: str) -> None:
+    def _check_same_policy(self, fix: str, when: str = "") -> None:
         """Raise a ValueError on all processes if their policies differ."""
         if self.world.is_alone:
             return
         parameters = self.policy.get_parameters()
         buffers = {f"{place} {name}": buffer for place, (_, name, buffer) in enumerate(buffers_of(self.policy))}
-        check_same_tensors(parameters, "parameters of the policy", self.world, when)
-        check_same_tensors(buffers, "buffers of the policy", self.world, when)
+        check_same_tensors(parameters, "parameters of the policy", self.world, f"{when}: {fix}")
+        check_same_tensors(buffers, "buffers of the policy", self.world, f"{when}: {fix}")
 
     @property
     def _parts(self) -> dict[str, object]:
@@ -234,8 +234,9 @@ class PolicyTrainer(Generic[StatesT, ActionsT]):
         """Return when the step has ended well on all processes, and now and then only if it has ended alike."""
         if not self.world.is_alone and self.num_steps % self.world.compare_every == 0:
             self._check_same_policy(
-                f"came out of step {self.num_steps} differently: whatever the policy changes in itself must change in "
-                f"the same way on all processes; grpo.JoinsWorld tells it of the others"
+                "whatever the policy changes in itself must change in the same way on all processes; grpo.JoinsWorld "
+                "tells it of the others",
+                f" after step {self.num_steps}",
             )
         if not self.world.is_alone:
             self.world.agree()
