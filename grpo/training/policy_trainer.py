@@ -336,6 +336,8 @@ class PolicyTrainer(Generic[StatesT, ActionsT]):
 
     def _may_fail_after_an_update(self, num_rows: int) -> bool:
         """Whether anything that may fail comes after the first update, so that it must be possible to undo that."""
+        if not self.world.is_alone:  # another process may fail in the same update
+            return True
         return self._syncs_reference_after(self.num_steps + 1) or self.config.num_updates(num_rows) > 1
 
     def _syncs_reference_after(self, num_steps: int) -> bool:
