@@ -164,6 +164,6 @@ def test_one_process_without_torchrun(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_copies() -> None:
-    world = World(object(), 1, 2)
+    world = World(torch.distributed.HashStore(), 1, 2)
     assert copy.deepcopy(world) is world
     assert pickle.loads(pickle.dumps(world)).is_alone
