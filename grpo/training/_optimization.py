@@ -16,6 +16,7 @@ from grpo.config.update import UpdateConfig
 from grpo.data._protocols import type_name
 from grpo.data.errors import NonFiniteError
 from grpo.data.state import copied, load_state
+from grpo.distributed.parts import local_part
 from grpo.models._checks import check_parameters
 
 
@@ -311,6 +312,7 @@ def check_reference(parameters: Mapping[str, Tensor], reference_parameters: Mapp
 
 def _memory_of(tensor: Tensor) -> tuple[torch.device, int, int]:
     """The device that a tensor is on, and from which to which byte there; no bytes where it has none of its own."""
+    tensor = local_part(tensor)
     begin = tensor.data_ptr()
     if begin == 0 or tensor.numel() == 0:
         return tensor.device, 0, 0

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from grpo.distributed.parts import layout_of, local_part
+
 
 @torch.no_grad()
 def mix_parameters(reference_parameters: Mapping[str, Tensor], parameters: Mapping[str, Tensor], mixing: float) -> None:
@@ -27,10 +29,11 @@ def mix_parameters(reference_parameters: Mapping[str, Tensor], parameters: Mappi
         tensor([0.5000, 3.0000])
     """
     for name, reference in {id(tensor): (name, tensor) for name, tensor in reference_parameters.items()}.values():
-        if reference.is_floating_point():
-            reference.lerp_(parameters[name].to(reference), mixing)
+        own, other = local_part(reference), local_part(parameters[name])
+        if own.is_floating_point():
+            own.lerp_(other.to(own), mixing)
         else:
-            reference.copy_(parameters[name])
+            own.copy_(other)
 
 
 def check_has_own_parameters(
@@ -47,12 +50,14 @@ def check_has_own_parameters(
             "cannot be changed: make it outside, by copy.deepcopy(policy)"
         )
     ours, theirs = (
-        {name: tensor.shape for name, tensor in named.items()} for named in (parameters, reference_parameters)
+        {name: (tensor.shape, layout_of(tensor)) for name, tensor in named.items()}
+        for named in (parameters, reference_parameters)
     )
     differing = sorted(name for name in ours.keys() | theirs.keys() if ours.get(name) != theirs.get(name))
     if differing:
         raise ValueError(
-            f"reference_sync needs a reference policy with parameters of the policy's names and shapes, but they "
+            f"reference_sync needs a reference policy with parameters of the policy's names and shapes, in the "
+            f"same parts where they lie on several processes, but they "
             f"differ in {', '.join(differing[:3])}{', ...' if len(differing) > 3 else ''}: pass copy.deepcopy(policy), "
             f"which has its weights to itself, or leave reference_sync out"
         )

@@ -115,7 +115,8 @@ class AgentSampler:
                 ]
             )
             if self._engine is None:
-                talk_in_rounds(policy, sampling, dialogues)
+                with policy.sampling_together():
+                    talk_in_rounds(policy, sampling, dialogues)
             else:
                 run_together([talk_through(self._engine, policy, sampling, dialogues)])
         finally:

@@ -1,0 +1,137 @@
+"""Language models in parts on several processes, beside the whole model on one."""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+from pathlib import Path
+
+import pytest
+import torch
+from language_models import build_model, build_tokenizer
+from ranks import on_ranks
+from sharded_training import (
+    Case,
+    Outcome,
+    give_up_half_way,
+    joined,
+    refusal,
+    sample_alone,
+    sample_on_rank,
+    train,
+    train_on_rank,
+    write_and_read,
+)
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+from transformers import AutoModelForCausalLM
+
+from grpo_adapters.huggingface import CausalLMPolicy
+
+CASES = {
+    "gpt2": (2, Case("gpt2", shares=(4, 2))),
+    "gpt2 on four": (4, Case("gpt2", shares=(3, 2, 0, 1))),
+    "llama": (2, Case("llama", shares=(6, 0))),
+    "llama on four": (4, Case("llama")),
+    "adapters": (2, Case("llama", lora=True)),
+    "layers computed again": (2, Case("gpt2", options={"gradient_checkpointing": True})),
+    "layers kept": (2, Case("llama", shard={"reshard_after_forward": False}, rows_per_micro_batch=6)),
+    "one process": (1, Case("gpt2")),
+}
+
+
+@cache
+def on_one_process(case_name: str) -> Outcome:
+    return train(CASES[case_name][1])
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_parts_train_as_the_whole(name: str) -> None:
+    size, case = CASES[name]
+    whole = on_one_process(name)
+    outcomes = on_ranks(size, train_on_rank, case)
+    assert joined(outcomes, "log_probs") == pytest.approx(whole.log_probs, rel=1e-9)
+    assert joined(outcomes, "reference_log_probs") == pytest.approx(whole.reference_log_probs, rel=1e-9)
+    for outcome in outcomes:
+        assert outcome.gradients.keys() == whole.gradients.keys()
+        for name, gradient in whole.gradients.items():
+            torch.testing.assert_close(outcome.gradients[name], gradient, rtol=1e-9, atol=1e-12)
+        for name, parameter in whole.parameters.items():
+            torch.testing.assert_close(outcome.parameters[name], parameter, rtol=1e-8, atol=1e-9)
+
+
+def test_rounded_parameters() -> None:
+    case = Case("llama", dtype=torch.float32)
+    rounded = Case("llama", dtype=torch.float32, shard={"param_dtype": torch.bfloat16})
+    outcomes = on_ranks(2, train_on_rank, rounded)
+    assert joined(outcomes, "log_probs") == pytest.approx(train(case).log_probs, rel=0.1, abs=0.1)
+    assert joined(outcomes, "log_probs") != pytest.approx(train(case).log_probs, rel=1e-5)
+    assert all(
+        each.dtype == torch.float32 for each in (*outcomes[0].parameters.values(), *outcomes[0].gradients.values())
+    )
+
+
+@pytest.mark.parametrize("gathers", [True, False], ids=["gathered", "in step"])
+@pytest.mark.parametrize("num_states", [(2, 4), (3, 0)])
+def test_samples_are_those_of_the_whole_model(gathers: bool, num_states: tuple[int, ...]) -> None:
+    case = Case("gpt2", shard={"gather_for_sampling": gathers})
+    answers = on_ranks(2, sample_on_rank, case, num_states)
+    for rank, (tokens, training) in enumerate(answers):
+        assert tokens == sample_alone(case, rank, num_states[rank])
+        assert not training
+
+
+def test_a_step_given_up_leaves_nothing() -> None:
+    for before, after in on_ranks(2, give_up_half_way, Case("gpt2")):
+        for name, gradient in before.items():
+            torch.testing.assert_close(after[name], gradient, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("lora", [False, True], ids=["all weights", "adapters"])
+def test_written_and_read(lora: bool, tmp_path: Path) -> None:
+    case = Case("gpt2", lora=lora, dtype=torch.float32)
+    whole, first, second, refused = on_ranks(2, write_and_read, case, str(tmp_path))[1]
+    assert all(torch.equal(tensor, first[name]) and torch.equal(tensor, second[name]) for name, tensor in whole.items())
+    assert "in parts on 2 processes, expected the whole tensor" in refused
+    if not lora:
+        read = AutoModelForCausalLM.from_pretrained(tmp_path)
+        assert type(read).__name__ == "GPT2LMHeadModel"
+        assert all(torch.equal(tensor, whole[name]) for name, tensor in read.named_parameters())
+    else:
+        assert {file.name for file in tmp_path.iterdir()} >= {"adapter_model.safetensors", "adapter_config.json"}
+
+
+@pytest.mark.parametrize(
+    ("what", "size", "message"),
+    [
+        ("no process group", 1, "start the script by torchrun"),
+        ("other weights", 2, "transformer.wte.weight, .* differ among the processes"),
+        ("no world", 2, "policy.join_world"),
+        ("other world", 2, "parts on 2 processes, the trainer's world has 1"),
+        ("other device", 1, "parts stay where they are"),
+    ],
+)
+def test_refusals(what: str, size: int, message: str) -> None:
+    for told in on_ranks(size, refusal, what):
+        assert re.search(message, told), told
+
+
+def test_other_wrappers_are_refused() -> None:
+    class Wrapper(DistributedDataParallel):
+        def __init__(self, module: nn.Module) -> None:
+            nn.Module.__init__(self)
+            self.module = module
+
+    model = build_model()
+    with pytest.raises(TypeError, match=r"model is wrapped in Wrapper.*world= sums the gradients"):
+        CausalLMPolicy(Wrapper(model), build_tokenizer())  # type: ignore[arg-type]
+    model.transformer.h[0] = Wrapper(model.transformer.h[0])
+    with pytest.raises(TypeError, match=r"transformer\.h\.0 is wrapped in Wrapper"):
+        CausalLMPolicy(model, build_tokenizer())
+
+
+def test_a_hollow_model_is_refused() -> None:
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(build_model().config)
+    with pytest.raises(ValueError, match=r"wte.weight of GPT2LMHeadModel is on the meta device"):
+        CausalLMPolicy(model, build_tokenizer())

@@ -1,0 +1,255 @@
+"""Training loops on language models in parts, to compare with those of one process."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from language_models import build_model, build_tokenizer
+from peft import LoraConfig
+from ranks import process_group
+from torch import Tensor
+from torch.distributed.tensor import DTensor
+
+from grpo import ComputesTogether, World
+from grpo_adapters.huggingface import CausalLMPolicy, Completion, FSDP2Config, SamplingConfig
+
+PROMPTS = ["1+2=", "a b a b 12+34 = ", "7", "1+2=", "b=0+9 ", "1+2="]
+TOKENS = [(3, 4, 5), (6,), (7, 8, 9, 10, 11, 12, 13), (1, 2), (5, 5, 5, 5), (14, 3)]
+
+
+@dataclass(frozen=True)
+class Case:
+    """How a model is trained."""
+
+    family: str = "gpt2"
+    lora: bool = False
+    options: dict[str, Any] = field(default_factory=dict)
+    shard: dict[str, Any] = field(default_factory=dict)
+    shares: tuple[int, ...] | None = None
+    rows_per_micro_batch: int = 2
+    num_steps: int = 3
+    dtype: torch.dtype = torch.float64
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of it."""
+
+    log_probs: list[float]
+    gradients: dict[str, Tensor]
+    parameters: dict[str, Tensor]
+    reference_log_probs: list[float]
+    local_bytes: int
+
+
+def full(tensor: Tensor) -> Tensor:
+    """The whole of a tensor."""
+    return (tensor.full_tensor() if isinstance(tensor, DTensor) else tensor).detach().clone()
+
+
+def make_policy(case: Case, world: World | None, seed: int = 0) -> CausalLMPolicy:
+    """A policy, in parts where there is a world."""
+    model = build_model(case.family, dtype=case.dtype)
+    torch.manual_seed(1)
+    adapters = LoraConfig(r=2, init_lora_weights=False, target_modules="all-linear") if case.lora else None
+    policy = CausalLMPolicy(
+        model,
+        build_tokenizer(),
+        peft_config=adapters,
+        sampling=SamplingConfig(max_new_tokens=8),
+        shard=None if world is None else FSDP2Config(**case.shard),
+        seed=seed,
+        **case.options,
+    )
+    if world is not None:
+        assert isinstance(policy, ComputesTogether)
+        policy.join_world(world)
+    else:
+        assert not isinstance(policy, ComputesTogether)
+    return policy
+
+
+def own_samples(case: Case, world: World | None) -> range:
+    """Which samples are this process's."""
+    if world is None:
+        return range(len(PROMPTS))
+    if case.shares is None:
+        part = world.part_of(len(PROMPTS))
+        return range(part.start, part.stop)
+    ends = torch.tensor((0, *case.shares)).cumsum(0).tolist()
+    return range(ends[world.rank], ends[world.rank + 1])
+
+
+def train(case: Case, world: World | None = None) -> Outcome:
+    """Some steps of AdamW on the weighted log-probs of given completions."""
+    policy = make_policy(case, world)
+    own = own_samples(case, world)
+    together: Any = policy
+    batch = None
+    if len(own):
+        completions = [Completion(TOKENS[index], "") for index in own]
+        batch = policy.encode_actions([PROMPTS[index] for index in own], completions)
+    weights = torch.linspace(-1, 2, len(PROMPTS), dtype=torch.float64)[list(own)]
+    optimizer = torch.optim.AdamW(
+        [each for each in policy.get_parameters().values() if each.requires_grad], lr=0.02, eps=1e-3
+    )
+    reference = policy.reference().eval()
+    if world is not None and hasattr(reference, "join_world"):
+        reference.join_world(world)
+    log_probs = evaluated(policy, batch)
+    first: dict[str, Tensor] = {}
+    parts = torch.arange(len(own)).split(case.rows_per_micro_batch) if len(own) else ()
+    count = len(parts) if world is None else int(world.maximum(torch.tensor([float(len(parts))])))
+    for _ in range(case.num_steps):
+        policy.train()
+        optimizer.zero_grad()
+        for place in range(count):
+            if world is not None:
+                together.sum_gradients(place == count - 1)
+            if place < len(parts):
+                assert batch is not None
+                rows = parts[place]
+                evaluation = policy.evaluate_actions(batch.select(rows))
+                assert evaluation.entropy is not None
+                expanded = batch.rows.select(rows).expand(weights[rows])
+                loss = (expanded * evaluation.log_probs).sum() + 0.1 * evaluation.entropy.sum()
+            else:
+                loss = together.evaluate_nothing()
+            loss.backward()
+        named = {name: each for name, each in policy.get_parameters().items() if each.requires_grad}
+        first = first or {name: full(each.grad) for name, each in named.items() if each.grad is not None}
+        optimizer.step()
+    return Outcome(
+        log_probs,
+        first,
+        {name: full(each) for name, each in policy.get_parameters().items()},
+        evaluated(reference, batch),
+        sum(each.to_local().nbytes for each in policy.get_parameters().values() if isinstance(each, DTensor)),
+    )
+
+
+@torch.no_grad()
+def evaluated(policy: Any, batch: Any) -> list[float]:
+    """Log-probs of a batch, or of nothing."""
+    policy.eval()
+    if batch is None:
+        policy.evaluate_nothing()
+        return []
+    log_probs: list[float] = policy.evaluate_actions(batch).log_probs.tolist()
+    return log_probs
+
+
+def train_on_rank(world: World, case: Case) -> Outcome:
+    """The same, as one of several processes."""
+    with process_group(world):
+        return train(case, world)
+
+
+def joined(outcomes: Sequence[Outcome], name: str) -> list[float]:
+    """What the ranks had each for its share."""
+    return [value for outcome in outcomes for value in getattr(outcome, name)]
+
+
+def sample_on_rank(world: World, case: Case, num_states: tuple[int, ...]) -> Any:
+    """Completions of the first so many prompts, in turn with evaluations, and what the engineless samplers make."""
+    with process_group(world):
+        policy = make_policy(case, world, seed=10 + world.rank)
+        own = PROMPTS[: num_states[world.rank]]
+        return [
+            [one.token_ids for group in policy.generate_actions(own, 2) for one in group] for _ in range(2)
+        ], policy.model.training
+
+
+def sample_alone(case: Case, rank: int, num_states: int) -> Any:
+    """The same of a whole model with the generator of a rank."""
+    policy = make_policy(case, None, seed=10 + rank)
+    own = PROMPTS[:num_states]
+    return [[one.token_ids for group in policy.generate_actions(own, 2) for one in group] for _ in range(2)]
+
+
+def give_up_half_way(world: World, case: Case) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Gradients of a step before and after another one that failed between its micro-batches, and one amid a pass."""
+    with process_group(world):
+        policy: Any = make_policy(case, world)
+        batch = policy.encode_actions(PROMPTS[:2], [Completion(tokens, "") for tokens in TOKENS[:2]])
+
+        def gradients() -> dict[str, Tensor]:
+            for last in (False, True):
+                policy.sum_gradients(last)
+                policy.evaluate_actions(batch).log_probs.sum().backward()
+            named = policy.get_parameters()
+            found = {name: full(tensor.grad) for name, tensor in named.items()}
+            drop(named)
+            return found
+
+        def drop(named: dict[str, Tensor]) -> None:
+            for tensor in named.values():
+                tensor.grad = None
+
+        before = gradients()
+        policy.sum_gradients(False)
+        policy.evaluate_actions(batch).log_probs.sum().backward()
+        drop(policy.get_parameters())  # and the rest of the step does not come
+        [block, *_] = [each for each in policy.model.modules() if type(each).__name__ == "FSDPGPT2Block"]
+        hook = block.mlp.register_forward_hook(fail)
+        for _ in range(2):
+            with suppress(ArithmeticError):
+                policy.evaluate_actions(batch)
+        hook.remove()
+        return before, gradients()
+
+
+def fail(*_: Any) -> None:
+    """Fail."""
+    raise ArithmeticError("of a layer")
+
+
+def refusal(world: World, make: str) -> str:
+    """The message with which a policy is refused."""
+    makers = {
+        "no process group": lambda: CausalLMPolicy(build_model(), build_tokenizer(), shard=FSDP2Config()),
+        "other weights": lambda: CausalLMPolicy(build_model(seed=world.rank), build_tokenizer(), shard=FSDP2Config()),
+        "no world": lambda: CausalLMPolicy(build_model(), build_tokenizer(), shard=FSDP2Config()).generate_actions(
+            ["1"], 1, max_new_tokens=3
+        ),
+        "other world": lambda: CausalLMPolicy(build_model(), build_tokenizer(), shard=FSDP2Config()).join_world(
+            World()
+        ),
+        "other device": lambda: CausalLMPolicy(build_model(), build_tokenizer(), shard=FSDP2Config()).to("meta"),
+    }
+    try:
+        if make == "no process group":
+            makers[make]()
+        else:
+            with process_group(world):
+                makers[make]()
+    except (RuntimeError, ValueError) as error:
+        return str(error)
+    return "nothing"
+
+
+def write_and_read(world: World, case: Case, folder: str) -> Any:
+    """Save a policy, and put a state back; what parameters are after it."""
+    with process_group(world):
+        policy: Any = make_policy(case, world)
+        state = policy.state_dict()
+        policy.save_pretrained(folder)
+        whole = {name: full(tensor) for name, tensor in state["weights"].items()}
+        for tensor in policy.get_parameters().values():
+            torch.nn.init.zeros_(tensor.to_local())
+        policy.load_state_dict(state)
+        first = {name: full(tensor) for name, tensor in policy.state_dict()["weights"].items()}
+        for tensor in policy.get_parameters().values():
+            torch.nn.init.zeros_(tensor.to_local())
+        policy.load_state_dict(state | {"weights": whole})
+        second = {name: full(tensor) for name, tensor in policy.state_dict()["weights"].items()}
+        alone = make_policy(case, None)
+        try:
+            alone.load_state_dict(state)
+        except ValueError as error:
+            return whole, first, second, str(error)
+        return whole, first, second, ""
