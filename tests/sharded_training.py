@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from language_models import build_model, build_tokenizer
+from language_models import build_model, build_tokenizer, random_completions
 from peft import LoraConfig
 from ranks import process_group
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
-from grpo import ComputesTogether, World
+from grpo import ComputesTogether, GRPOConfig, GRPOTrainer, World
 from grpo_adapters.huggingface import CausalLMPolicy, Completion, FSDP2Config, SamplingConfig
 
 PROMPTS = ["1+2=", "a b a b 12+34 = ", "7", "1+2=", "b=0+9 ", "1+2="]
@@ -253,3 +253,41 @@ def write_and_read(world: World, case: Case, folder: str) -> Any:
         except ValueError as error:
             return whole, first, second, str(error)
         return whole, first, second, ""
+
+
+class Sevens:
+    """Rewards the share of a character."""
+
+    def compute_rewards(self, states: Sequence[Any], actions: Sequence[Completion]) -> Tensor:
+        """By what a completion says, [N]."""
+        return torch.tensor([action.text.count("7") / len(action) + 0.1 * len(action) for action in actions])
+
+    def train(self) -> None: ...
+    def eval(self) -> None: ...
+    def to(self, device: Any) -> None: ...
+
+
+class Drawn:
+    """Gives completions that are known beforehand, by the prompt."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    def sample(self, policy: Any, states: Sequence[Any], num_actions_per_state: int, **_: Any) -> Any:
+        """The same on one process and on several."""
+        return [random_completions(num_actions_per_state, seed=sum(map(ord, state)) + 1) for state in states]
+
+
+def train_by_trainer(world: World, case: Case, changes: dict[str, Any], num_states: tuple[int, ...]) -> Any:
+    """Parameters and metrics of steps of a trainer, of shares of the states."""
+    own = num_states[: world.rank + 1]
+    states = ["1+2=", "a b a b 12+34 = ", "7", "b=0+9 ", "3+3=", "0"][sum(own[:-1]) : sum(own)]
+    with nullcontext() if world.is_alone else process_group(world):
+        policy = make_policy(case, None if world.is_alone else world)
+        config = GRPOConfig(
+            group_size=3, batch_size=9, micro_batch_size=2, learning_rate=0.02, adam_epsilon=1e-3, kl_coefficient=0.1
+        ).model_copy(update=changes)
+        reference = policy.reference()
+        trainer = GRPOTrainer(config, policy, Sevens(), reference, sampler=Drawn(), world=world)
+        metrics = [trainer.step(states) for _ in range(3)]
+        return {name: full(tensor) for name, tensor in policy.get_parameters().items()}, metrics

@@ -21,6 +21,15 @@ def local_part(tensor: Tensor) -> Tensor:
     return local
 
 
+def whole(tensor: Tensor) -> Tensor:
+    """A tensor put together from its parts on all processes, each of which asks for it."""
+    full_tensor = getattr(tensor, "full_tensor", None)
+    if full_tensor is None:
+        return tensor
+    put_together: Tensor = full_tensor()
+    return put_together
+
+
 def layout_of(tensor: Tensor) -> Any:
     """On which processes a tensor lies, and how it is cut; None for one that this process holds as a whole."""
     return (tensor.device_mesh, tensor.placements) if hasattr(tensor, "device_mesh") else None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -19,6 +20,7 @@ from sharded_training import (
     sample_alone,
     sample_on_rank,
     train,
+    train_by_trainer,
     train_on_rank,
     write_and_read,
 )
@@ -26,6 +28,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from transformers import AutoModelForCausalLM
 
+from grpo import ReferenceSync
 from grpo_adapters.huggingface import CausalLMPolicy
 
 CASES = {
@@ -114,6 +117,27 @@ def test_written_and_read(lora: bool, tmp_path: Path) -> None:
 def test_refusals(what: str, size: int, message: str) -> None:
     for told in on_ranks(size, refusal, what):
         assert re.search(message, told), told
+
+
+@pytest.mark.parametrize(
+    ("shares", "lora", "changes"),
+    [
+        ((4, 2), False, {}),
+        ((6, 0), False, {"max_grad_norm": 0.01, "undo_failed_updates": False}),
+        ((3, 3), True, {"num_epochs_per_update": 2}),
+        ((3, 3), False, {"reference_sync": ReferenceSync(every=2, mixing=0.5)}),
+        ((2, 0, 3, 1), False, {}),
+    ],
+)
+def test_a_trainer_of_parts(shares: tuple[int, ...], lora: bool, changes: dict[str, Any]) -> None:
+    case = Case("llama", lora=lora)
+    [(expected, told)] = on_ranks(1, train_by_trainer, case, changes, (6,))
+    for parameters, metrics in on_ranks(len(shares), train_by_trainer, case, changes, shares):
+        for name, parameter in expected.items():
+            torch.testing.assert_close(parameters[name], parameter, rtol=1e-8, atol=1e-9)
+        for step, step_told in zip(metrics, told, strict=True):
+            assert step["loss"] == pytest.approx(step_told["loss"], rel=1e-6, abs=1e-9)
+            assert step["grad_norm"] == pytest.approx(step_told["grad_norm"], rel=1e-6)
 
 
 def test_other_wrappers_are_refused() -> None:
