@@ -8,14 +8,31 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from language_models import build_model, build_tokenizer, random_completions
+from language_models import CHAT_TEMPLATE, build_model, build_tokenizer, random_completions
 from peft import LoraConfig
 from ranks import process_group
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
-from grpo import ComputesTogether, GRPOConfig, GRPOTrainer, World
-from grpo_adapters.huggingface import CausalLMPolicy, Completion, FSDP2Config, SamplingConfig
+from grpo import (
+    ComputesTogether,
+    DPOConfig,
+    DPOTrainer,
+    GRPOConfig,
+    GRPOTrainer,
+    PPOConfig,
+    PPOTrainer,
+    Preference,
+    World,
+)
+from grpo_adapters.huggingface import (
+    AgentSampler,
+    CausalLMActorCritic,
+    CausalLMPolicy,
+    Completion,
+    FSDP2Config,
+    SamplingConfig,
+)
 
 PROMPTS = ["1+2=", "a b a b 12+34 = ", "7", "1+2=", "b=0+9 ", "1+2="]
 TOKENS = [(3, 4, 5), (6,), (7, 8, 9, 10, 11, 12, 13), (1, 2), (5, 5, 5, 5), (14, 3)]
@@ -270,9 +287,6 @@ class Sevens:
 class Drawn:
     """Gives completions that are known beforehand, by the prompt."""
 
-    def __init__(self) -> None:
-        self.asked = 0
-
     def sample(self, policy: Any, states: Sequence[Any], num_actions_per_state: int, **_: Any) -> Any:
         """The same on one process and on several."""
         return [random_completions(num_actions_per_state, seed=sum(map(ord, state)) + 1) for state in states]
@@ -291,3 +305,72 @@ def train_by_trainer(world: World, case: Case, changes: dict[str, Any], num_stat
         trainer = GRPOTrainer(config, policy, Sevens(), reference, sampler=Drawn(), world=world)
         metrics = [trainer.step(states) for _ in range(3)]
         return {name: full(tensor) for name, tensor in policy.get_parameters().items()}, metrics
+
+
+def talk_on_rank(world: World, case: Case) -> Any:
+    """Turns of conversations, more on some ranks than on others, and none of an agent on one."""
+    with process_group(world):
+        policy = make_policy(case, world, seed=10 + world.rank)
+        with policy.sampling_together():
+            said = take_turns(policy, world.rank + 1)
+        policy.tokenizer.chat_template = CHAT_TEMPLATE
+        agents = AgentSampler(Echo).sample(policy, ["1+2="] * world.rank, 2)
+        return said, len(agents), policy.evaluate_actions(one_sample(policy)).log_probs.tolist()
+
+
+def one_sample(policy: CausalLMPolicy) -> Any:
+    """A batch of one sample."""
+    return policy.encode_actions(PROMPTS[:1], [Completion(TOKENS[0], "")])
+
+
+def take_turns(policy: CausalLMPolicy, count: int) -> list[tuple[int, ...]]:
+    """The tokens of so many turns of a conversation."""
+    turns, context, said = policy.turns(policy.sampling), (3, 4), []
+    for _ in range(count):
+        [completion] = turns.complete([0], [context])
+        said.append(completion.token_ids)
+        context = (*context, *completion.token_ids, 5)
+    return said
+
+
+class Echo:
+    """Answers once."""
+
+    def reset(self, state: Any) -> None:
+        return None
+
+    def step(self, message: Any) -> tuple[list[Any], float, bool]:
+        return [{"role": "user", "content": "1"}], 1.0, True
+
+
+def prefer_on_rank(world: World, num_pairs: tuple[int, ...]) -> dict[str, Tensor]:
+    """Parameters after two steps of DPO on shares of pairs, in micro-batches of one."""
+    own = num_pairs[: world.rank + 1]
+    pairs = [
+        Preference(prompt, *(Completion(tokens, "") for tokens in (TOKENS[place], TOKENS[place + 1])))
+        for place, prompt in enumerate(PROMPTS[:4])
+    ][sum(own[:-1]) : sum(own)]
+    with nullcontext() if world.is_alone else process_group(world):
+        policy = make_policy(Case("gpt2"), None if world.is_alone else world)
+        config = DPOConfig(micro_batch_size=1, learning_rate=0.02, adam_epsilon=1e-3)
+        trainer = DPOTrainer(config, policy, policy.reference(), world=world)
+        for _ in range(2):
+            trainer.step(pairs)
+        return {name: full(tensor) for name, tensor in policy.get_parameters().items()}
+
+
+def criticise_on_rank(world: World, num_states: tuple[int, ...], folder: str) -> dict[str, Tensor]:
+    """Parameters after two steps of PPO of a policy with a value head, which is on all ranks as a whole."""
+    own = num_states[: world.rank + 1]
+    states = PROMPTS[:4][sum(own[:-1]) : sum(own)]
+    with nullcontext() if world.is_alone else process_group(world):
+        options: Any = {} if world.is_alone else {"shard": FSDP2Config()}
+        model = build_model("gpt2", dtype=torch.float64)
+        policy = CausalLMActorCritic(model, build_tokenizer(), sampling=SamplingConfig(max_new_tokens=8), **options)
+        config = PPOConfig(batch_size=4, num_epochs_per_update=2, micro_batch_size=1, learning_rate=0.02)
+        config = config.model_copy(update={"adam_epsilon": 1e-3})
+        trainer = PPOTrainer(config, policy, Sevens(), sampler=Drawn(), world=world)
+        for _ in range(2):
+            trainer.step(states)
+        policy.save_pretrained(folder)
+        return {name: full(tensor) for name, tensor in policy.get_parameters().items()}

@@ -280,13 +280,15 @@ def optimizer_over(
     if optimizer is not None:
         check_optimizer(optimizer, parameters)
         return optimizer
-    fused = all(parameter.device.type in ("cpu", "cuda") for parameter in parameters.values())
+    by_parts = by_sharding(list(parameters.values()))
+    fused = len(by_parts) == 1 and all(tensor.device.type in ("cpu", "cuda") for tensor in parameters.values())
     return torch.optim.AdamW(
         list({id(parameter): parameter for parameter in parameters.values()}.values()),
         lr=at_step(config.learning_rate, 0),
         eps=config.adam_epsilon,
         weight_decay=0.0,
         fused=fused,
+        foreach=None if len(by_parts) == 1 else False,  # neither takes whole tensors and parts of others together
     )
 
 

@@ -14,11 +14,16 @@ from ranks import on_ranks
 from sharded_training import (
     Case,
     Outcome,
+    criticise_on_rank,
     give_up_half_way,
     joined,
+    make_policy,
+    prefer_on_rank,
     refusal,
     sample_alone,
     sample_on_rank,
+    take_turns,
+    talk_on_rank,
     train,
     train_by_trainer,
     train_on_rank,
@@ -29,7 +34,7 @@ from torch.nn.parallel import DistributedDataParallel
 from transformers import AutoModelForCausalLM
 
 from grpo import ReferenceSync
-from grpo_adapters.huggingface import CausalLMPolicy
+from grpo_adapters.huggingface import CausalLMActorCritic, CausalLMPolicy
 
 CASES = {
     "gpt2": (2, Case("gpt2", shares=(4, 2))),
@@ -138,6 +143,33 @@ def test_a_trainer_of_parts(shares: tuple[int, ...], lora: bool, changes: dict[s
         for step, step_told in zip(metrics, told, strict=True):
             assert step["loss"] == pytest.approx(step_told["loss"], rel=1e-6, abs=1e-9)
             assert step["grad_norm"] == pytest.approx(step_told["grad_norm"], rel=1e-6)
+
+
+@pytest.mark.parametrize("gathers", [True, False], ids=["gathered", "in step"])
+def test_conversations_of_different_lengths(gathers: bool) -> None:
+    case = Case("gpt2", shard={"gather_for_sampling": gathers})
+    answers = on_ranks(2, talk_on_rank, case)
+    assert answers[0][2] == answers[1][2]
+    for rank, (said, num_groups, _) in enumerate(answers):
+        assert said == take_turns(make_policy(case, None, seed=10 + rank), rank + 1)
+        assert num_groups == rank
+
+
+def test_preferences() -> None:
+    [expected] = on_ranks(1, prefer_on_rank, (4,))
+    for parameters in on_ranks(2, prefer_on_rank, (3, 1)):
+        for name, parameter in expected.items():
+            torch.testing.assert_close(parameters[name], parameter, rtol=1e-8, atol=1e-9)
+
+
+def test_a_critic(tmp_path: Path) -> None:
+    [expected] = on_ranks(1, criticise_on_rank, (4,), str(tmp_path / "whole"))
+    for parameters in on_ranks(2, criticise_on_rank, (3, 1), str(tmp_path / "parts")):
+        for name, parameter in expected.items():
+            torch.testing.assert_close(parameters[name], parameter, rtol=1e-8, atol=1e-9)
+    read = [CausalLMActorCritic(tmp_path / name, dtype=torch.float64) for name in ("whole", "parts")]
+    for one, other in zip(*(policy.get_parameters().values() for policy in read), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-8, atol=1e-9)
 
 
 def test_other_wrappers_are_refused() -> None:

@@ -122,7 +122,7 @@ class AgentSampler:
         finally:
             closing = [each for each in environments if callable(getattr(each, "close", None))]
             run_together([environment_call(each, "close", timeout=self._timeout) for each in closing])
-        self._metrics = dialogue_metrics(dialogues)
+        self._metrics = dialogue_metrics(dialogues) if dialogues else {}
         conversations = [dialogue.conversation for dialogue in dialogues]
         size = num_actions_per_state
         return [conversations[start : start + size] for start in range(0, len(conversations), size)]
