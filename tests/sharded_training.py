@@ -23,6 +23,7 @@ from grpo import (
     PPOConfig,
     PPOTrainer,
     Preference,
+    RankError,
     World,
 )
 from grpo_adapters.huggingface import (
@@ -374,3 +375,47 @@ def criticise_on_rank(world: World, num_states: tuple[int, ...], folder: str) ->
             trainer.step(states)
         policy.save_pretrained(folder)
         return {name: full(tensor) for name, tensor in policy.get_parameters().items()}
+
+
+def evaluate_between(world: World, case: Case) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Gradients of two backward passes: right after the evaluation, and with others and samples in between."""
+    found = []
+    with process_group(world):
+        policy: Any = make_policy(case, world)
+        batch = policy.encode_actions(PROMPTS[:2], [Completion(tokens, "") for tokens in TOKENS[:2]])
+        for others in (False, True):
+            log_probs = policy.train().evaluate_actions(batch).log_probs
+            if others:
+                with torch.no_grad():
+                    policy.reference().evaluate_actions(batch)
+                policy.generate_actions(["1+2="], 1)
+            log_probs.sum().backward()
+            named = {name: tensor for name, tensor in policy.get_parameters().items() if tensor.requires_grad}
+            found.append({name: full(tensor.grad) for name, tensor in named.items()})
+            for tensor in named.values():
+                tensor.grad = None
+    return found[0], found[1]
+
+
+def fail_in_turn(world: World, where: str, num_attempts: int) -> list[str]:
+    """What a step raises while one rank fails at a place, and the losses of those before and after it."""
+    seen = []
+    with process_group(world):
+        policy = make_policy(Case("gpt2"), world)
+        rewards = Sevens()
+        config = GRPOConfig(group_size=3, micro_batch_size=2, learning_rate=0.0, kl_coefficient=0.1)
+        trainer = GRPOTrainer(config, policy, rewards, policy.reference(), sampler=Drawn(), world=world)
+        states = world.share(PROMPTS[:4])
+        seen.append(trainer.step(states)["loss"])
+        broken: Any = {"rewards": (rewards, "compute_rewards"), "evaluation": (policy, "_evaluated")}[where]
+        for rank in range(num_attempts):
+            if world.rank == rank:
+                setattr(*broken, fail)
+            try:
+                trainer.step(states)
+            except (ArithmeticError, RankError) as error:
+                seen.append(type(error).__name__)
+            if world.rank == rank:
+                delattr(*broken)
+            seen.append(trainer.step(states)["loss"])
+    return seen

@@ -3,8 +3,9 @@
 Two steps of GRPO with 8 completions of 16 tokens on each process, in float32 with AdamW, over gloo. Of parameters,
 gradients and the optimizer's state are counted the bytes of all tensors that a process holds: after a step, before its
 gradients are dropped; and the most in the course of it, looked at whenever a gradient is made or a layer begins to
-compute, with layers that are gathered for that and gradients that are not summed yet. Besides, the largest resident set of the process (``ru_maxrss``) without what it
-had when everything was imported: that has activations, buffers and what is on its way too. The last line is JSON.
+compute, with layers that are gathered for that and gradients that are not summed yet. Besides, the largest resident set
+of the process (``ru_maxrss``) without what it had when everything was imported: that has activations, buffers and what
+is on its way too. The last line is JSON.
 
     python sharded_memory.py              one process with the whole model, and two with a part each, in several ways
 """
@@ -65,13 +66,9 @@ class Held:
             whole = getattr(part, "_unsharded_param", None)
             tensors += [*part.all_gather_outputs, part.unsharded_accumulated_grad]
             tensors += [] if whole is None else [whole.grad]
-        return sum(map(bytes_of, {id(own): own for own in tensors if isinstance(own, torch.Tensor)}.values()))
-
-
-def bytes_of(tensor: torch.Tensor) -> int:
-    """Bytes of this process."""
-    local = tensor._local_tensor if hasattr(tensor, "_local_tensor") else tensor
-    return local.untyped_storage().nbytes()
+        local = [own._local_tensor if hasattr(own, "_local_tensor") else own for own in tensors if own is not None]
+        storages = [own.untyped_storage() for own in local]  # which gradients of a layer share
+        return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
 
 
 def work(name: str) -> dict[str, float]:

@@ -15,6 +15,8 @@ from sharded_training import (
     Case,
     Outcome,
     criticise_on_rank,
+    evaluate_between,
+    fail_in_turn,
     give_up_half_way,
     joined,
     make_policy,
@@ -89,10 +91,26 @@ def test_samples_are_those_of_the_whole_model(gathers: bool, num_states: tuple[i
         assert not training
 
 
-def test_a_step_given_up_leaves_nothing() -> None:
-    for before, after in on_ranks(2, give_up_half_way, Case("gpt2")):
+@pytest.mark.parametrize("shard", [{}, {"param_dtype": torch.bfloat16}], ids=["as they are", "rounded"])
+def test_a_step_given_up_leaves_nothing(shard: dict[str, Any]) -> None:
+    for before, after in on_ranks(2, give_up_half_way, Case("gpt2", shard=shard, dtype=torch.float32)):
         for name, gradient in before.items():
             torch.testing.assert_close(after[name], gradient, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("lora", [False, True], ids=["all weights", "adapters"])
+def test_evaluations_between_a_pass_and_its_backward(lora: bool) -> None:
+    for alone, between in on_ranks(2, evaluate_between, Case("llama", lora=lora)):
+        for name, gradient in alone.items():
+            torch.testing.assert_close(between[name], gradient, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("where", ["rewards", "evaluation"])
+def test_a_failure_on_one_rank_is_raised_on_both_and_both_go_on(where: str) -> None:
+    for rank, (loss, *seen) in enumerate(on_ranks(2, fail_in_turn, where, 2)):
+        raised, losses = seen[::2], seen[1::2]
+        assert raised == [("ArithmeticError" if rank == failing else "RankError") for failing in range(2)]
+        assert losses == pytest.approx([loss] * 2, rel=1e-9)
 
 
 @pytest.mark.parametrize("lora", [False, True], ids=["all weights", "adapters"])

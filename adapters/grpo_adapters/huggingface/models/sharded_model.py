@@ -70,7 +70,7 @@ class ShardedModel:
 
     def frozen_copy(self) -> ShardedModel:
         """A model of its own with the same weights, cut in the same way, which is not trained."""
-        root = frozen_copy(self.root, self._config)
+        root = frozen_copy(self.root, self.parameters, self._config)
         shards = ShardedModel(root, root, self._config)
         shards.begin()
         shards._world = self._world
