@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,8 +11,11 @@ import torch
 from language_models import CHAT_TEMPLATE, build_model, build_tokenizer, random_completions
 from peft import LoraConfig
 from ranks import process_group
-from torch import Tensor
+from torch import Tensor, distributed
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
+from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from grpo import (
     ComputesTogether,
@@ -47,6 +50,8 @@ class Case:
     lora: bool = False
     options: dict[str, Any] = field(default_factory=dict)
     shard: dict[str, Any] = field(default_factory=dict)
+    mesh: tuple[int, ...] | None = None
+    by_hand: bool = False
     shares: tuple[int, ...] | None = None
     rows_per_micro_batch: int = 2
     num_steps: int = 3
@@ -74,12 +79,21 @@ def make_policy(case: Case, world: World | None, seed: int = 0) -> CausalLMPolic
     model = build_model(case.family, dtype=case.dtype)
     torch.manual_seed(1)
     adapters = LoraConfig(r=2, init_lora_weights=False, target_modules="all-linear") if case.lora else None
+    mesh = (
+        None
+        if world is None or case.mesh is None
+        else init_device_mesh("cpu", case.mesh, mesh_dim_names=("copies", "parts"))
+    )
+    if world is not None and case.by_hand:
+        for block in model.model.layers:
+            fully_shard(block)
+        fully_shard(model)
     policy = CausalLMPolicy(
         model,
         build_tokenizer(),
         peft_config=adapters,
         sampling=SamplingConfig(max_new_tokens=8),
-        shard=None if world is None else FSDP2Config(**case.shard),
+        shard=None if world is None or case.by_hand else FSDP2Config(mesh=mesh, **case.shard),
         seed=seed,
         **case.options,
     )
@@ -115,9 +129,7 @@ def train(case: Case, world: World | None = None) -> Outcome:
     optimizer = torch.optim.AdamW(
         [each for each in policy.get_parameters().values() if each.requires_grad], lr=0.02, eps=1e-3
     )
-    reference = policy.reference().eval()
-    if world is not None and hasattr(reference, "join_world"):
-        reference.join_world(world)
+    reference = (make_policy(case, world) if case.by_hand else policy.reference()).eval()
     log_probs = evaluated(policy, batch)
     first: dict[str, Tensor] = {}
     parts = torch.arange(len(own)).split(case.rows_per_micro_batch) if len(own) else ()
@@ -226,9 +238,34 @@ def fail(*_: Any) -> None:
     raise ArithmeticError("of a layer")
 
 
+def layers_cut() -> Any:
+    """A model of whose parameters only some lie in parts."""
+    model = build_model()
+    for block in model.transformer.h:
+        fully_shard(block)
+    return model
+
+
+def refusal_of_a_backend(world: World) -> str:
+    """What is told where the processes cannot exchange parts of a model on this device."""
+    distributed.init_process_group("fake", store=FakeStore(), rank=0, world_size=2)
+    try:
+        CausalLMPolicy(build_model(), build_tokenizer(), shard=FSDP2Config())
+    except RuntimeError as error:
+        return str(error)
+    finally:
+        distributed.destroy_process_group()
+    return "nothing"
+
+
 def refusal(world: World, make: str) -> str:
     """The message with which a policy is refused."""
-    makers = {
+    makers: dict[str, Callable[[], Any]] = {
+        "cut twice": lambda: CausalLMPolicy(fully_shard(build_model()), build_tokenizer(), shard=FSDP2Config()),
+        "layers cut": lambda: CausalLMPolicy(layers_cut(), build_tokenizer()),
+        "reference of what was cut by hand": lambda: CausalLMPolicy(
+            fully_shard(build_model()), build_tokenizer()
+        ).reference(),
         "no process group": lambda: CausalLMPolicy(build_model(), build_tokenizer(), shard=FSDP2Config()),
         "other weights": lambda: CausalLMPolicy(build_model(seed=world.rank), build_tokenizer(), shard=FSDP2Config()),
         "no world": lambda: CausalLMPolicy(build_model(), build_tokenizer(), shard=FSDP2Config()).generate_actions(

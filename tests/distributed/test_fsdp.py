@@ -22,6 +22,7 @@ from sharded_training import (
     make_policy,
     prefer_on_rank,
     refusal,
+    refusal_of_a_backend,
     sample_alone,
     sample_on_rank,
     take_turns,
@@ -46,6 +47,8 @@ CASES = {
     "adapters": (2, Case("llama", lora=True)),
     "layers computed again": (2, Case("gpt2", options={"gradient_checkpointing": True})),
     "layers kept": (2, Case("llama", shard={"reshard_after_forward": False}, rows_per_micro_batch=6)),
+    "copies of parts": (4, Case("llama", mesh=(2, 2), shares=(1, 3, 0, 2))),
+    "cut by hand": (2, Case("llama", by_hand=True)),
     "one process": (1, Case("gpt2")),
 }
 
@@ -134,6 +137,9 @@ def test_written_and_read(lora: bool, tmp_path: Path) -> None:
         ("other weights", 2, "transformer.wte.weight, .* differ among the processes"),
         ("no world", 2, "policy.join_world"),
         ("other world", 2, "parts on 2 processes, the trainer's world has 1"),
+        ("cut twice", 1, "lies in parts on several processes already: leave out shard"),
+        ("layers cut", 1, "what is left of it does not: call fully_shard on the model too"),
+        ("reference of what was cut by hand", 1, "load its weights once more, cut that model in the same way"),
         ("other device", 1, "parts stay where they are"),
     ],
 )
@@ -188,6 +194,12 @@ def test_a_critic(tmp_path: Path) -> None:
     read = [CausalLMActorCritic(tmp_path / name, dtype=torch.float64) for name in ("whole", "parts")]
     for one, other in zip(*(policy.get_parameters().values() for policy in read), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-8, atol=1e-9)
+
+
+def test_a_backend_that_does_not_fit_is_refused() -> None:
+    [told] = on_ranks(1, refusal_of_a_backend)
+    assert "parts of a model on cpu are exchanged by gloo, but the process group has" in told
+    assert "World.from_environment()" in told
 
 
 def test_other_wrappers_are_refused() -> None:
