@@ -1,4 +1,4 @@
-"""Tensors that lie in parts on several processes, as FSDP2 and tensor parallelism leave them.
+"""Tensors that lie in parts on several processes, as FSDP2 leaves them.
 
 They are known by their methods, since the module of their class takes long to import.
 """
