@@ -32,4 +32,5 @@ def whole(tensor: Tensor) -> Tensor:
 
 def layout_of(tensor: Tensor) -> Any:
     """On which processes a tensor lies, and how it is cut; None for one that this process holds as a whole."""
-    return (tensor.device_mesh, tensor.placements) if hasattr(tensor, "device_mesh") else None
+    mesh = getattr(tensor, "device_mesh", None)
+    return None if mesh is None else (mesh, getattr(tensor, "placements", None))
