@@ -363,7 +363,9 @@ def one_sample(policy: CausalLMPolicy) -> Any:
 
 def take_turns(policy: CausalLMPolicy, count: int) -> list[tuple[int, ...]]:
     """The tokens of so many turns of a conversation."""
-    turns, context, said = policy.turns(policy.sampling), (3, 4), []
+    turns = policy.turns(policy.sampling)
+    context: tuple[int, ...] = (3, 4)
+    said = []
     for _ in range(count):
         [completion] = turns.complete([0], [context])
         said.append(completion.token_ids)
@@ -385,7 +387,7 @@ def prefer_on_rank(world: World, num_pairs: tuple[int, ...]) -> dict[str, Tensor
     """Parameters after two steps of DPO on shares of pairs, in micro-batches of one."""
     own = num_pairs[: world.rank + 1]
     pairs = [
-        Preference(prompt, *(Completion(tokens, "") for tokens in (TOKENS[place], TOKENS[place + 1])))
+        Preference(prompt, Completion(TOKENS[place], ""), Completion(TOKENS[place + 1], ""))
         for place, prompt in enumerate(PROMPTS[:4])
     ][sum(own[:-1]) : sum(own)]
     with nullcontext() if world.is_alone else process_group(world):
@@ -434,9 +436,9 @@ def evaluate_between(world: World, case: Case) -> tuple[dict[str, Tensor], dict[
     return found[0], found[1]
 
 
-def fail_in_turn(world: World, where: str, num_attempts: int) -> list[str]:
+def fail_in_turn(world: World, where: str, num_attempts: int) -> list[Any]:
     """What a step raises while one rank fails at a place, and the losses of those before and after it."""
-    seen = []
+    seen: list[Any] = []
     with process_group(world):
         policy = make_policy(Case("gpt2"), world)
         rewards = Sevens()
@@ -444,15 +446,15 @@ def fail_in_turn(world: World, where: str, num_attempts: int) -> list[str]:
         trainer = GRPOTrainer(config, policy, rewards, policy.reference(), sampler=Drawn(), world=world)
         states = world.share(PROMPTS[:4])
         seen.append(trainer.step(states)["loss"])
-        broken: Any = {"rewards": (rewards, "compute_rewards"), "evaluation": (policy, "_evaluated")}[where]
+        broken, method = {"rewards": (rewards, "compute_rewards"), "evaluation": (policy, "_evaluated")}[where]
         for rank in range(num_attempts):
             if world.rank == rank:
-                setattr(*broken, fail)
+                setattr(broken, method, fail)
             try:
                 trainer.step(states)
             except (ArithmeticError, RankError) as error:
                 seen.append(type(error).__name__)
             if world.rank == rank:
-                delattr(*broken)
+                delattr(broken, method)
             seen.append(trainer.step(states)["loss"])
     return seen

@@ -40,12 +40,16 @@ class ShardedModel:
         self.parameters: dict[str, Tensor] = dict(named.named_parameters())
         self._gathers_to_sample = config is None or config.gather_for_sampling
         self._modules: list[Any] = [module for module in root.modules() if isinstance(module, FSDPModule)]
-        self._size = max(tensor.device_mesh.size() for tensor in self.parameters.values() if in_parts(tensor))
+        self._size = max(
+            tensor.device_mesh.size() for tensor in self.parameters.values() if isinstance(tensor, DTensor)
+        )
         self._world: World | None = None
         self._depth = 0
         self._counts = False
         self._adds_up_later = False
-        trained = [tensor for tensor in self.parameters.values() if in_parts(tensor) and tensor.requires_grad]
+        trained = [
+            tensor for tensor in self.parameters.values() if isinstance(tensor, DTensor) and tensor.requires_grad
+        ]
         self._marker = min(trained, key=Tensor.numel) if trained else None
         root.set_reshard_after_forward(False, recurse=False)  # the head is used after the pass
         for module in self._modules:
@@ -180,9 +184,9 @@ class ShardedModel:
             named = self._named.state_dict(keep_vars=True)
             gathered: dict[int, Tensor] = {}  # tied ones once
             for tensor in {id(tensor): tensor for tensor in named.values()}.values():
-                whole = tensor.detach().full_tensor() if isinstance(tensor, DTensor) else tensor.detach()
+                whole = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
                 if first:
-                    gathered[id(tensor)] = whole.cpu()
+                    gathered[id(tensor)] = whole.detach().cpu()
             if first:
                 write({name: gathered[id(tensor)] for name, tensor in named.items()})
 
@@ -257,8 +261,3 @@ def sharded(root: Any, named: nn.Module, config: FSDP2Config | None) -> ShardedM
     else:
         shard_model(root, config)
     return ShardedModel(root, named, config)
-
-
-def in_parts(tensor: Tensor) -> bool:
-    """Whether a tensor lies in parts on several processes."""
-    return isinstance(tensor, DTensor)

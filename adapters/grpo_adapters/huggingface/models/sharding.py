@@ -27,8 +27,8 @@ class FSDP2Config(BaseModel):
     lie in parts; gradients are summed over processes, as a trainer with ``world=`` expects.
 
     Attributes:
-        mesh: the processes, in one dimension (parts), or in two with names (copies, parts of each); None for all processes of
-            ``torch.distributed``, which ``World.from_environment()`` makes ready.
+        mesh: the processes, in one dimension (parts), or in two with names (copies, parts of each); None for all
+            processes of ``torch.distributed``, which ``World.from_environment()`` makes ready.
         param_dtype: what parameters are gathered and computed in, such as ``torch.bfloat16``, while parts and the
             optimizer's state stay in theirs; None for the latter.
         reduce_dtype: what gradients are summed in; None for the dtype of the parts.
