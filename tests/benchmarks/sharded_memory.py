@@ -5,7 +5,8 @@ gradients and the optimizer's state are counted the bytes of all tensors that a 
 gradients are dropped; and the most in the course of it, looked at whenever a gradient is made or a layer begins to
 compute, with layers that are gathered for that and gradients that are not summed yet. Besides, the largest resident set
 of the process (``ru_maxrss``) without what it had when everything was imported: that has activations, buffers and what
-is on its way too. The last line is JSON.
+is on its way too. The C library is told to give large blocks back at once (``MALLOC_MMAP_THRESHOLD_``), else it keeps
+those of gathered layers. The last line is JSON.
 
     python sharded_memory.py              one process with the whole model, and two with a part each, in several ways
 """
@@ -107,7 +108,8 @@ def measured(name: str) -> dict[str, float]:
             stdout=subprocess.PIPE,
             text=True,
             env=os.environ
-            | {"RANK": str(rank), "WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)},
+            | {"RANK": str(rank), "WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+            | {"MALLOC_MMAP_THRESHOLD_": "262144"},
         )
         for rank in range(size)
     ]
