@@ -27,6 +27,7 @@ from grpo import (
     PPOTrainer,
     Preference,
     RankError,
+    ReferenceSync,
     World,
 )
 from grpo_adapters.huggingface import (
@@ -458,3 +459,15 @@ def fail_in_turn(world: World, where: str, num_attempts: int) -> list[Any]:
                 delattr(broken, method)
             seen.append(trainer.step(states)["loss"])
     return seen
+
+
+def sync_with_a_whole(world: World) -> str:
+    """What a trainer of parts says of a reference policy that is to follow them as a whole."""
+    with process_group(world):
+        policy, whole = make_policy(Case("gpt2"), world), make_policy(Case("gpt2"), None)
+        config = GRPOConfig(reference_sync=ReferenceSync(), kl_coefficient=0.1)
+        try:
+            GRPOTrainer(config, policy, Sevens(), whole, world=world)
+        except ValueError as error:
+            return str(error)
+    return "nothing"

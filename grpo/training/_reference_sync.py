@@ -50,14 +50,18 @@ def check_has_own_parameters(
             "cannot be changed: make it outside, by copy.deepcopy(policy)"
         )
     ours, theirs = (
-        {name: (tensor.shape, layout_of(tensor)) for name, tensor in named.items()}
-        for named in (parameters, reference_parameters)
+        {name: tensor.shape for name, tensor in named.items()} for named in (parameters, reference_parameters)
     )
     differing = sorted(name for name in ours.keys() | theirs.keys() if ours.get(name) != theirs.get(name))
     if differing:
         raise ValueError(
-            f"reference_sync needs a reference policy with parameters of the policy's names and shapes, in the "
-            f"same parts where they lie on several processes, but they "
+            f"reference_sync needs a reference policy with parameters of the policy's names and shapes, but they "
             f"differ in {', '.join(differing[:3])}{', ...' if len(differing) > 3 else ''}: pass copy.deepcopy(policy), "
             f"which has its weights to itself, or leave reference_sync out"
+        )
+    other = next((name for name in ours if layout_of(parameters[name]) != layout_of(reference_parameters[name])), None)
+    if other is not None:
+        raise ValueError(
+            f"reference_sync needs a reference policy that lies in the same parts on the same processes as the policy, "
+            f"but {other} does not: pass policy.reference()"
         )

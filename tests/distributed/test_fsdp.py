@@ -25,6 +25,7 @@ from sharded_training import (
     refusal_of_a_backend,
     sample_alone,
     sample_on_rank,
+    sync_with_a_whole,
     take_turns,
     talk_on_rank,
     train,
@@ -200,6 +201,11 @@ def test_a_backend_that_does_not_fit_is_refused() -> None:
     [told] = on_ranks(1, refusal_of_a_backend)
     assert "parts of a model on cpu are exchanged by gloo, but the process group has" in told
     assert "World.from_environment()" in told
+
+
+def test_a_whole_reference_cannot_follow_parts() -> None:
+    for told in on_ranks(2, sync_with_a_whole):
+        assert "in the same parts on the same processes as the policy, but transformer.wte.weight does not" in told
 
 
 def test_other_wrappers_are_refused() -> None:
