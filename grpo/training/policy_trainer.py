@@ -112,7 +112,7 @@ class PolicyTrainer(Generic[StatesT, ActionsT]):
         doubles = any(parameter.dtype == torch.float64 for parameter in self._optimization.parameters.values())
         self._weights_dtype = torch.float64 if doubles else torch.float32
         self._check_same_policy("seed or load them alike on all processes before the trainer is made")
-        self._join_world([policy])
+        self._join_world(list(self._models.values()))
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name in FIXED and name in self.__dict__:
