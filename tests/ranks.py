@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import atexit
 import multiprocessing
+import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
 from functools import cache
 from multiprocessing.connection import Connection
 from typing import Any
@@ -29,7 +32,8 @@ class Ranks:
         from torch._C._distributed_c10d import TCPStore
 
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["torch", "torch.distributed", "grpo"])
+        adapters = [name for name in ("grpo_adapters.huggingface",) if name in sys.modules]
+        context.set_forkserver_preload(["torch", "torch.distributed", "grpo", *adapters])
         self.store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
         self.size = size
         self.connections: list[Connection] = []
@@ -90,6 +94,23 @@ def on_ranks(size: int, function: Callable[..., Any], *arguments: Any, timeout: 
 def answers_of_ranks(size: int, function: Callable[..., Any], *arguments: Any, timeout: float = TIMEOUT) -> list[Any]:
     """The same, errors among it."""
     return _started(size).answers(function, *arguments, timeout=timeout)
+
+
+@contextmanager
+def process_group(world: Any) -> Iterator[None]:
+    """PyTorch's own process group of the ranks, for what does not go by the world."""
+    from torch import distributed
+    from torch._C._distributed_c10d import HashStore, PrefixStore
+
+    store = HashStore() if world.is_alone else world._exchange._store
+    own = PrefixStore("process group", store)
+    distributed.init_process_group(
+        "gloo", store=own, rank=world.rank, world_size=world.size, timeout=timedelta(seconds=world.timeout)
+    )
+    try:
+        yield
+    finally:
+        distributed.destroy_process_group()
 
 
 def _serve(connection: Connection, rank: int, size: int, port: int) -> None:

@@ -234,6 +234,9 @@ class World:
     def __deepcopy__(self, memo: dict[int, Any]) -> World:
         return self  # a copy of a part is one of the same process
 
+    def __reduce__(self) -> tuple[type[World], tuple[()]]:
+        return World, ()  # another process that is sent it is none of the group
+
     def __repr__(self) -> str:
         return f"World(rank={self.rank}, size={self.size})"
 

@@ -29,6 +29,11 @@ def check_parameters(parameters: object, role: str) -> Mapping[str, Tensor]:
             f"return dict(self.named_parameters()), or {{}} without any"
         )
     for name, tensor in parameters.items():
+        if tensor.requires_grad and tensor.is_meta:
+            raise ValueError(
+                f"{role}.get_parameters returned {name!r} on device meta, where there are no values: load the weights, "
+                f"or call to_empty(device=...) and set them, before the policy is trained"
+            )
         if tensor.requires_grad and (tensor.is_complex() or not tensor.is_leaf or tensor.layout is not torch.strided):
             _refuse_parameter(f"{role}.get_parameters returned {name!r},", tensor)
     return parameters

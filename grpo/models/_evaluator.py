@@ -137,12 +137,16 @@ class Evaluator:
             parts: list[Tensor | None] = [None] if num_rows > 0 else []
         else:
             parts = list(torch.arange(num_rows, device=batch.rows.device).split(rows_per_call))
+        num_of_others = self.num_calls_of_others(len(parts))
         log_probs = [self.evaluate(batch, part).log_probs.clone() for part in parts]
-        if self.computes_together:
-            self.evaluate_nothing(len(parts))
+        self.evaluate_nothing(num_of_others)
         if not log_probs:
             return self._nothing(batch)
         return log_probs[0] if len(log_probs) == 1 else torch.cat(log_probs)
+
+    def num_calls_of_others(self, num_calls: int) -> int:
+        """How many evaluations another process makes after the ``num_calls`` of this one; asked before the first."""
+        return int(self._world.maximum(torch.tensor(num_calls))) - num_calls if self.computes_together else 0
 
     def _nothing(self, batch: ActionBatch) -> Tensor:
         """The log-probs of no decisions, [0], as precise as the parameters."""
@@ -150,9 +154,8 @@ class Evaluator:
         return torch.zeros(0, dtype=torch.float64 if doubles else torch.float32, device=batch.samples.device)
 
     def evaluate_nothing(self, num_calls: int) -> None:
-        """Take part in the evaluations of processes that make more than the ``num_calls`` of this one."""
-        most = int(self._world.maximum(torch.tensor(num_calls)))
-        for _ in range(most - num_calls):
+        """Take part in so many evaluations of other processes."""
+        for _ in range(num_calls):
             self.model.evaluate_nothing()  # type: ignore[attr-defined]
 
     def check_same_segments(self, batch: ActionBatch, other: ActionBatch) -> None:

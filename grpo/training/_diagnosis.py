@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from grpo.data.action_batches import ActionBatch
+from grpo.distributed.parts import layout_of, whole
 from grpo.models._evaluator import Evaluator
 from grpo.training._minibatches import WeightedRows
 
@@ -16,10 +17,12 @@ def describe_bad_gradient(
     evaluator: Evaluator, parameters: Mapping[str, Tensor], batch: ActionBatch, minibatch: Sequence[WeightedRows]
 ) -> str:
     """Name the parameters whose gradient is not finite, and the first row that makes it so by itself."""
-    bad = [name for name, tensor in parameters.items() if tensor.grad is not None and not tensor.grad.isfinite().all()]
+    bad = [name for name, gradient in _whole_gradients(parameters) if not gradient.isfinite().all()]
     if not bad:
         return _describe_large_gradient(parameters)
     message = f"gradient of {', '.join(bad[:3])} is not finite"
+    if any(layout_of(tensor) is not None for tensor in parameters.values()):
+        return message  # which row makes it so cannot be asked of one process alone
     trainable = [tensor for tensor in parameters.values() if tensor.requires_grad]
     for micro_batch in minibatch if trainable else ():
         rows = torch.arange(len(batch.rows)) if micro_batch.rows is None else micro_batch.rows
@@ -31,9 +34,16 @@ def describe_bad_gradient(
     return f"{message}, though that of each log-prob is: the sum overflows, lower the scale of the rewards or beta"
 
 
+def _whole_gradients(parameters: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
+    """The gradients by name, put together one after the other where they lie in parts on several processes."""
+    for name, tensor in parameters.items():
+        if tensor.grad is not None:
+            yield name, whole(tensor.grad)
+
+
 def _describe_large_gradient(parameters: Mapping[str, Tensor]) -> str:
     """Name the parameter with the largest gradient, where all are finite and their norm is not."""
-    largest = {name: tensor.grad.abs().max().item() for name, tensor in parameters.items() if tensor.grad is not None}
+    largest = {name: gradient.abs().max().item() for name, gradient in _whole_gradients(parameters)}
     if not largest:
         return "gradient of a parameter that the optimizer holds, and get_parameters does not, is not finite"
     name = max(largest, key=largest.__getitem__)

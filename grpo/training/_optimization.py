@@ -16,6 +16,7 @@ from grpo.config.update import UpdateConfig
 from grpo.data._protocols import type_name
 from grpo.data.errors import NonFiniteError
 from grpo.data.state import copied, load_state
+from grpo.distributed.parts import local_part
 from grpo.distributed.world import World
 from grpo.models._checks import check_parameters
 from grpo.training._gradient_sum import GradientSum, is_sharded
@@ -279,13 +280,15 @@ def optimizer_over(
     if optimizer is not None:
         check_optimizer(optimizer, parameters)
         return optimizer
-    fused = all(parameter.device.type in ("cpu", "cuda") for parameter in parameters.values())
+    by_parts = by_sharding(list(parameters.values()))
+    fused = len(by_parts) == 1 and all(tensor.device.type in ("cpu", "cuda") for tensor in parameters.values())
     return torch.optim.AdamW(
         list({id(parameter): parameter for parameter in parameters.values()}.values()),
         lr=at_step(config.learning_rate, 0),
         eps=config.adam_epsilon,
         weight_decay=0.0,
         fused=fused,
+        foreach=None if len(by_parts) == 1 else False,  # neither takes whole tensors and parts of others together
     )
 
 
@@ -331,6 +334,7 @@ def check_reference(parameters: Mapping[str, Tensor], reference_parameters: Mapp
 
 def _memory_of(tensor: Tensor) -> tuple[torch.device, int, int]:
     """The device that a tensor is on, and from which to which byte there; no bytes where it has none of its own."""
+    tensor = local_part(tensor)
     begin = tensor.data_ptr()
     if begin == 0 or tensor.numel() == 0:
         return tensor.device, 0, 0

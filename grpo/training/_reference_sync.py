@@ -7,6 +7,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from grpo.distributed.parts import layout_of, local_part
+
 
 @torch.no_grad()
 def mix_parameters(reference_parameters: Mapping[str, Tensor], parameters: Mapping[str, Tensor], mixing: float) -> None:
@@ -27,10 +29,11 @@ def mix_parameters(reference_parameters: Mapping[str, Tensor], parameters: Mappi
         tensor([0.5000, 3.0000])
     """
     for name, reference in {id(tensor): (name, tensor) for name, tensor in reference_parameters.items()}.values():
-        if reference.is_floating_point():
-            reference.lerp_(parameters[name].to(reference), mixing)
+        own, other = local_part(reference), local_part(parameters[name])
+        if own.is_floating_point():
+            own.lerp_(other.to(own), mixing)
         else:
-            reference.copy_(parameters[name])
+            own.copy_(other)
 
 
 def check_has_own_parameters(
@@ -55,4 +58,10 @@ def check_has_own_parameters(
             f"reference_sync needs a reference policy with parameters of the policy's names and shapes, but they "
             f"differ in {', '.join(differing[:3])}{', ...' if len(differing) > 3 else ''}: pass copy.deepcopy(policy), "
             f"which has its weights to itself, or leave reference_sync out"
+        )
+    other = next((name for name in ours if layout_of(parameters[name]) != layout_of(reference_parameters[name])), None)
+    if other is not None:
+        raise ValueError(
+            f"reference_sync needs a reference policy that lies in the same parts on the same processes as the policy, "
+            f"but {other} does not: pass policy.reference()"
         )

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from grpo.data._part_state import modules_in
 from grpo.data.state import load_states_of, states_of
+from grpo.distributed.parts import local_part
 from grpo.distributed.world import World
 from grpo.models._random_states import RestoresRandomStates
 from grpo.training._optimization import Optimization
@@ -34,15 +35,15 @@ class Copies:
         """Copy the tensors as they are now."""
         if len(tensors) == len(self._tensors) and all(map(operator.is_, tensors, self._tensors)):
             if tensors:
-                torch._foreach_copy_(self._values, tensors)
+                torch._foreach_copy_(self._values, list(map(local_part, tensors)))
         else:
-            self._tensors, self._values = tensors, [tensor.detach().clone() for tensor in tensors]
+            self._tensors, self._values = tensors, [local_part(tensor).detach().clone() for tensor in tensors]
 
     @torch.no_grad()
     def put_back(self) -> None:
         """Give the tensors the values that they had."""
         for tensor, value in zip(self._tensors, self._values, strict=True):
-            tensor.copy_(value)
+            local_part(tensor).copy_(value)
 
 
 class UndoesFailedStep:

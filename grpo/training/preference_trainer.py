@@ -177,9 +177,9 @@ def pair_log_probs_of(
     if pairs is not None:
         evaluator.check_same_segments(encoded.batch, pairs.batch)
     parts = encoded.all(pairs_per_call)
+    num_of_others = evaluator.num_calls_of_others(len(parts))
     log_probs = [encoded.log_probs(evaluator, part).clone() for part in parts]
-    if evaluator.computes_together:
-        evaluator.evaluate_nothing(len(parts))
+    evaluator.evaluate_nothing(num_of_others)
     return torch.cat(log_probs) if log_probs else torch.zeros(0, 2, device=encoded.rows.device)
 
 

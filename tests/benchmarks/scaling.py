@@ -1,11 +1,11 @@
 """Throughput of two processes of one thread over that of one, each with the same work: PPO, and a language model.
 
 One process, and two that train one policy together, take turns, step by step, so that whatever else the machine does
-falls on both; where that is much, CPU time tells more, which leaves out what processes wait for each other. PPO plays LunarLander as in ``control_speed.py``; each process has its own environments and brings 64
-rows into each update. The language model is the tiny one of ``language_work.py``, with completions of varied lengths;
-each process has its own prompts. The ratio is the median over the rounds of that within a round. Bytes are those that a
-process hands over in a step, beside 2 P (n - 1) / n numbers for each sum of P gradients over n processes. The last line
-holds all as JSON.
+falls on both; where that is much, CPU time tells more, which leaves out what processes wait for each other. PPO plays
+LunarLander as in ``control_speed.py``; each process has its own environments and brings 64 rows into each update. The
+language model is the tiny one of ``language_work.py``, with completions of varied lengths; each process has its own
+prompts. The ratio is the median over the rounds of that within a round. Bytes are those that a process hands over in a
+step, beside 2 P (n - 1) / n numbers for each sum of P gradients over n processes. The last line holds all as JSON.
 """
 
 from __future__ import annotations
@@ -47,6 +47,7 @@ class Options:
 def control(world: World, num_steps: int) -> tuple[Any, Callable[[], dict[str, float]]]:
     """PPO in LunarLander."""
     from control_speed import our_ppo
+
     from hand_written_ppo import LUNAR_LANDER
 
     settings = replace(LUNAR_LANDER, num_steps=num_steps, batch_size=LUNAR_LANDER.batch_size * world.size)

@@ -26,6 +26,7 @@ from grpo_adapters.huggingface.environments import (
 )
 from grpo_adapters.huggingface.models.loading import ModelNotFoundError, UnsafeModelError
 from grpo_adapters.huggingface.models.output_head import OutputHead, plain_token_log_probs
+from grpo_adapters.huggingface.models.sharding import FSDP2Config
 from grpo_adapters.huggingface.models.token_log_probs import token_log_probs
 from grpo_adapters.huggingface.policies.causal_lm_actor_critic import CausalLMActorCritic
 from grpo_adapters.huggingface.policies.causal_lm_policy import CausalLMPolicy
@@ -47,6 +48,7 @@ __all__ = [
     "CompletionBatch",
     "Conversation",
     "ConversationReward",
+    "FSDP2Config",
     "FormatReward",
     "FunctionReward",
     "ModelNotFoundError",

@@ -115,13 +115,14 @@ class AgentSampler:
                 ]
             )
             if self._engine is None:
-                talk_in_rounds(policy, sampling, dialogues)
+                with policy.sampling_together():
+                    talk_in_rounds(policy, sampling, dialogues)
             else:
                 run_together([talk_through(self._engine, policy, sampling, dialogues)])
         finally:
             closing = [each for each in environments if callable(getattr(each, "close", None))]
             run_together([environment_call(each, "close", timeout=self._timeout) for each in closing])
-        self._metrics = dialogue_metrics(dialogues)
+        self._metrics = dialogue_metrics(dialogues) if dialogues else {}
         conversations = [dialogue.conversation for dialogue in dialogues]
         size = num_actions_per_state
         return [conversations[start : start + size] for start in range(0, len(conversations), size)]

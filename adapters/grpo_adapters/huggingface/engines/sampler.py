@@ -22,6 +22,7 @@ from grpo_adapters.huggingface.engines.vllm_dialect import VLLM
 from grpo_adapters.huggingface.engines.weights import checksum, version_name
 from grpo_adapters.huggingface.event_loop import run_together, together
 from grpo_adapters.huggingface.models.model_setup import longest_prompt
+from grpo_adapters.huggingface.models.sharding import is_sharded
 from grpo_adapters.huggingface.policies.causal_lm_policy import CausalLMPolicy
 from grpo_adapters.huggingface.policies.policy_state import changing_weights
 from grpo_adapters.huggingface.text.completions import Completion
@@ -138,6 +139,11 @@ class EngineSampler:
         """
         if sampling.temperature == 0:
             raise ValueError("temperature=0 draws nothing: for the likeliest tokens, sample with top_k=1")
+        if is_sharded(policy.model):
+            raise ValueError(
+                "the policy's model lies in parts on several processes, whose weights an engine cannot be sent: let "
+                "the policy sample by itself, or train it whole"
+            )
         start = time.monotonic()
         version = version_name(self._run, self._note_weights(policy))
         self._calls += 1

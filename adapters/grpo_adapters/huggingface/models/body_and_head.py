@@ -41,7 +41,7 @@ def _without_logits(layer: nn.Module) -> Iterator[list[Tensor]]:
 
     def note(states: Tensor) -> Tensor:
         given.append(states)
-        return states[..., :0]
+        return states[..., :0].clone()  # no view, which FSDP2 warns of
 
     layer.forward = note
     try:
@@ -72,11 +72,14 @@ def is_body_and_head(model: Any) -> bool:
     Args:
         model: a causal language model, in evaluation mode.
     """
-    head = described_head(model)
-    if head is None:
+    if described_head(model) is None:
         return False
-    tokens = torch.arange(NUM_PROBED_TOKENS, device=model.device).unsqueeze(0) % len(head.weight)
+    tokens = torch.arange(NUM_PROBED_TOKENS, device=model.device).unsqueeze(0) % len(
+        model.get_input_embeddings().weight
+    )
     expected = model(input_ids=tokens, use_cache=False).logits.squeeze(0).float()
+    head = described_head(model)  # as it is after a pass: whole, where the model lies in parts on several processes
+    assert head is not None
     try:
         found = logits_of(hidden_states(model, tokens).squeeze(0), head).float()
     except (AttributeError, IndexError, RuntimeError, TypeError, ValueError):

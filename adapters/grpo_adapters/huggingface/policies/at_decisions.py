@@ -107,8 +107,11 @@ class RowProbe:
             return False
 
     def _found(self, make: Callable[[], RowsComputation]) -> tuple[Tensor, Tensor]:
-        shift = torch.zeros_like(self._embeddings.weight[:5], requires_grad=True)
-        hook = self._embeddings.register_forward_hook(lambda _module, inputs, output: output + shift[inputs[0]])
+        weight = self._embeddings.weight
+        shift = torch.zeros(5, weight.shape[1], dtype=weight.dtype, device=weight.device, requires_grad=True)
+        hook = self._embeddings.register_forward_hook(
+            lambda _module, inputs, output: output + shift[inputs[0]].to(output.dtype)
+        )
         try:
             with torch.enable_grad():
                 rows = torch.arange(len(self.batch.rows), device=shift.device)

@@ -59,6 +59,9 @@ class CausalLMActorCritic(CausalLMPolicy):
 
     def evaluate_actions(self, batch: CompletionBatch) -> Evaluation:
         """Log-prob, entropy and value of each token of the completions, [D] each."""
+        return super().evaluate_actions(batch)
+
+    def _evaluated(self, batch: CompletionBatch) -> Evaluation:
         with self._computing():
             states = self._layout.at_decisions(batch, self._hidden_states)
             evaluation = self._evaluation_of(states, batch)
@@ -67,6 +70,9 @@ class CausalLMActorCritic(CausalLMPolicy):
     @torch.no_grad()
     def estimate_values(self, batch: CompletionBatch) -> ValueEstimates:
         """Values at all tokens and after them, [D] each; 0 after the last of a completion."""
+        return self._together(lambda: self._estimated(batch))
+
+    def _estimated(self, batch: CompletionBatch) -> ValueEstimates:
         with self._computing():
             values = self._values(self._layout.at_decisions(batch, self._hidden_states))
         next_values = values.roll(-1)
@@ -105,4 +111,7 @@ class CausalLMActorCritic(CausalLMPolicy):
     def save_pretrained(self, folder: str | Path) -> None:
         """Write the model, its tokenizer and the value head into a folder."""
         super().save_pretrained(folder)
-        save_file(dict(self.value_head.state_dict()), Path(folder, VALUE_HEAD_FILE).expanduser())
+
+    def _save(self, folder: Path, **options: Any) -> None:
+        super()._save(folder, **options)
+        save_file(dict(self.value_head.state_dict()), folder / VALUE_HEAD_FILE)

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import torch
 from peft import PeftConfig, PeftModel
 from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from grpo import Evaluation
+from grpo import Evaluation, ValueEstimates
 from grpo_adapters.huggingface.decoding.decoding_traits import traits_of
 from grpo_adapters.huggingface.decoding.generation import Drawing, sample_completions
 from grpo_adapters.huggingface.decoding.kept_turns import KeptTurns
@@ -35,6 +35,8 @@ from grpo_adapters.huggingface.models.model_setup import (
     without_adapters,
 )
 from grpo_adapters.huggingface.models.output_head import log_probs_of_logits
+from grpo_adapters.huggingface.models.sharded_model import ShardedModel, sharded
+from grpo_adapters.huggingface.models.sharding import FSDP2Config, check_can_be_trained
 from grpo_adapters.huggingface.models.token_log_probs import token_log_probs
 from grpo_adapters.huggingface.models.training_mode import (
     enter_training_without_noise,
@@ -42,11 +44,13 @@ from grpo_adapters.huggingface.models.training_mode import (
     switch_dropout_off,
 )
 from grpo_adapters.huggingface.policies.completion_batch import CompletionBatch, check_fits
-from grpo_adapters.huggingface.policies.policy_state import changing_weights, check_policy_state
+from grpo_adapters.huggingface.policies.policy_state import changing_weights, check_policy_state, laid_out_as
 from grpo_adapters.huggingface.policies.row_layout import RowLayout
 from grpo_adapters.huggingface.text.completions import Completion
 from grpo_adapters.huggingface.text.conversations import Action, Conversation, Turn, check_actions
 from grpo_adapters.huggingface.text.prompts import encode_prompts
+
+ResultT = TypeVar("ResultT", Evaluation, ValueEstimates)
 
 
 class CausalLMPolicy:
@@ -72,12 +76,16 @@ class CausalLMPolicy:
             longer alone; None for rows side by side. For attention on a GPU that takes rows of different lengths, such
             as ``attn_implementation="flash_attention_2"``; with others it costs more than padding does.
         with_entropy: tell the entropy of each decision, which costs a pass over the logits.
+        shard: cut the model into parts, one a process, by FSDP2; None for the whole model on each. A model that was
+            cut before needs none.
         trust_remote_code: execute code that comes with a model from the hub.
         seed: of the sampling.
 
     Raises:
         OSError: if there is no such model; the message says what to download and where to put it.
-        TypeError, ValueError: if the model and its tokenizer do not go together, or a PEFT method trains no weights.
+        TypeError, ValueError: if the model and its tokenizer do not go together, a PEFT method trains no weights, or a
+            part of the model is wrapped for several processes in another way than by FSDP2.
+        RuntimeError: if there is no process group to exchange parts by, or none that fits the device.
 
     Example:
         >>> from transformers import GPT2Config, GPT2LMHeadModel
@@ -103,6 +111,7 @@ class CausalLMPolicy:
         disable_dropout: bool = True,
         packing: int | None = None,
         with_entropy: bool = True,
+        shard: FSDP2Config | None = None,
         trust_remote_code: bool = False,
         seed: int = 0,
     ) -> None:
@@ -112,6 +121,7 @@ class CausalLMPolicy:
             model = load_causal_lm(model, dtype=dtype or torch.float32, trust_remote_code=trust_remote_code)
         elif dtype is not None:
             raise ValueError(f"dtype={dtype} is for a model that is loaded here: call model.to({dtype}) on yours")
+        check_can_be_trained(model)
         check_causal_lm(model)
         self.model: Any = with_adapters(model, peft_config)
         self.causal_model = without_adapters(self.model)
@@ -121,6 +131,7 @@ class CausalLMPolicy:
         if disable_dropout:
             switch_dropout_off(self.model)
         use_fused_activations(self.model)
+        self._take_part(sharded(self.causal_model, self.model, shard))
         self.sampling = sampling or SamplingConfig()
         self.autocast_dtype = autocast_dtype
         self.with_entropy = with_entropy
@@ -135,6 +146,16 @@ class CausalLMPolicy:
         computed = self._hidden_states if self.fuses_head else self._logits
         self._layout = RowLayout(self.causal_model, computed, self._traits, packing)
         self._warn_of_the_model()
+        if self._shards is not None:
+            self._shards.begin()
+
+    def _take_part(self, shards: ShardedModel | None) -> None:
+        """Hold a part of a model; only then is the policy a :class:`grpo.ComputesTogether`."""
+        self._shards = shards
+        if shards is not None:
+            self.evaluate_nothing = shards.evaluate_nothing
+            self.sum_gradients = shards.sum_gradients
+            self.join_world = shards.join_world
 
     def _warn_of_the_model(self) -> None:
         """Tell the caller of the constructor what makes this model slow, large, or another one in training."""
@@ -196,6 +217,14 @@ class CausalLMPolicy:
         ends = end_tokens(self.causal_model, self.tokenizer)
         return Drawing(self.causal_model, self.tokenizer, ends, sampling, self.generator, self._traits)
 
+    def sampling_together(self) -> AbstractContextManager[None]:
+        """A block in which the policy may sample any number of times, and some processes more often than others.
+
+        Where the model lies in parts on several processes, all of them go into it equally often; what samples by
+        :meth:`turns` does so around all turns.
+        """
+        return nullcontext() if self._shards is None else self._shards.sampling()
+
     def complete(self, states: Sequence[Any], **overrides: Any) -> list[Completion]:
         """One completion of each prompt, the likeliest tokens unless a ``temperature`` is given.
 
@@ -220,7 +249,7 @@ class CausalLMPolicy:
         trains = self.model.training
         self.model.eval()
         try:
-            with self._computing():
+            with self._computing(), self.sampling_together():
                 yield
         finally:
             if trains:
@@ -246,6 +275,14 @@ class CausalLMPolicy:
 
     def evaluate_actions(self, batch: CompletionBatch) -> Evaluation:
         """Log-prob and entropy of each token of the completions, [D] each, at the temperature of the sampling."""
+        return self._together(lambda: self._evaluated(batch))
+
+    def _together(self, compute: Callable[[], ResultT]) -> ResultT:
+        """An evaluation, in which all processes take part that hold parts of the model."""
+        return compute() if self._shards is None else self._shards.evaluated(compute)
+
+    def _evaluated(self, batch: CompletionBatch) -> Evaluation:
+        """The evaluation, by passes of this process."""
         with self._computing():
             if self.fuses_head:
                 return self._evaluation_of(self._layout.at_decisions(batch, self._hidden_states), batch)
@@ -300,7 +337,9 @@ class CausalLMPolicy:
 
     def get_parameters(self) -> dict[str, Tensor]:
         """All parameters of the model by name; only adapters require a gradient where there are any."""
-        return dict(self.model.named_parameters()) if self._adapter_is_on else {}
+        if not self._adapter_is_on:
+            return {}
+        return dict(self.model.named_parameters() if self._shards is None else self._shards.parameters)
 
     def train(self) -> Self:
         """Enter training mode; where dropout is off, what else makes training noisy stays off with it."""
@@ -317,6 +356,11 @@ class CausalLMPolicy:
 
     def to(self, device: torch.device | str) -> Self:
         """Move the model to a device; sampling starts anew from its seed if that is another one."""
+        if self._shards is not None and torch.device(device).type != self.device.type:
+            raise ValueError(
+                f"the model lies in parts on {self.device.type}, and parts stay where they are: leave config.device "
+                f"out, or make the policy of a model on {device}"
+            )
         self.model.to(device)
         if self.generator.device != self.device:
             self.generator = torch.Generator(self.device).manual_seed(self.generator.initial_seed())
@@ -334,15 +378,27 @@ class CausalLMPolicy:
             reference.generator = torch.Generator(self.device)
             reference.generator.set_state(self.generator.get_state())
             return reference
+        if self._shards is not None:
+            return self._sharded_reference(self._shards.frozen_copy())
         reference = copy.deepcopy(self)
         reference.model.requires_grad_(False)
+        return reference
+
+    def _sharded_reference(self, shards: ShardedModel) -> Self:
+        reference = copy.copy(self)
+        reference.model = reference.causal_model = shards.root
+        reference._layout = self._layout.of_copy(shards.root)
+        reference.generator = torch.Generator(self.device)
+        reference.generator.set_state(self.generator.get_state())
+        reference._take_part(shards)
         return reference
 
     def state_dict(self) -> dict[str, Any]:
         """What changes in the course of a training, copied.
 
         It holds the weights, of adapters only where the model has any, and none in a reference that is the model with
-        its adapter switched off; the state of the generator; and the lengths that :meth:`get_metrics` tells of.
+        its adapter switched off; the state of the generator; and the lengths that :meth:`get_metrics` tells of. Weights
+        that lie in parts on several processes are DTensors, as ``torch.distributed.checkpoint`` takes them.
         """
         lengths = self._completion_lengths
         return {
@@ -362,7 +418,7 @@ class CausalLMPolicy:
         check_policy_state(state_dict, weights, self.generator, self)
         with torch.no_grad():
             for name, tensor in weights.items():
-                tensor.copy_(state_dict["weights"][name])
+                tensor.copy_(laid_out_as(tensor, state_dict["weights"][name]))
         self.generator.set_state(state_dict["generator"].cpu())
         lengths = state_dict["completion_lengths"]
         self._completion_lengths = None if lengths is None else lengths.to(self.device, copy=True)
@@ -372,9 +428,18 @@ class CausalLMPolicy:
         return changing_weights(self.model) if self._adapter_is_on else {}
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write the model, or its adapter, as safetensors, and its tokenizer into a folder."""
+        """Write the model, or its adapter, as safetensors, and its tokenizer into a folder.
+
+        Where the model lies in parts, all processes call this, and the first one gathers it on its CPU and writes.
+        """
         folder = Path(folder).expanduser()
-        self.model.save_pretrained(folder)
+        if self._shards is None:
+            self._save(folder)
+        else:
+            self._shards.write(lambda weights: self._save(folder, state_dict=weights))
+
+    def _save(self, folder: Path, **options: Any) -> None:
+        self.model.save_pretrained(folder, **options)
         self.tokenizer.save_pretrained(folder)
 
     def get_metrics(self) -> dict[str, float]:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from peft import PeftModel
 from torch import Tensor
+from torch.distributed.tensor import DTensor, distribute_tensor
 
 STATE_NAMES = {"weights", "generator", "completion_lengths"}
 
@@ -42,12 +43,36 @@ def check_policy_state(
             f"{theirs.get(name, 'missing')}, expected {ours.get(name, 'none of that name')}; construct the "
             f"policy in the same way, with the same model and adapters"
         )
+    _refuse_other_parts(weights, state_dict["weights"], where)
     size = len(generator.get_state())
     if len(state_dict["generator"]) != size:
         raise ValueError(
             f"{where} was given the state of a generator of {len(state_dict['generator'])} bytes, expected {size}, as "
             f"generators on {generator.device.type} have: load it into a policy on the same kind of device"
         )
+
+
+def laid_out_as(tensor: Tensor, value: Tensor) -> Tensor:
+    """A value as a tensor takes it in: cut into parts where the tensor lies in parts and the value is whole."""
+    if not isinstance(tensor, DTensor) or isinstance(value, DTensor):
+        return value
+    whole = value.to(tensor.device)
+    return distribute_tensor(whole, tensor.device_mesh, tensor.placements, src_data_rank=None)
+
+
+def _refuse_other_parts(weights: Mapping[str, Tensor], came: Mapping[str, Any], where: str) -> None:
+    """Parts that another process, or none, would hold are not this one's."""
+    for name, tensor in weights.items():
+        own, other = (
+            (value.device_mesh, value.placements) if isinstance(value, DTensor) else None
+            for value in (tensor, came[name])
+        )
+        if other is not None and other != own:
+            raise ValueError(
+                f"{where} was given {name} in parts on {other[0].size()} processes, expected "
+                f"{'the whole tensor' if own is None else f'parts on {own[0].size()}'}: read the checkpoint by "
+                f"torch.distributed.checkpoint into the state_dict() of this policy, which cuts it anew"
+            )
 
 
 def _kind(value: Any) -> str:

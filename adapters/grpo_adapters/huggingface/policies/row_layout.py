@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 import warnings
 from typing import Any
@@ -61,6 +62,12 @@ class RowLayout:
                 f"{type(model).__name__} as each does alone",
                 stacklevel=4,
             )
+
+    def of_copy(self, model: Any) -> RowLayout:
+        """The same for a copy of the model."""
+        other = copy.copy(self)
+        other._model = model
+        return other
 
     def at_decisions(self, batch: CompletionBatch, compute: Compute) -> Tensor:
         """What the model computes where the batch's decisions are made, [D, X].
