@@ -18,6 +18,9 @@ class RankError(RuntimeError):
         self.rank = rank
         self.classes = tuple(classes)
 
+    def __reduce__(self) -> tuple[type[RankError], tuple[str, int, tuple[str, ...]]]:
+        return type(self), (str(self), self.rank, self.classes)
+
     def is_a(self, kind: type[BaseException]) -> bool:
         """Whether the other process's error was one of a class."""
         return kind.__name__ in self.classes
