@@ -13,7 +13,7 @@ from grpo.data._checks import check_states
 from grpo.data._protocols import missing_methods, type_name
 from grpo.data.state import copied, is_stateful, load_state, require_keys
 from grpo.distributed.errors import RankError, RankLostError
-from grpo.distributed.world import ALONE, World
+from grpo.distributed.world import World
 from grpo.models._random_states import global_random_states, set_global_random_states
 from grpo.rollout.sampler import CutsEpisodes
 from grpo.runs._description import description_of
@@ -112,7 +112,7 @@ class Run:
         self.callbacks = require_callbacks(callbacks)
         self._source = source_of(states)
         self._checkpoints = checkpoints
-        self._world: World = getattr(trainer, "world", ALONE)
+        self._world: World = trainer.world
         self._run_folder = None if self.folder is None else RunFolder(self.folder, checkpoints, self._world)
         self._signals = NotesSignals()
         self._is_going = False

@@ -7,8 +7,9 @@ import json
 import os
 import pickle
 import shutil
+import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from ranks import answers_of_ranks, on_ranks
 from torch import Tensor, nn
 
 from grpo import (
+    Callback,
     CheckpointError,
     Checkpoints,
     GRPOConfig,
@@ -31,7 +33,7 @@ from grpo import (
     World,
     load_latest_weights,
 )
-from grpo.runs._latest import latest_whole
+from grpo.runs import _parts
 
 
 class Line(nn.Module):
@@ -56,10 +58,8 @@ class Learns(PolicyTrainer[Any, Any]):
     """Learns from all states of a step, wherever they are, and from noise that each process draws, if it is to."""
 
     def __init__(self, world: World, size: int = 3, noise: float = 0.0) -> None:
-        super().__init__(GRPOConfig(learning_rate=0.1), Line(size))
-        self.world = world
+        super().__init__(GRPOConfig(learning_rate=0.1), Line(size), world=world)
         self.noise = noise
-        self.policy.generator.manual_seed(world.rank)
 
     def step(self, states: list[float]) -> dict[str, float]:
         policy: Any = self.policy
@@ -111,3 +111,235 @@ def test_a_run_that_goes_on_with_as_many_is_bitwise_the_same(tmp_path: Path, siz
     assert names[0] == [f"step-{step:09d}" for step in (0, 2, 4, 6, 7)]
     assert names[1] == names[0]
     assert len({tuple(weight) for weight, *_ in whole}) == 1
+
+
+@settings(max_examples=6)
+@given(
+    sizes=st.lists(st.sampled_from([1, 2, 4]), min_size=2, max_size=3),
+    steps=st.lists(st.integers(1, 3), min_size=3, max_size=3),
+    asynchronous=st.booleans(),
+)
+def test_a_run_that_goes_on_with_more_or_fewer_comes_to_the_same(
+    tmp_path_factory: pytest.TempPathFactory, sizes: list[int], steps: list[int], asynchronous: bool
+) -> None:
+    folder = tmp_path_factory.mktemp("run")
+    ends = [sum(steps[: place + 1]) for place in range(len(sizes))]
+    [(weight, seen, *_)] = on_ranks(1, trains, folder / "one", ends[-1])
+    for place, (size, end) in enumerate(zip(sizes, ends, strict=True)):
+        answers = on_ranks(size, trains_with, folder / "many", end, 0.0, {"asynchronous": asynchronous})
+        changed = place > 0 and sizes[place - 1] != size
+        for rank, (own_weight, own_seen, resumed, told) in enumerate(answers):
+            assert own_seen == seen[:end]
+            assert resumed == (place > 0)
+            assert len(told) == (changed and rank == 0)
+            assert all(f"with {size} ranks, and was saved by {sizes[place - 1]}" in text for text in told)
+    assert own_weight == pytest.approx(weight, rel=1e-9)
+
+
+def draws(world: World, folder: Path) -> Any:
+    run = make_run(world, folder)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        run.resume()
+    return torch.rand(1, generator=run.trainer.policy.generator).item(), torch.rand(1).item()
+
+
+def test_other_ranks_draw_anew_and_apart(tmp_path: Path) -> None:
+    on_ranks(1, trains, tmp_path, 2)
+    drawn = on_ranks(4, draws, tmp_path)
+    assert len({number for pair in drawn for number in pair}) == 8
+    assert on_ranks(4, draws, tmp_path) == drawn
+
+
+def test_a_single_process_takes_the_weights_of_several(tmp_path: Path) -> None:
+    [(weight, *_), *_] = on_ranks(4, trains, tmp_path, 3)
+    policy = Line()
+    assert load_latest_weights(policy, tmp_path) == 3
+    assert policy.weight.tolist() == weight
+
+
+def test_what_is_the_same_on_all_is_stored_once(tmp_path: Path) -> None:
+    on_ranks(4, trains_with, tmp_path, 2, 0.0, {"size": 200_000})
+    latest = tmp_path / "checkpoints" / "step-000000002"
+    sizes = {path.name: path.stat().st_size for path in latest.iterdir()}
+    assert sum(sizes.values()) < 1.1 * 3 * 200_000 * 8  # weights and two moments
+    assert max(sizes.values()) < 1.1 * 200_000 * 8  # shared out
+    for rank in range(4):
+        assert sizes[f"state-{rank:05d}.pt"] < 50_000
+
+
+FILES = ("state-00000.pt", "state-00001.pt", "pieces-00001.json", "__0_0.distcp", "manifest.json", "SHA256SUMS")
+
+
+def resumes(world: World, folder: Path) -> Any:
+    """The step that a run goes on from, or what is raised, and what is warned of."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        run = make_run(world, folder)
+        try:
+            run.resume()
+            told = str(run.num_steps)
+        except (CheckpointError, RankError) as error:
+            told = str(error)
+        world.agree()
+    return told, [str(warning.message) for warning in caught]
+
+
+@pytest.mark.parametrize("file", FILES)
+@pytest.mark.parametrize("damage", ["cut", "flipped", "gone"])
+def test_all_take_the_one_before_where_any_part_is_damaged(tmp_path: Path, file: str, damage: str) -> None:
+    on_ranks(2, trains, tmp_path, 4)
+    path = tmp_path / "checkpoints" / "step-000000004" / file
+    content = path.read_bytes()
+    if damage == "gone":
+        path.unlink()
+    else:
+        half = len(content) // 2
+        path.write_bytes(content[:-1] if damage == "cut" else content[:half] + bytes([content[half] ^ 1]) + content[half + 1 :])
+    for size in (1, 2):
+        shutil.copytree(tmp_path, tmp_path / str(size), ignore=shutil.ignore_patterns("[12]"))
+        for rank, (told, warned) in enumerate(on_ranks(size, resumes, tmp_path / str(size))):
+            assert told == "2"
+            not_whole = [text for text in warned if "step-000000004 is not whole" in text]
+            assert len(not_whole) == (rank == 0)
+
+
+class RunsCode:
+    """A pickle that makes a folder where it is loaded."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> Any:
+        return os.mkdir, (str(self.path),)
+
+
+@pytest.mark.parametrize("file", ["state-00001.pt", "__0_0.distcp", ".metadata"])
+def test_loading_never_runs_code(tmp_path: Path, file: str) -> None:
+    """Neither where a file is another with a checksum that is right, nor by metadata that DCP would unpickle."""
+    on_ranks(2, trains, tmp_path, 2)
+    latest = tmp_path / "checkpoints" / "step-000000002"
+    harmed = tmp_path / "harmed"
+    if file == "__0_0.distcp":
+        pieces = json.loads((latest / "pieces-00000.json").read_text())
+        torch.save({"x": RunsCode(harmed)}, latest / file)
+        for piece in pieces:
+            piece |= {"start": 0, "length": (latest / file).stat().st_size}
+        (latest / "pieces-00000.json").write_text(json.dumps(pieces))
+    else:
+        (latest / file).write_bytes(pickle.dumps(RunsCode(harmed)))
+    names = [line.split()[1] for line in (latest / "SHA256SUMS").read_text().splitlines()]
+    sums = [f"{hashlib.sha256((latest / name).read_bytes()).hexdigest()}  {name}\n" for name in names]
+    (latest / "SHA256SUMS").write_text("".join(sums))
+    for told, _ in on_ranks(2, resumes, tmp_path):
+        assert told == "2" if file == ".metadata" else "not what this library writes, and is not loaded" in told
+    assert not harmed.exists()
+
+
+def steps_in(folder: Path) -> list[str]:
+    return sorted(path.name for path in (folder / "checkpoints").iterdir())
+
+
+def with_a_full_disk(world: World, folder: Path, on_failure: str, asynchronous: bool) -> Any:
+    """What is raised and warned of where rank 1 cannot write after the first checkpoint."""
+    write = _parts.write_data
+
+    def fails(path: Path, data: Any) -> str:
+        if world.rank == 1 and "step-000000002" in str(path):
+            raise OSError(28, "No space left on device")
+        return write(path, data)
+
+    _parts.write_data = fails
+    raised = ""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        try:
+            run = make_run(world, folder, on_failure=on_failure, asynchronous=asynchronous)
+            run(Until(steps=5))
+        except (OSError, RankError) as error:
+            raised = str(error)
+        finally:
+            _parts.write_data = write
+        world.agree()
+    return raised, [str(warning.message) for warning in caught], run.num_steps
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_a_disk_that_is_full_for_one_stops_all(tmp_path: Path, asynchronous: bool) -> None:
+    first, second = on_ranks(2, with_a_full_disk, tmp_path, "stop", asynchronous)
+    assert second[0] == "[Errno 28] No space left on device"
+    assert first[0] == "rank 1 failed: OSError: [Errno 28] No space left on device"
+    assert first[2] == second[2]
+    assert steps_in(tmp_path)[:1] == ["step-000000000"]
+    assert not (tmp_path / "checkpoints" / "step-000000002").exists()
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_all_go_on_without_a_checkpoint_where_they_are_to(tmp_path: Path, asynchronous: bool) -> None:
+    first, second = on_ranks(2, with_a_full_disk, tmp_path, "continue", asynchronous)
+    assert first == ("", [], 5)
+    assert (second[0], second[2]) == ("", 5)
+    assert len(second[1]) == 1
+    assert "a checkpoint could not be written into" in second[1][0]
+    assert steps_in(tmp_path) == [f"step-{step:09d}" for step in (0, 4, 5)]
+
+
+def dies_while_it_writes(world: World, folder: Path) -> None:
+    write = _parts.write_bytes
+
+    def dies(path: Path, content: bytes) -> str:
+        if world.rank == 1 and "step-000000004" in str(path):
+            os._exit(1)
+        return write(path, content)
+
+    _parts.write_bytes = dies
+    make_run(world, folder)(Until(steps=5))
+
+
+def test_what_one_was_killed_while_writing_is_not_there(tmp_path: Path) -> None:
+    answers_of_ranks(2, dies_while_it_writes, tmp_path)
+    assert steps_in(tmp_path)[1:] == ["step-000000000", "step-000000002"]
+    assert steps_in(tmp_path)[0].startswith(".unfinished-step-000000004")
+    for told, warned in on_ranks(2, resumes, tmp_path):
+        assert (told, warned) == ("2", [])
+    assert steps_in(tmp_path) == ["step-000000000", "step-000000002"]
+
+
+def trains_in_the_background(world: World, folder: Path) -> Any:
+    class StopsWhenItIsThere(Callback):
+        def after_step(self, run: Run, metrics: Mapping[str, float]) -> None:
+            time.sleep(0.02)
+            if (folder / "checkpoints" / "step-000000007").exists():
+                run.stop("seen")
+
+    run = make_run(world, folder, asynchronous=True, every=7)
+    run.callbacks.append(StopsWhenItIsThere())
+    run(Until(steps=500))
+    return run.num_steps, run.stopped_by
+
+
+def test_what_is_written_in_the_background_is_there_soon(tmp_path: Path) -> None:
+    for num_steps, reason in on_ranks(2, trains_in_the_background, tmp_path):
+        assert reason == "seen"
+        assert num_steps < 14
+
+
+def takes_another_state(world: World, folder: Path, size: int) -> Any:
+    run = make_run(world, folder, size=size)
+    before = run.trainer.policy.weight.tolist()
+    try:
+        run.resume()
+    except (CheckpointError, RankError) as error:
+        world.agree()
+        return str(error), run.trainer.policy.weight.tolist() == before, run.num_steps
+    return "nothing", False, 0
+
+
+@pytest.mark.parametrize("size", [1, 2])
+def test_the_state_of_another_kind_is_refused_on_all_with_nothing_changed(tmp_path: Path, size: int) -> None:
+    on_ranks(2, trains, tmp_path, 2)
+    files = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    for told, is_as_before, num_steps in on_ranks(size, takes_another_state, tmp_path, 4):
+        assert "weight is torch.float64 of shape [3] in the state" in told
+        assert (is_as_before, num_steps) == (True, 0)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == files
