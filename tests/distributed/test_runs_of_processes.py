@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
+import sys
 import time
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import bandit_of_ranks
 import pytest
 import torch
 from ranks import answers_of_ranks, on_ranks
@@ -261,3 +264,15 @@ def test_a_folder_that_not_all_see_is_told(tmp_path: Path, kind: str, told: str)
     for error in on_ranks(2, on_disks_of_their_own, tmp_path, kind):
         assert told in error
         assert "disk that all processes share" in error
+
+
+def test_what_torchrun_starts_again_goes_on_from_the_last_checkpoint(tmp_path: Path) -> None:
+    expected, _ = on_ranks(2, bandit_of_ranks.train, tmp_path / "undisturbed")
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "--max-restarts=1"]
+    launched = subprocess.run([*launcher, bandit_of_ranks.__file__, str(tmp_path)], capture_output=True, text=True)
+    assert launched.returncode == 0, launched.stderr
+    assert "exitcode: -9" in launched.stderr or "SIGKILL" in launched.stderr or "restart" in launched.stderr.lower()
+    for rank in range(2):
+        assert (tmp_path / f"logits-{rank}").read_text() == repr(expected)
+    runs = [lines(tmp_path / name / "metrics.jsonl") for name in ("run", "undisturbed")]
+    assert runs[0] == runs[1]
