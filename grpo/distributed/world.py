@@ -7,6 +7,7 @@ import pickle
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from itertools import count
 from typing import Any
 
 import torch
@@ -18,6 +19,9 @@ from grpo.distributed.errors import RankError, RankLostError
 
 SLOT = 512
 """Bytes of what a process tells the others at once; more takes a second exchange."""
+
+
+_numbers_of_worlds = count()
 
 
 class World:
@@ -86,7 +90,7 @@ class World:
         """
         settings: dict[str, Any] = {"timeout": timeout, "compare_every": compare_every}
         if distributed.is_available() and distributed.is_initialized():
-            store = distributed.distributed_c10d._get_default_store()
+            store = _next_part_of(distributed.distributed_c10d._get_default_store())
             return cls(store, distributed.get_rank(), distributed.get_world_size(), **settings)
         missing = [name for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
         if "RANK" in missing and "WORLD_SIZE" in missing:
@@ -111,7 +115,7 @@ class World:
                 f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']} within {timeout:g} s, or cannot use them "
                 f"({error})"
             ) from error
-        return cls(store, rank, size, **settings)
+        return cls(_next_part_of(store), rank, size, **settings)
 
     @property
     def is_alone(self) -> bool:
@@ -237,6 +241,11 @@ class PendingSum:
             if self._operation.tensor is not self._tensor:
                 self._tensor.copy_(self._operation.tensor.view_as(self._tensor))
         return self._tensor
+
+
+def _next_part_of(store: Any) -> Any:
+    """A part of a store for one more world: all processes make theirs in the same order."""
+    return distributed.PrefixStore(f"world {next(_numbers_of_worlds)}", store)
 
 
 ALONE = World()

@@ -209,8 +209,8 @@ class Run:
                 f"the states have come to an end after {self.num_steps} steps: end the run earlier, by "
                 f"Until(steps={self.num_steps}), or give it more; a StateLoader goes through rows again and again"
             ) from error
-        if self._world.is_alone:
-            return states
+        if self._world.is_alone or states is getattr(getattr(self.trainer, "sampler", None), "states", None):
+            return states  # the running environments of a sampler are this process's own
         check_states(states)
         self._num_states = len(states)
         return share_of(states, self._world)
