@@ -5,7 +5,9 @@ from __future__ import annotations
 import atexit
 import multiprocessing
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
 from functools import cache
 from multiprocessing.connection import Connection
 from typing import Any
@@ -90,6 +92,22 @@ def on_ranks(size: int, function: Callable[..., Any], *arguments: Any, timeout: 
 def answers_of_ranks(size: int, function: Callable[..., Any], *arguments: Any, timeout: float = TIMEOUT) -> list[Any]:
     """The same, errors among it."""
     return _started(size).answers(function, *arguments, timeout=timeout)
+
+
+@contextmanager
+def process_group(world: Any) -> Iterator[None]:
+    """PyTorch's own process group of the ranks, for what does not go by the world."""
+    from torch import distributed
+
+    store = distributed.HashStore() if world.is_alone else world._exchange._store
+    own = distributed.PrefixStore("process group", store)
+    distributed.init_process_group(
+        "gloo", store=own, rank=world.rank, world_size=world.size, timeout=timedelta(seconds=world.timeout)
+    )
+    try:
+        yield
+    finally:
+        distributed.destroy_process_group()
 
 
 def _serve(connection: Connection, rank: int, size: int, port: int) -> None:

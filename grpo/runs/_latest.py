@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from grpo.distributed.world import ALONE, World
+from grpo.runs._sharded import in_parts
 from grpo.runs._storage import (
     SEVERAL_PROCESSES,
     CheckpointError,
@@ -51,9 +52,10 @@ def latest_whole(
                 problem = str(error)
             problems = list(filter(None, world.gather(problem)))
             if not problems:
+                held = sharded()
                 if state is None:
-                    state = _parts().read_part(path, manifest, world.rank, sharded())
-                return path, manifest, state
+                    state = _parts().read_part(path, manifest, world.rank, held)
+                return path, manifest, in_parts(state, held) if held else state
         if world.rank == 0:
             warnings.warn(f"{problems[0]}. It is left out, and the one before it is taken", stacklevel=2)
     return None

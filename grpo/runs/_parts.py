@@ -29,11 +29,10 @@ from torch.distributed.checkpoint.metadata import (
     TensorProperties,
     TensorStorageMetadata,
 )
-from torch.distributed.tensor import DTensor, Replicate, Shard, empty
 
 from grpo.distributed.world import World
 from grpo.runs._plain_data import SHARED, from_plain
-from grpo.runs._sharded import is_sharded, tensors_in
+from grpo.runs._sharded import is_sharded, like, tensors_in
 from grpo.runs._storage import (
     MANIFEST,
     IncompleteError,
@@ -123,7 +122,7 @@ def read_part(folder: Path, manifest: Mapping[str, Any], rank: int, sharded: Map
         folder: of the checkpoint.
         manifest: of the checkpoint.
         rank: of the process that reads.
-        sharded: tensors of which it is to hold a part, by their places in the state.
+        sharded: tensors of which it is to hold a part, by their places in the state, or those of what goes with them.
     """
     sums = read_checksums(folder)
     path = folder / files_of(rank % manifest["ranks"])[0]
@@ -132,8 +131,8 @@ def read_part(folder: Path, manifest: Mapping[str, Any], rank: int, sharded: Map
         reader = _PiecesReader(folder, [_pieces(folder, part, sums) for part in range(manifest["ranks"])])
         metadata = reader.read_metadata()
         targets: dict[str, Any] = {
-            place: _target(metadata.state_dict_metadata[place], placements, place, sharded)
-            for place, placements in _left_out(state)
+            place: _target(stored := metadata.state_dict_metadata[place], like(place, stored.size, sharded))
+            for place in _left_out(state)
         }
         planner = DefaultLoadPlanner(flatten_state_dict=False, flatten_sharded_tensors=False)
         planner.set_up_planner(targets, metadata, is_coordinator=False)
@@ -197,7 +196,7 @@ def _content_of(tensor: Tensor) -> tuple[Any, ...] | None:
 def _without(value: Any, shared: Mapping[str, Tensor], place: str = "") -> Any:
     """A state in which only the places of shared tensors are left."""
     if place in shared:
-        return {SHARED: [place, _placements_of(value)]}
+        return {SHARED: place}
     if isinstance(value, Mapping):
         return {name: _without(part, shared, f"{place}[{name!r}]") for name, part in value.items()}
     if type(value) in (list, tuple):
@@ -205,25 +204,11 @@ def _without(value: Any, shared: Mapping[str, Tensor], place: str = "") -> Any:
     return value
 
 
-def _placements_of(tensor: Tensor) -> list[int | None] | None:
-    """Along which axis a tensor is sharded, for each axis of the mesh, None along none; None where it is not."""
-    if not isinstance(tensor, DTensor):
-        return None
-    placements: list[int | None] = []
-    for placement in tensor.placements:
-        if type(placement) not in (Shard, Replicate):
-            raise TypeError(
-                f"a tensor of shape {list(tensor.shape)} is distributed as {placement}, which cannot be saved: "
-                f"expected Shard or Replicate along each axis of the mesh"
-            )
-        placements.append(placement.dim if isinstance(placement, Shard) else None)
-    return placements
-
-
-def _left_out(state: Any) -> Iterator[tuple[str, list[int | None] | None]]:
+def _left_out(state: Any) -> Iterator[str]:
+    """The places of the shared tensors of a state."""
     if isinstance(state, Mapping):
         if SHARED in state:
-            yield tuple(state[SHARED])
+            yield state[SHARED]
             return
         state = list(state.values())
     if type(state) in (list, tuple):
@@ -235,26 +220,14 @@ def _with(state: Any, tensors: Mapping[str, Tensor]) -> Any:
     """A state in which the shared tensors are back."""
     if isinstance(state, Mapping):
         if SHARED in state:
-            return tensors[state[SHARED][0]]
+            return tensors[state[SHARED]]
         return {name: _with(part, tensors) for name, part in state.items()}
     if type(state) in (list, tuple):
         return type(state)(_with(part, tensors) for part in state)
     return state
 
 
-def _target(
-    stored: TensorStorageMetadata, placements: list[int | None] | None, place: str, sharded: Mapping[str, Tensor]
-) -> Tensor:
+def _target(stored: TensorStorageMetadata, like: Tensor | None) -> Tensor:
     """The memory that a tensor is read into: the part of it that this process is to hold, or all of it."""
-    like = sharded.get(place)
-    if isinstance(like, DTensor) and like.shape == stored.size:
-        return torch.empty_like(like, dtype=stored.properties.dtype)
-    mesh = next((own.device_mesh for own in sharded.values() if isinstance(own, DTensor)), None)
-    if placements is not None and mesh is not None and mesh.ndim == len(placements):
-        return empty(
-            stored.size,
-            dtype=stored.properties.dtype,
-            device_mesh=mesh,
-            placements=[Replicate() if axis is None else Shard(axis) for axis in placements],
-        )
-    return torch.empty(stored.size, dtype=stored.properties.dtype)
+    dtype = stored.properties.dtype
+    return torch.empty(stored.size, dtype=dtype) if like is None else torch.empty_like(like, dtype=dtype)

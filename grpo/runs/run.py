@@ -9,6 +9,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from torch import Tensor
+
 from grpo.data._checks import check_states
 from grpo.data._protocols import missing_methods, type_name
 from grpo.data.state import copied, is_stateful, load_state, require_keys
@@ -261,7 +263,7 @@ class Run:
             return self._resume(self._run_folder, override=override)
 
     def _resume(self, folder: RunFolder, *, override: bool) -> bool:
-        found = folder.latest(lambda: sharded_in(self.state_dict()))
+        found = folder.latest(self._sharded)
         if found is None:
             folder.take_over(None)
             return False
@@ -278,6 +280,14 @@ class Run:
         folder.take_over(path)
         self._saved_step = None if changed else self.num_steps  # the next start saves it with its new settings
         return True
+
+    def _sharded(self) -> dict[str, Tensor]:
+        """Tensors of which this process holds a part, by their places in the state, and of what is optimized."""
+        state = {"trainer": self.trainer.state_dict()}
+        optimizer = self.trainer.optimizer
+        held = [tensor for group in optimizer.param_groups for tensor in group["params"]] if optimizer else []
+        moments = {"trainer": {"optimizer": {"state": dict(enumerate(held))}}}
+        return sharded_in(moments) | sharded_in(state)
 
     def _as_of_other_ranks(self, state: dict[str, Any]) -> dict[str, Any]:
         """A state that other ranks wrote, with this process's own sampler, whose episodes nobody else plays."""

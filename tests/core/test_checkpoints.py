@@ -39,8 +39,8 @@ from grpo import (
     load_best_weights,
 )
 from grpo.runs import _checkpoint_writer, _files
-from grpo.runs._plain_data import from_plain, to_plain
 from grpo.runs._latest import latest_whole
+from grpo.runs._plain_data import from_plain, to_plain
 from grpo.runs._storage import read_manifest, read_state, write_state
 from grpo_adapters.bandit import ContextualSoftmaxPolicy, SoftmaxPolicy, StationaryBandit
 

@@ -17,8 +17,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from ranks import answers_of_ranks, on_ranks
+from ranks import answers_of_ranks, on_ranks, process_group
 from torch import Tensor, nn
+from torch.distributed.fsdp import fully_shard
 
 from grpo import (
     Callback,
@@ -34,6 +35,7 @@ from grpo import (
     load_latest_weights,
 )
 from grpo.runs import _parts
+from grpo.runs._sharded import is_sharded, tensors_in, whole
 
 
 class Line(nn.Module):
@@ -128,12 +130,13 @@ def test_a_run_that_goes_on_with_more_or_fewer_comes_to_the_same(
     for place, (size, end) in enumerate(zip(sizes, ends, strict=True)):
         answers = on_ranks(size, trains_with, folder / "many", end, 0.0, {"asynchronous": asynchronous})
         changed = place > 0 and sizes[place - 1] != size
-        for rank, (own_weight, own_seen, resumed, told) in enumerate(answers):
+        for rank, (_, own_seen, resumed, told) in enumerate(answers):
             assert own_seen == seen[:end]
             assert resumed == (place > 0)
             assert len(told) == (changed and rank == 0)
             assert all(f"with {size} ranks, and was saved by {sizes[place - 1]}" in text for text in told)
-    assert own_weight == pytest.approx(weight, rel=1e-9)
+        if place == len(sizes) - 1:
+            assert answers[0][0] == pytest.approx(weight, rel=1e-9)
 
 
 def draws(world: World, folder: Path) -> Any:
@@ -195,7 +198,9 @@ def test_all_take_the_one_before_where_any_part_is_damaged(tmp_path: Path, file:
         path.unlink()
     else:
         half = len(content) // 2
-        path.write_bytes(content[:-1] if damage == "cut" else content[:half] + bytes([content[half] ^ 1]) + content[half + 1 :])
+        path.write_bytes(
+            content[:-1] if damage == "cut" else content[:half] + bytes([content[half] ^ 1]) + content[half + 1 :]
+        )
     for size in (1, 2):
         shutil.copytree(tmp_path, tmp_path / str(size), ignore=shutil.ignore_patterns("[12]"))
         for rank, (told, warned) in enumerate(on_ranks(size, resumes, tmp_path / str(size))):
@@ -343,3 +348,54 @@ def test_the_state_of_another_kind_is_refused_on_all_with_nothing_changed(tmp_pa
         assert "does not fit this run: state_dict holds the state of an optimizer over" in told
         assert (is_as_before, num_steps) == (True, 0)
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == files
+
+
+class Network(Line):
+    """Lies in parts on several processes, if there are several."""
+
+    def __init__(self, world: World) -> None:
+        super().__init__()
+        torch.manual_seed(4)
+        self.network = nn.Sequential(nn.Linear(3, 5), nn.Tanh(), nn.Linear(5, 2, bias=False)).double()
+        if not world.is_alone:
+            fully_shard(self.network)
+
+
+class LearnsInParts(Learns):
+    """Learns the same on all processes, each of which holds a part of the parameters."""
+
+    def __init__(self, world: World) -> None:
+        PolicyTrainer.__init__(self, GRPOConfig(learning_rate=0.1), Network(world), world=world)
+
+    def step(self, states: list[float]) -> dict[str, float]:
+        policy: Any = self.policy
+        assert self.optimizer is not None
+        self.optimizer.zero_grad()
+        policy.network(torch.full((4, 3), float(self.num_steps + 1), dtype=torch.float64)).square().sum().backward()
+        self.optimizer.step()
+        self.num_steps += 1
+        return {"seen": 0.0}
+
+
+def trains_in_parts(world: World, folder: Path, steps: int) -> Any:
+    """All parameters and moments, whole, and how many numbers of them this process holds."""
+    with process_group(world), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        run = Run(LearnsInParts(world), [1.0] * 8, folder=folder, checkpoints=Checkpoints(every=2))
+        run.resume()
+        run(Until(steps=steps))
+        state = run.trainer.state_dict()
+        tensors = dict(tensors_in([state["parts"]["policy"]["state"], state["optimizer"]["state"]]))
+        held = sum(part.to_local().numel() if is_sharded(part) else part.numel() for part in tensors.values())
+        values = [whole(part).double().flatten() for place, part in tensors.items() if "_extra" not in place]
+        return torch.cat(values).tolist(), held
+
+
+@pytest.mark.parametrize("sizes", [(4, 4), (4, 2), (4, 1), (1, 2)])
+def test_parts_of_tensors_are_stored_once_and_read_as_they_are_held(tmp_path: Path, sizes: tuple[int, int]) -> None:
+    [(expected, all_numbers)] = on_ranks(1, trains_in_parts, tmp_path / "one", 5)
+    before, after = sizes
+    on_ranks(before, trains_in_parts, tmp_path / "parts", 3)
+    for values, held in on_ranks(after, trains_in_parts, tmp_path / "parts", 5):
+        assert values == pytest.approx(expected, rel=1e-9)
+        assert held == all_numbers if after == 1 else held < all_numbers

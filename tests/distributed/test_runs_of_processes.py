@@ -107,7 +107,8 @@ def ends(world: World, folder: Path, how: str) -> Any:
 
 
 @pytest.mark.parametrize(
-    ("how", "reason"), [("steps", "steps=3"), ("condition", "condition"), ("stop", "enough"), ("seconds", "seconds=0.25")]
+    ("how", "reason"),
+    [("steps", "steps=3"), ("condition", "condition"), ("stop", "enough"), ("seconds", "seconds=0.25")],
 )
 def test_all_end_after_the_same_step_for_the_same_reason(tmp_path: Path, how: str, reason: str) -> None:
     first, *others = on_ranks(2, ends, tmp_path, how)
