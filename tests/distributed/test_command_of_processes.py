@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from contextlib import redirect_stderr, redirect_stdout
@@ -62,9 +61,13 @@ def test_the_command_trains_in_several_processes_and_one_goes_on(
 
 def in_this_world(world: World, folder: Path, words: list[str]) -> tuple[int, str, str]:
     """The exit status of the command, and what it prints."""
-    World.from_environment = classmethod(lambda cls: world)  # type: ignore[method-assign, assignment]
-    os.chdir(folder)
-    with redirect_stdout(StringIO()) as out, redirect_stderr(StringIO()) as error:
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        redirect_stdout(StringIO()) as out,
+        redirect_stderr(StringIO()) as error,
+    ):
+        patch.setattr(World, "from_environment", lambda: world)
+        patch.chdir(folder)
         status = main(words)
         world.agree()
     return status, out.getvalue(), " ".join(error.getvalue().split())
