@@ -16,16 +16,25 @@ from grpo import World
 from grpo_adapters.cli import main
 
 TRAINING = """
+import os
+import signal
 import torch
-from grpo import GRPOConfig, GRPOTrainer
+from grpo import Callback, GRPOConfig, GRPOTrainer
 from grpo_adapters.bandit import SoftmaxPolicy, StationaryBandit
+
+
+class Dies(Callback):
+    def after_step(self, run, metrics):
+        if run.world.rank == 1 and run.num_steps == 3 and os.environ.get("TORCHELASTIC_RESTART_COUNT") == "0":
+            os.kill(os.getpid(), signal.SIGKILL)
 
 
 def make(world, seed):
     torch.set_num_threads(1)
     policy = SoftmaxPolicy(3, torch.Generator().manual_seed(seed))
     config = GRPOConfig(group_size=4, learning_rate=0.1, seed=seed)
-    return GRPOTrainer(config, policy, StationaryBandit([0.1, 0.5, 0.9], seed=1), world=world), ["a", "b", "c"]
+    trainer = GRPOTrainer(config, policy, StationaryBandit([0.1, 0.5, 0.9], seed=1), world=world)
+    return trainer, ["a", "b", "c"], [Dies()]
 
 
 def alone(seed):
@@ -34,12 +43,12 @@ def alone(seed):
 
 
 def launched(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "--max-restarts=1"]
     command = [*launcher, "-m", "grpo_adapters.cli", "train", *words]
     return subprocess.run(command, cwd=folder, capture_output=True, text=True)
 
 
-def test_the_command_trains_in_several_processes_and_one_goes_on(
+def test_the_command_trains_in_several_processes_is_started_again_and_goes_on_in_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "training.py").write_text(TRAINING)
@@ -47,7 +56,8 @@ def test_the_command_trains_in_several_processes_and_one_goes_on(
     done = launched(tmp_path, *words)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("ended after step 4") == 1
-    assert done.stdout.count("training.py:make, in run") == 1
+    assert done.stdout.count("training.py:make, in run") == 2
+    assert done.stdout.count("goes on from step 2") == 1
     names = sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir())
     assert names == ["step-000000002", "step-000000004"]
     monkeypatch.chdir(tmp_path)

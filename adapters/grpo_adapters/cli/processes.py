@@ -31,3 +31,8 @@ def by_all(carry_out: Callable[[World], int]) -> int:
             if world.rank > 0:
                 return WRONGLY_USED
             raise UsageError(str(error)) from error
+
+
+def was_started_again() -> bool:
+    """Whether ``torchrun --max-restarts`` has started the command again, after a process was killed."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0

@@ -20,7 +20,7 @@ from grpo_adapters.cli.arguments import parse
 from grpo_adapters.cli.errors import UsageError, as_usage_errors
 from grpo_adapters.cli.kinds import Kind, kind_called
 from grpo_adapters.cli.options import RunOptions, explained
-from grpo_adapters.cli.processes import by_all
+from grpo_adapters.cli.processes import by_all, was_started_again
 from grpo_adapters.cli.records import CONFIG, read_record
 from grpo_adapters.cli.toml_files import from_text, read_toml, require_known, to_toml
 from grpo_adapters.progress import Progress
@@ -67,6 +67,8 @@ def _train(words: Sequence[str], world: World) -> int:
         raise UsageError(f"there is no training {words[0]!r}: {USAGE}")
     kind = kind_called(name)
     options = kind.parse(words if name == "module" else words[1:])
+    if was_started_again() and (options.folder / CONFIG).is_file():
+        return _resume([str(options.folder)], world)
     if name != "module":
         _require_no_run(options.folder)
     _use_threads(options)
