@@ -98,9 +98,10 @@ def answers_of_ranks(size: int, function: Callable[..., Any], *arguments: Any, t
 def process_group(world: Any) -> Iterator[None]:
     """PyTorch's own process group of the ranks, for what does not go by the world."""
     from torch import distributed
+    from torch._C._distributed_c10d import HashStore, PrefixStore
 
-    store = distributed.HashStore() if world.is_alone else world._exchange._store
-    own = distributed.PrefixStore("process group", store)
+    store = HashStore() if world.is_alone else world._exchange._store
+    own = PrefixStore("process group", store)
     distributed.init_process_group(
         "gloo", store=own, rank=world.rank, world_size=world.size, timeout=timedelta(seconds=world.timeout)
     )

@@ -90,7 +90,9 @@ class Exchange:
 
     def fail(self, error: BaseException) -> None:
         """Let the others know that this process does not come to the next operation, once of each error."""
-        if self._lost is not None or (self._failed_at is not None and self._told in _with_causes(error)):
+        if self._lost is not None or (
+            self._failed_at is not None and any(self._told is each for each in _with_causes(error))
+        ):
             return
         if self._failed_at is not None:
             self._settle(self._failed_at)

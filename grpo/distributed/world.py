@@ -106,7 +106,9 @@ class World:
         try:
             store, rank, size = next(rendezvous("env://", timeout=limit))
             # torchrun keeps its store when it starts processes again, with what those before have left in it.
-            store = distributed.PrefixStore(f"attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+            store = distributed.distributed_c10d.PrefixStore(
+                f"attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store
+            )
             backend = backend or ("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
             distributed.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=limit)
         except RuntimeError as error:
@@ -245,7 +247,7 @@ class PendingSum:
 
 def _next_part_of(store: Any) -> Any:
     """A part of a store for one more world: all processes make theirs in the same order."""
-    return distributed.PrefixStore(f"world {next(_numbers_of_worlds)}", store)
+    return distributed.distributed_c10d.PrefixStore(f"world {next(_numbers_of_worlds)}", store)
 
 
 ALONE = World()

@@ -66,14 +66,14 @@ class PartWriter(CheckpointWriter):
         from grpo.runs._parts import part_of  # takes a second, and is for several processes only
 
         self.wait()
-        plain, unfinished = None, None
+        plain, made = None, None
         with self._world.together():
             try:
                 plain = to_plain(take_state())
-                unfinished = self._made(step) if self._world.rank == 0 else None
+                made = self._made(step) if self._world.rank == 0 else None
             except OSError as error:
                 self._error = error
-            name = self._world.broadcast(unfinished)
+            name = self._world.broadcast(made)
             if self._world.any(self._error is not None) or name is None:
                 self._raise(must=must)
                 return

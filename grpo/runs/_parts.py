@@ -11,24 +11,20 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
-from torch.distributed.checkpoint import (
-    DefaultLoadPlanner,
-    DefaultSavePlanner,
-    FileSystemReader,
-    FileSystemWriter,
-    Metadata,
-    SavePlan,
-)
+from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner, DefaultSavePlanner
+from torch.distributed.checkpoint.filesystem import FileSystemReader, FileSystemWriter
 from torch.distributed.checkpoint.metadata import (
     ChunkStorageMetadata,
+    Metadata,
     MetadataIndex,
     TensorProperties,
     TensorStorageMetadata,
 )
+from torch.distributed.checkpoint.planner import SavePlan
 
 from grpo.distributed.world import World
 from grpo.runs._plain_data import SHARED, from_plain
@@ -131,7 +127,7 @@ def read_part(folder: Path, manifest: Mapping[str, Any], rank: int, sharded: Map
         reader = _PiecesReader(folder, [_pieces(folder, part, sums) for part in range(manifest["ranks"])])
         metadata = reader.read_metadata()
         targets: dict[str, Any] = {
-            place: _target(stored := metadata.state_dict_metadata[place], like(place, stored.size, sharded))
+            place: _target(cast("TensorStorageMetadata", metadata.state_dict_metadata[place]), place, sharded)
             for place in _left_out(state)
         }
         planner = DefaultLoadPlanner(flatten_state_dict=False, flatten_sharded_tensors=False)
@@ -189,7 +185,7 @@ def _content_of(tensor: Tensor) -> tuple[Any, ...] | None:
         return kind
     if tensor.numel() == 0 or tensor.layout != torch.strided or not tensor.is_contiguous():
         return None
-    content = tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy()
+    content: Any = tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy()
     return *kind, hashlib.sha256(content).digest()
 
 
@@ -227,7 +223,7 @@ def _with(state: Any, tensors: Mapping[str, Tensor]) -> Any:
     return state
 
 
-def _target(stored: TensorStorageMetadata, like: Tensor | None) -> Tensor:
+def _target(stored: TensorStorageMetadata, place: str, sharded: Mapping[str, Tensor]) -> Tensor:
     """The memory that a tensor is read into: the part of it that this process is to hold, or all of it."""
-    dtype = stored.properties.dtype
-    return torch.empty(stored.size, dtype=dtype) if like is None else torch.empty_like(like, dtype=dtype)
+    own, dtype = like(place, stored.size, sharded), stored.properties.dtype
+    return torch.empty(stored.size, dtype=dtype) if own is None else torch.empty_like(own, dtype=dtype)

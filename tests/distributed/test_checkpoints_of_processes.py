@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from ranks import answers_of_ranks, on_ranks, process_group
 from torch import Tensor, nn
 from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor
 
 from grpo import (
     Callback,
@@ -34,8 +35,8 @@ from grpo import (
     World,
     load_latest_weights,
 )
-from grpo.runs import _parts
-from grpo.runs._sharded import is_sharded, tensors_in, whole
+from grpo.runs import _parts, _storage
+from grpo.runs._sharded import tensors_in, whole
 
 
 class Line(nn.Module):
@@ -247,14 +248,15 @@ def steps_in(folder: Path) -> list[str]:
 
 def with_a_full_disk(world: World, folder: Path, on_failure: str, asynchronous: bool) -> Any:
     """What is raised and warned of where rank 1 cannot write after the first checkpoint."""
-    write = _parts.write_data
+    write = _storage.write_data
 
     def fails(path: Path, data: Any) -> str:
         if world.rank == 1 and "step-000000002" in str(path):
             raise OSError(28, "No space left on device")
         return write(path, data)
 
-    _parts.write_data = fails
+    patch = pytest.MonkeyPatch()
+    patch.setattr(_parts, "write_data", fails)
     raised = ""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -264,7 +266,7 @@ def with_a_full_disk(world: World, folder: Path, on_failure: str, asynchronous: 
         except (OSError, RankError) as error:
             raised = str(error)
         finally:
-            _parts.write_data = write
+            patch.undo()
         world.agree()
     return raised, [str(warning.message) for warning in caught], run.num_steps
 
@@ -290,15 +292,16 @@ def test_all_go_on_without_a_checkpoint_where_they_are_to(tmp_path: Path, asynch
 
 
 def dies_while_it_writes(world: World, folder: Path) -> None:
-    write = _parts.write_bytes
+    write = _storage.write_bytes
 
     def dies(path: Path, content: bytes) -> str:
         if world.rank == 1 and "step-000000004" in str(path):
             os._exit(1)
         return write(path, content)
 
-    _parts.write_bytes = dies
-    make_run(world, folder)(Until(steps=5))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_parts, "write_bytes", dies)
+        make_run(world, folder)(Until(steps=5))
 
 
 def test_what_one_was_killed_while_writing_is_not_there(tmp_path: Path) -> None:
@@ -386,7 +389,7 @@ def trains_in_parts(world: World, folder: Path, steps: int) -> Any:
         run(Until(steps=steps))
         state = run.trainer.state_dict()
         tensors = dict(tensors_in([state["parts"]["policy"]["state"], state["optimizer"]["state"]]))
-        held = sum(part.to_local().numel() if is_sharded(part) else part.numel() for part in tensors.values())
+        held = sum(part.to_local().numel() if isinstance(part, DTensor) else part.numel() for part in tensors.values())
         values = [whole(part).double().flatten() for place, part in tensors.items() if "_extra" not in place]
         return torch.cat(values).tolist(), held
 

@@ -90,12 +90,13 @@ def ends(world: World, folder: Path, how: str) -> Any:
             if how == "slow":
                 time.sleep(0.3)
 
+    trainer = Notes(world)
     untils = {
         "steps": Until(steps=3),
-        "condition": Until(condition=lambda metrics: world.rank == 1 and run.num_steps == 3),
+        "condition": Until(condition=lambda metrics: world.rank == 1 and trainer.num_steps == 3),
         "seconds": Until(seconds=0.25),
     }
-    run = Run(Notes(world), [1, 2, 3], folder=folder, checkpoints=Checkpoints(every=100), callbacks=[Ends()])
+    run = Run(trainer, [1, 2, 3], folder=folder, checkpoints=Checkpoints(every=100), callbacks=[Ends()])
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", RuntimeWarning)
