@@ -23,7 +23,13 @@ from grpo.distributed.world import World
 from grpo.models._checks import check_parameters
 from grpo.models._evaluator import Evaluator
 from grpo.models.policy import ActionsT, ComputesTogether, PolicyModel, ReportsMetrics, StatesT
-from grpo.training._agreement import check_same_settings, check_same_tensors, check_world, sample_apart
+from grpo.training._agreement import (
+    check_is_told_of_others,
+    check_same_settings,
+    check_same_tensors,
+    check_world,
+    sample_apart,
+)
 from grpo.training._all_samples import TermsOfAll
 from grpo.training._diagnosis import describe_bad_gradient
 from grpo.training._metrics import StepMetrics
@@ -76,6 +82,7 @@ class PolicyTrainer(Generic[StatesT, ActionsT]):
         *,
         world: World | None = None,
     ) -> None:
+        check_is_told_of_others(world, policy)
         self.world = check_world(world)
         check_same_settings(config, self, self.world)
         self._evaluator = self._evaluator_of(policy)

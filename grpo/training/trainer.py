@@ -5,7 +5,6 @@ What is sampled, credited and minimised is decided elsewhere.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
@@ -40,7 +39,7 @@ from grpo.training._agreement import check_world
 from grpo.training._all_samples import terms_of_all
 from grpo.training._metrics import StepMetrics, value_metrics
 from grpo.training._minibatches import LossWeights, MicroBatch, iterate_minibatches
-from grpo.training._optimization import level_of_caller, move_all
+from grpo.training._optimization import move_all
 from grpo.training._requirements import check_requirements, warn_of_untold_states
 from grpo.training._rollback import UndoesFailedStep
 from grpo.training._sampling_gap import SamplingGap
@@ -111,12 +110,6 @@ class Trainer(PolicyTrainer[StatesT, ActionsT]):
         super().__init__(config, policy, reference_policy, optimizer, world=world)
         if config.device is not None:
             move_all([reward_model], config.device)
-        if reference_policy is not None and needs.reference is False:
-            warnings.warn(
-                "reference_policy is not used: neither objective nor advantage_estimator reads it, set a "
-                "kl_coefficient above 0",
-                stacklevel=level_of_caller(),
-            )
         self.reward_model = reward_model
         self.advantage_estimator = advantage_estimator
         self.objective = objective
