@@ -31,7 +31,7 @@ class Ranks:
         from torch._C._distributed_c10d import TCPStore
 
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["torch", "torch.distributed", "grpo"])
+        context.set_forkserver_preload(["torch", "torch.distributed.checkpoint", "grpo"])
         self.store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
         self.size = size
         self.connections: list[Connection] = []

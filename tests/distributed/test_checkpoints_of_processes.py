@@ -27,8 +27,11 @@ from grpo import (
     CheckpointError,
     Checkpoints,
     GRPOConfig,
+    GRPOTrainer,
     PolicyTrainer,
     RankError,
+    ReinforceConfig,
+    ReinforceTrainer,
     Run,
     StateLoader,
     Until,
@@ -37,6 +40,7 @@ from grpo import (
 )
 from grpo.runs import _parts, _storage
 from grpo.runs._sharded import tensors_in, whole
+from grpo_adapters.bandit import ContextualSoftmaxPolicy
 
 
 class Line(nn.Module):
@@ -402,3 +406,51 @@ def test_parts_of_tensors_are_stored_once_and_read_as_they_are_held(tmp_path: Pa
     for values, held in on_ranks(after, trains_in_parts, tmp_path / "parts", 5):
         assert values == pytest.approx(expected, rel=1e-9)
         assert held == all_numbers if after == 1 else held < all_numbers
+
+
+class EachArm:
+    """A sampler that draws nothing: every arm once for each state."""
+
+    def sample(self, policy: Any, states: Any, num_actions_per_state: int, **kwargs: Any) -> Tensor:
+        return torch.arange(num_actions_per_state).expand(len(states), -1)
+
+
+class Means:
+    """Rewards that depend on state and arm alone."""
+
+    def compute_rewards(self, states: Any, actions: Any) -> Tensor:
+        return torch.stack(
+            [torch.sin(state.sum() * (1 + int(action))) for state, action in zip(states, actions, strict=True)]
+        )
+
+    def train(self) -> None: ...
+
+    def eval(self) -> None: ...
+
+    def to(self, device: Any) -> None: ...
+
+
+def trains_really(world: World, folder: Path, steps: int, algorithm: str) -> Any:
+    torch.manual_seed(2)
+    policy = ContextualSoftmaxPolicy(nn.Linear(2, 3).double())
+    common: Any = {"sampler": EachArm(), "world": world}
+    if algorithm == "grpo":
+        config = GRPOConfig(group_size=3, batch_size=8, num_epochs_per_update=2, learning_rate=0.05, max_grad_norm=0.1)
+        trainer: Any = GRPOTrainer(config, policy, Means(), **common)
+    else:
+        trainer = ReinforceTrainer(ReinforceConfig(group_size=3, learning_rate=0.05), policy, Means(), **common)
+    rows = torch.linspace(-1, 1, 14, dtype=torch.float64).reshape(7, 2)
+    run = Run(trainer, StateLoader(rows, 5, seed=1), folder=folder, checkpoints=Checkpoints(every=2))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        run.resume()
+    run(Until(steps=steps))
+    return [value for parameter in policy.parameters() for value in parameter.flatten().tolist()]
+
+
+@pytest.mark.parametrize("algorithm", ["grpo", "reinforce"])
+def test_trainers_go_on_in_other_processes(tmp_path: Path, algorithm: str) -> None:
+    [expected] = on_ranks(1, trains_really, tmp_path / "one", 6, algorithm)
+    for size, steps in ((4, 2), (2, 4), (1, 5), (4, 6)):
+        for values in on_ranks(size, trains_really, tmp_path / "many", steps, algorithm):
+            assert steps < 6 or values == pytest.approx(expected, rel=1e-9)
