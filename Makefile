@@ -9,7 +9,7 @@ VERIFIERS := .venv-verifiers
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test types units test-environments test-gpu docs picture families benchmark benchmark-control \
+.PHONY: demo test types units test-processes test-environments test-gpu docs picture families benchmark benchmark-control \
 	benchmark-language benchmark-memory benchmark-engine wheel clean
 
 demo: $(VENV)/examples  ## GRPO on a bandit whose arms drift
@@ -25,7 +25,10 @@ types: $(VENV)/dev
 	$(BIN)/mypy
 
 units: $(VENV)/dev
-	$(BIN)/pytest --numprocesses auto --maxprocesses 4 --dist worksteal
+	$(BIN)/pytest --numprocesses auto --maxprocesses 4 --dist worksteal --ignore tests/distributed
+
+test-processes: $(VENV)/dev  ## several processes train as one does; they take all cores, and so come one after the other
+	$(BIN)/pytest tests/distributed
 
 test-environments: $(ENVIRONMENTS)/ready $(VERIFIERS)/ready  ## environments of others, with their packages
 	PYTHONPATH=$(CURDIR):$(CURDIR)/adapters $(ENVIRONMENTS)/bin/python -m pytest tests/environments_of_others

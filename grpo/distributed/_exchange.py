@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, Literal, NoReturn
@@ -63,7 +63,6 @@ class Exchange:
         self._count = 0
         self._under_way: dict[int, Operation] = {}
         self._failed_at: int | None = None
-        self._told: BaseException | None = None
         self._lost: str | None = None
         self.num_bytes = 0
 
@@ -89,10 +88,8 @@ class Exchange:
         self._wait(operation, lambda: self._raise_what_is_noted(operation.index))
 
     def fail(self, error: BaseException) -> None:
-        """Let the others know that this process does not come to the next operation, once of each error."""
-        if self._lost is not None or (
-            self._failed_at is not None and any(self._told is each for each in _with_causes(error))
-        ):
+        """Let the others know that this process does not come to the next operation."""
+        if self._lost is not None:
             return
         if self._failed_at is not None:
             self._settle(self._failed_at)
@@ -100,7 +97,6 @@ class Exchange:
         classes = [kind.__name__ for kind in type(error).__mro__]
         self._note({"rank": self._rank, "operation": self._count, "text": text, "classes": classes})
         self._failed_at = self._count
-        self._told = error
 
     def _notes_after(self, num_failures: int) -> Any:
         return distributed.distributed_c10d.PrefixStore(f"grpo/{num_failures}", self._store)
@@ -233,12 +229,6 @@ class Exchange:
         self._lost = text
         # The end of a group waits for what is under way in it, which never comes.
         _kept_for_ever.append((self._group, self._under_way))
-
-
-def _with_causes(error: BaseException | None) -> Iterator[BaseException]:
-    while error is not None:
-        yield error
-        error = error.__cause__
 
 
 def _first_line(error: BaseException) -> str:

@@ -151,7 +151,7 @@ class Run:
             self._run_folder.begin(description_of(self.trainer))
         try:
             self._is_going = True
-            with NotesSignals() as self._signals:
+            with NotesSignals() as self._signals, self._world.together():
                 self._loop(until)
         except BaseException as error:
             self._tell_error(error)

@@ -93,16 +93,12 @@ def sample_apart(models: Iterable[object], world: World) -> None:
     for model in models:
         generator = getattr(model, "generator", None)
         if isinstance(generator, torch.Generator):
-            generator.manual_seed(_seed_of_rank(generator.initial_seed(), world.rank))
-    torch.manual_seed(_seed_of_rank(torch.initial_seed(), world.rank))
-    random.seed(_seed_of_rank(random.getrandbits(63), world.rank))
+            generator.manual_seed(world.own_seed(generator.initial_seed()))
+    torch.manual_seed(world.own_seed(torch.initial_seed()))
+    random.seed(world.own_seed(random.getrandbits(63)))
     if "numpy" in sys.modules:
         numpy = sys.modules["numpy"]
-        numpy.random.seed(_seed_of_rank(int(numpy.random.randint(2**31)), world.rank) % 2**32)
-
-
-def _seed_of_rank(seed: int, rank: int) -> int:
-    return random.Random(f"rank {rank} {seed}").getrandbits(63)  # noqa: S311
+        numpy.random.seed(world.own_seed(int(numpy.random.randint(2**31))) % 2**32)
 
 
 @torch.no_grad()

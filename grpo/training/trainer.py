@@ -26,6 +26,7 @@ from grpo.data.decisions import Decisions, Terms
 from grpo.data.experience import Experience
 from grpo.data.gathered import gather_experience, own_part
 from grpo.data.needs import Needs, needs_of
+from grpo.distributed.joins import JoinsWorld
 from grpo.distributed.world import World
 from grpo.divergences.estimators import kl_k3
 from grpo.models._masks import require_truncated
@@ -347,8 +348,9 @@ class Trainer(PolicyTrainer[StatesT, ActionsT]):
         if not self.world.is_alone:
             undo.take_buffers_of_rank_0(self.world)
         if self._follows_data:
-            for batch in self.world.gather(experience.batch):
-                if len(batch.samples) > 0:
+            adds_up = not missing_methods(self.policy, JoinsWorld)
+            for batch in [experience.batch] if adds_up else self.world.gather(experience.batch):
+                if adds_up or len(batch.samples) > 0:
                     cast("FollowsData", self.policy).update_statistics(batch)
         for part in self._adapting:
             part.adapt(experience if needs_of(part).all_samples is False else everything, metrics.result())
