@@ -1,0 +1,108 @@
+"""The example of Ray trains on a cluster of this machine, as one process does, and lives through what fails."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+import torch
+from fallible import MortalPlayer, Trouble
+
+import ray_train
+from grpo import GRPOTrainer
+from grpo_adapters.gym import GymPolicy
+from ray_actors import ActorReward, Actors, ActorSampler
+from ray_train import Judge, Player
+
+EXAMPLE = Path(ray_train.__file__)
+STEPS = 3
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[None]:
+    """Of as many CPUs on paper as all actors of a test want at once; its workers import what this process can."""
+    environment = {"env_vars": {"PYTHONPATH": os.pathsep.join(sys.path)}}
+    ray.init(num_cpus=8, include_dashboard=False, log_to_driver=False, runtime_env=environment)
+    yield
+    ray.shutdown()
+
+
+class PlaysHere:
+    """A sampler that does in this process what actors do elsewhere."""
+
+    def sample(self, policy: GymPolicy, states: Any, num_actions_per_state: int, **kwargs: Any) -> Any:
+        player = Player()
+        return [player.play(policy.state_dict(), state, num_actions_per_state) for state in states]
+
+
+class JudgesHere(ActorReward):
+    """A reward model that does in this process what actors do elsewhere."""
+
+    def __init__(self) -> None:
+        self.device = torch.device("cpu")
+
+    def compute_rewards(self, states: Any, actions: Any) -> torch.Tensor:
+        return Judge().score(states, actions)
+
+
+def trained(reward_model: Any, sampler: Any) -> dict[str, torch.Tensor]:
+    """The weights after a few steps in this process alone."""
+    policy = ray_train.make_policy(seed=0)
+    trainer: GRPOTrainer[Any, Any] = GRPOTrainer(ray_train.make_config(seed=0), policy, reward_model, sampler=sampler)
+    for step in range(STEPS):
+        trainer.step(ray_train.states_of(step, seed=0))
+    return {name: tensor.detach().clone() for name, tensor in policy.get_parameters().items()}
+
+
+@pytest.fixture(scope="module")
+def expected() -> dict[str, torch.Tensor]:
+    return trained(JudgesHere(), PlaysHere())
+
+
+def test_actors_play_and_judge_as_this_process_does(cluster: None, expected: dict[str, torch.Tensor]) -> None:
+    players, judges = Actors(Player, count=2, timeout=120), Actors(Judge, count=2, timeout=120)
+    found = trained(ActorReward(judges), ActorSampler(players))
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
+def test_an_actor_that_is_killed_is_replaced(cluster: None, expected: dict[str, torch.Tensor], tmp_path: Path) -> None:
+    note = tmp_path / "kill one"
+    note.touch()
+    players = Actors(MortalPlayer, note, count=2, timeout=120)
+    found = trained(JudgesHere(), ActorSampler(players))
+    assert not note.exists()
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
+@pytest.mark.parametrize(
+    ("how", "kind", "message"),
+    [
+        ("die", RuntimeError, "an actor of Trouble is gone for good, at play; Ray starts it anew 1 times at the most"),
+        ("hang", TimeoutError, "Trouble.play has answered 0 of 1 calls within 15 s: one hangs"),
+        ("raise", ArithmeticError, "the engine has no fuel"),
+    ],
+)
+def test_what_cannot_be_mended_is_named(cluster: None, how: str, kind: type[Exception], message: str) -> None:
+    actors = Actors(Trouble, count=1, timeout=15 if how == "hang" else 120, restarts=1)
+    with pytest.raises(kind, match=re.escape(message)):
+        ActorSampler(actors).sample(ray_train.make_policy(seed=0), [how], 1)
+
+
+def test_two_workers_train_as_one_process(expected: dict[str, torch.Tensor], tmp_path: Path) -> None:
+    options = ["--workers", "2", "--players", "1", "--steps", str(STEPS), "--output", str(tmp_path)]
+    finished = subprocess.run(
+        [sys.executable, str(EXAMPLE), *options], capture_output=True, text=True, check=False, timeout=300
+    )
+    assert finished.returncode == 0, finished.stderr
+    assert re.search(r"2 workers: [\d.]+ ± [\d.]+ over 100 episodes", finished.stdout)
+    found = torch.load(tmp_path / "weights.pt", weights_only=True)
+    for name, tensor in expected.items():
+        torch.testing.assert_close(found[name], tensor, rtol=1e-4, atol=1e-6)
