@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar
 
 from torch import Tensor
 
-from grpo.advantages.normalization import positive_or_one
+from grpo.advantages.normalization import centered_with_std, positive_or_one
 from grpo.data.experience import Experience, GroupedRewards
 from grpo.data.needs import Needs
-from grpo.data.segments import Segments
+from grpo.data.shared_segments import SharedSegments
 
 
 def group_centered_advantages(rewards: GroupedRewards) -> Tensor:
@@ -28,6 +27,7 @@ def group_centered_advantages(rewards: GroupedRewards) -> Tensor:
 
     Example:
         >>> import torch
+        >>> from grpo import Segments
         >>> group_centered_advantages(GroupedRewards(torch.tensor([1.0, 3.0, 5.0, 5.0]), Segments(2, 2)))
         tensor([-1.,  1.,  0.,  0.])
     """
@@ -48,6 +48,7 @@ def group_normalized_advantages(rewards: GroupedRewards) -> Tensor:
 
     Example:
         >>> import torch
+        >>> from grpo import Segments
         >>> group_normalized_advantages(GroupedRewards(torch.tensor([1.0, 2.0, 3.0, 5.0, 5.0, 5.0]), Segments(2, 3)))
         tensor([-1.,  0.,  1.,  0.,  0.,  0.])
     """
@@ -68,11 +69,12 @@ def batch_normalized_advantages(rewards: GroupedRewards) -> Tensor:
 
     Example:
         >>> import torch
+        >>> from grpo import Segments
         >>> batch_normalized_advantages(GroupedRewards(torch.tensor([0.0, 4.0, 2.0, 2.0]), Segments(2, 2)))
         tensor([-1.2247,  1.2247,  0.0000,  0.0000])
     """
-    all_as_one_group = GroupedRewards(rewards.values, Segments(1, rewards.groups.total, rewards.groups.device))
-    return rewards.centered / positive_or_one(all_as_one_group.std)
+    everything = SharedSegments.whole(len(rewards.values), rewards.values.device, rewards.world)
+    return rewards.centered / positive_or_one(centered_with_std(rewards.values, everything)[1])
 
 
 def leave_one_out_advantages(rewards: GroupedRewards) -> Tensor:
@@ -89,6 +91,7 @@ def leave_one_out_advantages(rewards: GroupedRewards) -> Tensor:
 
     Example:
         >>> import torch
+        >>> from grpo import Segments
         >>> leave_one_out_advantages(GroupedRewards(torch.tensor([1.0, 2.0, 6.0]), Segments(1, 3)))
         tensor([-3.0000, -1.5000,  4.5000])
     """
@@ -106,7 +109,12 @@ class GroupRelative:
     """
 
     function: Callable[[GroupedRewards], Tensor] = group_normalized_advantages
-    needs: ClassVar[Needs] = Needs(critic=False, reference=False, adapts=False, group_size=2)
+
+    @property
+    def needs(self) -> Needs:
+        """Groups to compare within; a function of your own may compare all of them, whatever process they are of."""
+        compares_all = None if self.function not in GROUP_FUNCTIONS else False
+        return Needs(critic=False, reference=False, adapts=False, group_size=2, all_samples=compares_all)
 
     def __call__(self, experience: Experience) -> Tensor:
         """Advantages of the samples, [N]."""

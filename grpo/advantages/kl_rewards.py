@@ -13,7 +13,8 @@ from grpo.advantages._checks import check_takes_experience
 from grpo.advantages.estimator import AdvantageEstimate, AdvantageEstimator, estimate_of
 from grpo.data.adapts import adapt
 from grpo.data.experience import Experience
-from grpo.data.needs import Needs, needs_of
+from grpo.data.needs import NOTHING, Needs, needs_of
+from grpo.data.shared_segments import SharedSegments
 from grpo.data.state import load_states_of, states_of
 from grpo.divergences.coefficients import KLCoefficient
 
@@ -88,7 +89,7 @@ class KLPenalizedRewards:
     def needs(self) -> Needs:
         """Those of the inner estimator, and the log-probs of both policies."""
         follows = isinstance(self.coefficient, KLCoefficient)
-        log_probs = Needs(critic=False, reference=True, adapts=follows, old_log_probs=True)
+        log_probs = replace(NOTHING, reference=True, adapts=follows, old_log_probs=True)
         return needs_of(self.estimator) | log_probs
 
     def __call__(self, experience: Experience) -> Tensor:
@@ -101,14 +102,17 @@ class KLPenalizedRewards:
         beta = float(self.coefficient.value if isinstance(self.coefficient, KLCoefficient) else self.coefficient)
         rewards = kl_penalized_rewards(experience.decision_rewards, old, reference, coefficient=beta)
         estimate = estimate_of(self.estimator, replace(experience, rewards=rewards))
-        metrics = {"reward_kl": (old - reference).mean().item(), "reward_kl_coefficient": beta}
+        everything = SharedSegments.whole(len(old), old.device, experience.world)
+        total, count = everything.sums(old - reference, torch.ones_like(old))
+        metrics = {"reward_kl": (total / count).item(), "reward_kl_coefficient": beta}
         return replace(estimate, metrics={**estimate.metrics, **metrics})
 
     def adapt(self, experience: Experience, metrics: Mapping[str, float]) -> None:
         """Tell the coefficient the divergence of the step, mean log π_old - log π_ref, where it wants to know."""
         adapt(self.estimator, experience, metrics)
         if isinstance(self.coefficient, KLCoefficient):
-            self.coefficient.update(metrics["reward_kl"], len(experience.samples))
+            num_samples = int(metrics.get("num_samples", len(experience.samples)))
+            self.coefficient.update(metrics["reward_kl"], num_samples)
 
     def state_dict(self) -> dict[str, Any]:
         """What changes in the course of a training: that of the coefficient and of the inner estimator."""

@@ -15,6 +15,7 @@ from grpo.data.evaluation import ValueEstimates
 from grpo.data.experience import Experience
 from grpo.data.needs import NOTHING, Needs, needs_of
 from grpo.data.segments import Segments
+from grpo.data.shared_segments import SharedSegments
 
 
 def episode_returns(rewards: Tensor, episodes: Segments, *, discount: float | Tensor) -> Tensor:
@@ -106,7 +107,7 @@ class GeneralizedAdvantage(FrozenModel):
 
     discount: Fraction = 0.99
     gae_lambda: Fraction = 0.95
-    needs: ClassVar[Needs] = Needs(critic=True, reference=False, adapts=False)
+    needs: ClassVar[Needs] = replace(NOTHING, critic=True)
 
     def __call__(self, experience: Experience) -> Tensor:
         """Advantages of the decisions, [D]."""
@@ -145,16 +146,18 @@ def mean_baseline(experience: Experience, returns: Tensor) -> Tensor:
     A decision's own return is one of them, so the expected gradient is shorter than without a baseline: by the factor
     1 - 1/n where the returns are those of n independent samples of one decision each.
     """
-    return returns.mean().expand_as(returns)
+    everything = SharedSegments.whole(len(returns), returns.device, experience.world)
+    total, count = everything.sums(returns, torch.ones_like(returns))
+    return everything.expand(total / count)
 
 
-@Needs(critic=True, reference=False)
+@replace(NOTHING, critic=True)
 def value_baseline(experience: Experience, returns: Tensor) -> Tensor:
     """What the critic expects, [D]. It does not depend on the action, so it leaves the expected gradient as it is."""
     return values_of(experience).values
 
 
-@Needs(critic=False, reference=False, group_size=2)
+@replace(NOTHING, group_size=2)
 def group_time_baseline(experience: Experience, returns: Tensor) -> Tensor:
     """The mean of the returns in the group at the same time step, over the samples that got so far, [D].
 

@@ -10,17 +10,22 @@ from grpo.data.experience import Experience, GroupedRewards
 def rollout_metrics(experience: Experience) -> dict[str, float]:
     """What was collected: what the rewards were like, how much was cut short, what the collector tells besides."""
     metrics = {} if "reward" in experience.metrics else reward_metrics(experience.sample_rewards)
-    if experience.truncated is not None:
-        metrics["frac_truncated"] = experience.truncated.float().mean().item()
+    truncated = experience.truncated
+    if truncated is not None:
+        counts = torch.stack((truncated.sum(), torch.tensor(len(truncated), device=truncated.device))).double()
+        num_truncated, num_samples = experience.world.sum(counts).tolist()
+        metrics["frac_truncated"] = num_truncated / num_samples
     return {**metrics, **experience.metrics}
 
 
 def reward_metrics(rewards: GroupedRewards) -> dict[str, float]:
     """What the rewards were like: ``reward``, ``reward_std`` and ``frac_reward_zero_std``."""
-    scalars = torch.stack((rewards.values.mean(), rewards.std.mean(), rewards.std.count_nonzero()))
-    reward, reward_std, groups_with_spread = scalars.tolist()
+    std = rewards.std
+    counts = torch.tensor([len(rewards.values), len(rewards.groups)], dtype=torch.float64, device=std.device)
+    sums = torch.stack((rewards.values.sum(), std.sum(), std.count_nonzero()))
+    reward, reward_std, with_spread, samples, groups = rewards.world.sum(torch.cat((sums.double(), counts))).tolist()
     return {
-        "reward": reward,
-        "reward_std": reward_std,
-        "frac_reward_zero_std": 1 - groups_with_spread / len(rewards.groups),
+        "reward": reward / samples,
+        "reward_std": reward_std / groups,
+        "frac_reward_zero_std": 1 - with_spread / groups,
     }

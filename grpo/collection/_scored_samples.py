@@ -15,6 +15,7 @@ from grpo.data.action_batches import ActionBatch
 from grpo.data.batches import join_groups, select_entries
 from grpo.data.experience import GroupedRewards
 from grpo.data.segments import Segments
+from grpo.distributed.world import ALONE, World
 from grpo.models._checks import check_rewards
 from grpo.models._masks import describe, is_mask
 from grpo.models.reward_model import PartialRewards
@@ -32,6 +33,8 @@ class ScoredSamples:
         segments: the rewards cut into samples; None where they are still to be checked.
         batch: the same samples encoded for the policy; None where they are still to be encoded.
         metrics: what is to be reported of them.
+        slots: of each group, [S], its place among those that were to be sampled; None for the order that they are in.
+        world: the processes, each of which has samples of its own, or none.
     """
 
     states: Any
@@ -41,6 +44,13 @@ class ScoredSamples:
     segments: Segments | None = None
     batch: ActionBatch | None = None
     metrics: dict[str, float] = field(default_factory=dict)
+    slots: Tensor | None = None
+    world: World = ALONE
+
+    @classmethod
+    def none(cls, world: World) -> ScoredSamples:
+        """Those of a process that has none while others have."""
+        return cls([], [], Segments(0, 1), torch.zeros(0), Segments(0, 1), world=world)
 
     @classmethod
     def of(cls, states: Any, actions: Any, groups: Segments, rewards: Tensor | PartialRewards) -> ScoredSamples:
@@ -63,6 +73,7 @@ class ScoredSamples:
             Segments.of_lengths(sizes[sizes > 0]),
             values[kept],
             metrics={"num_unscored": float(len(scored) - len(kept))},
+            slots=(sizes > 0).nonzero().squeeze(1).cpu(),
         )
 
     def checked(self, segments: Segments, batch: ActionBatch | None = None) -> ScoredSamples:
@@ -74,7 +85,7 @@ class ScoredSamples:
     def sample_rewards(self) -> GroupedRewards:
         """Reward of each sample, the sum over its decisions where rewards came per decision."""
         assert self.segments is not None
-        return GroupedRewards(self.segments.sum(self.rewards), self.groups)
+        return GroupedRewards(self.segments.sum(self.rewards), self.groups, self.world)
 
     @cached_property
     def has_spread(self) -> Tensor:
@@ -88,10 +99,16 @@ class ScoredSamples:
 
     def select_groups(self, chosen: Tensor) -> ScoredSamples:
         """Only the groups where ``chosen``, bool of shape [S], is true; all of them come with what is encoded."""
-        if chosen.all():
+        return self if chosen.all() else self._take(chosen.nonzero().squeeze(1))
+
+    def in_order(self) -> ScoredSamples:
+        """The groups by their slots."""
+        if self.slots is None or bool((self.slots.diff() >= 0).all()):
             return self
+        return self._take(self.slots.argsort(stable=True))
+
+    def _take(self, groups: Tensor) -> ScoredSamples:
         assert self.segments is not None
-        groups = chosen.nonzero().squeeze(1)
         samples = self.groups.positions(groups)
         return ScoredSamples(
             select_entries(self.states, samples),
@@ -99,6 +116,8 @@ class ScoredSamples:
             self.groups.select(groups),
             self.rewards[self.segments.positions(samples)],
             self.segments.select(samples),
+            slots=None if self.slots is None else self.slots[groups],
+            world=self.world,
         )
 
     @classmethod
@@ -117,17 +136,24 @@ class ScoredSamples:
             Segments.of_lengths(torch.cat([part.groups.lengths for part in parts])),
             torch.cat([part.sample_rewards.values if per_sample else part.rewards for part in parts]),
             Segments.of_lengths(torch.cat([part.lengths for part in segments])),
+            slots=torch.cat([part.slots for part in parts if part.slots is not None]),
+            world=parts[0].world,
         )
 
 
-def require_scored(scored: ScoredSamples) -> ScoredSamples:
-    """The same samples, of which there must be some."""
-    if len(scored.actions) == 0:
-        raise ValueError(
-            f"compute_rewards scored none of the {scored.metrics['num_unscored']:.0f} samples, so there is nothing to "
-            f"learn from: see why the reward model fails, or leave out this step"
-        )
-    return scored
+def require_scored(scored: ScoredSamples, world: World = ALONE) -> ScoredSamples:
+    """The same samples, of which there must be some on any process; counts are of all processes."""
+    told = world.gather((len(scored.actions), scored.metrics))
+    names = {name for _, metrics in told for name in metrics}
+    metrics = {name: sum(metrics.get(name, 0.0) for _, metrics in told) for name in sorted(names)}
+    if sum(count for count, _ in told) == 0:
+        if metrics.get("num_unscored"):
+            raise ValueError(
+                f"compute_rewards scored none of the {metrics['num_unscored']:.0f} samples, so there is nothing to "
+                f"learn from: see why the reward model fails, or leave out this step"
+            )
+        raise ValueError("states is empty on all processes, expected at least one: there is nothing to learn from")
+    return replace(scored, metrics=metrics)
 
 
 def check_partial_rewards(rewards: PartialRewards, num_samples: int) -> Tensor:

@@ -5,7 +5,8 @@ Actions are sampled and scored, and the policies asked what they think of them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Sized
+from dataclasses import replace
 from typing import Any, Generic, cast
 
 import torch
@@ -17,18 +18,22 @@ from grpo.config.rollout import DynamicSampling
 from grpo.data._checks import check_groups, check_states
 from grpo.data._part_state import load_whole_part_states, part_states
 from grpo.data._protocols import missing_methods, require_methods, type_name
-from grpo.data.action_batches import ActionBatch
+from grpo.data.action_batches import ActionBatch, NoActions
 from grpo.data.batches import join_groups, own_copy, repeat_entries
 from grpo.data.experience import Experience
 from grpo.data.needs import Needs
 from grpo.data.phases import Phases
 from grpo.data.segments import Segments
+from grpo.distributed.world import ALONE, World
 from grpo.models._checks import check_rewards
 from grpo.models._evaluator import Evaluator
 from grpo.models._masks import is_dense
 from grpo.models.policy import ActionsT, PolicyModel, StatesT
 from grpo.models.reward_model import RewardModel
 from grpo.rollout.sampler import PolicySampler, Restarts, Sampler, sampler_for
+
+TOLD = ("truncated", "sampling_log_probs")
+"""What a batch may have that decides what all processes compute together."""
 
 
 class ExperienceCollector(Generic[StatesT, ActionsT]):
@@ -44,6 +49,7 @@ class ExperienceCollector(Generic[StatesT, ActionsT]):
         rows_per_call: rows that go through a policy at once; None for all of them.
         needs: what is to be noted of the samples (:class:`grpo.Needs`); by default whatever there is, and the log-probs
             of the policy.
+        world: the processes, each of which collects for states of its own, all at the same time.
 
     Raises:
         TypeError: if a model lacks a method; the message names each.
@@ -67,6 +73,7 @@ class ExperienceCollector(Generic[StatesT, ActionsT]):
         dynamic_sampling: DynamicSampling | None = None,
         rows_per_call: int | None = None,
         needs: Needs | None = None,
+        world: World = ALONE,
     ) -> None:
         needs = Needs(old_log_probs=True) if needs is None else needs
         if not isinstance(needs, Needs):
@@ -78,13 +85,14 @@ class ExperienceCollector(Generic[StatesT, ActionsT]):
             if not is_left_out and (isinstance(number, bool) or not isinstance(number, int) or number < 1):
                 raise ValueError(f"{name} is {number!r}, expected at least 1, an integer")
         self._notes_old_log_probs = needs.old_log_probs
-        self._policy = Evaluator(policy)
+        self._world = world
+        self._policy = Evaluator(policy, world=world)
         if needs.critic:
             self._policy.require_critic(needs)
         require_methods(reward_model, RewardModel, "reward_model")
         self._reference = None
         if reference_policy is not None and needs.reference is not False:
-            self._reference = Evaluator(reference_policy, "reference_policy")
+            self._reference = Evaluator(reference_policy, "reference_policy", world=world)
         self._notes_values = bool(needs.critic) or (needs.critic is None and self._policy.has_critic)
         self.reward_model = reward_model
         self.sampler = sampler_for(policy, sampler)
@@ -131,7 +139,7 @@ class ExperienceCollector(Generic[StatesT, ActionsT]):
 
     def sample(self, states: StatesT, **generation_kwargs: Any) -> ScoredSamples:
         """Actions for the states with their rewards, sampled again where the settings ask for it."""
-        samples = require_scored(self._sample(states, generation_kwargs))
+        samples = require_scored(self._sample(states, generation_kwargs), self._world)
         if self.dynamic_sampling is None:
             return samples
         return sample_until_spread(
@@ -143,9 +151,26 @@ class ExperienceCollector(Generic[StatesT, ActionsT]):
     def encode(self, samples: ScoredSamples) -> ActionBatch:
         """The samples made ready for evaluation by the policy; where they already are, as they are."""
         self.phases.begin("evaluating")
-        if samples.batch is not None:
-            return samples.batch
-        return self._policy.encode(samples.states, samples.actions, samples.groups)
+        batch = samples.batch
+        if batch is None and len(samples.actions) > 0:
+            batch = self._policy.encode(samples.states, samples.actions, samples.groups)
+        return self._with_what_others_tell(batch)
+
+    def _with_what_others_tell(self, batch: ActionBatch | None) -> ActionBatch:
+        """The batch; on a process without samples an empty one, like those of the others."""
+        if self._world.is_alone and batch is not None:
+            return batch
+        own = None if batch is None else [name for name in TOLD if getattr(batch, name, None) is not None]
+        told = [names for names in self._world.gather(own) if names is not None]
+        if any(names != told[0] for names in told):
+            raise ValueError(
+                f"batches of encode_actions have {told} on the processes that have samples, expected the same on all: "
+                f"give them truncated and sampling_log_probs always or never"
+            )
+        if batch is not None:
+            return batch
+        parameters = list(self._policy.model.get_parameters().values())
+        return NoActions(parameters[0].device if parameters else None, told[0])
 
     def evaluate(self, samples: ScoredSamples, batch: ActionBatch, *, old_log_probs: bool) -> Experience:
         """What the policies think of the samples.
@@ -170,6 +195,7 @@ class ExperienceCollector(Generic[StatesT, ActionsT]):
             values=self._policy.estimate_values(batch) if self._notes_values else None,
             sampling_log_probs=sampling_log_probs,
             metrics=samples.metrics,
+            world=self._world,
         )
 
     def state_dict(self) -> dict[str, Any]:
@@ -199,11 +225,15 @@ class ExperienceCollector(Generic[StatesT, ActionsT]):
             cast("Restarts", self.sampler).restart()
 
     def _sample(self, states: Any, generation_kwargs: dict[str, Any]) -> ScoredSamples:
+        self._policy.policy.eval()
+        self.phases.begin("sampling")
+        if not self._world.is_alone and isinstance(states, Sized) and len(states) == 0:
+            if self._policy.computes_together:
+                self.sampler.sample(self._policy.model, states, self.group_size, **generation_kwargs)
+            return ScoredSamples.none(self._world)
         check_states(states)
         states = own_copy(states)  # later rounds may be drawn into the same memory
-        self._policy.policy.eval()
         self._has_sampled = True
-        self.phases.begin("sampling")
         num_states = len(states)
         groups = self.sampler.sample(self._policy.model, own_copy(states), self.group_size, **generation_kwargs)
         source = f"{self._source} returned"
@@ -225,11 +255,13 @@ class ExperienceCollector(Generic[StatesT, ActionsT]):
         self.phases.begin("scoring")
         self.reward_model.eval()
         rewards = self.reward_model.compute_rewards(own_copy(sample_states), own_copy(actions))
-        return ScoredSamples.of(sample_states, actions, sizes, rewards)
+        return replace(ScoredSamples.of(sample_states, actions, sizes, rewards), world=self._world)
 
     def _checked(self, samples: ScoredSamples) -> ScoredSamples:
         """The samples with rewards that are known to be theirs, encoded for it only where rewards are per decision."""
         num_samples = len(samples.actions)
+        if num_samples == 0:
+            return samples.checked(Segments(0, 1, samples.rewards.device))
         if is_dense(samples.rewards) and samples.rewards.shape == (num_samples,):
             return samples.checked(Segments(num_samples, 1, samples.rewards.device))
         batch = self._policy.encode(samples.states, samples.actions, samples.groups)
@@ -239,6 +271,8 @@ class ExperienceCollector(Generic[StatesT, ActionsT]):
         if self._reference is None:
             return None
         self._reference.policy.eval()
+        if len(batch.rows) == 0:
+            return self._reference.log_probs(batch, self.rows_per_call)
         reference_batch = self._reference.encode(samples.states, samples.actions, samples.groups)
         self._reference.check_same_segments(reference_batch, batch)
         return self._reference.log_probs(reference_batch, self.rows_per_call)

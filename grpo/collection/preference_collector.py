@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic
 
+import torch
 from torch import Tensor
 
 from grpo.collection._reward_metrics import rollout_metrics
@@ -25,9 +26,9 @@ class CollectedPreferences:
     """Pairs from groups of scored actions, at most one a group.
 
     Attributes:
-        preferences: the pairs.
-        metrics: what the rewards were like, ``num_samples`` and ``num_decisions`` of all groups, ``num_pairs``,
-            ``num_groups_zero_std`` (groups without a pair, since their rewards are all equal) and
+        preferences: the pairs, of this process.
+        metrics: of all processes: what the rewards were like, ``num_samples`` and ``num_decisions`` of all groups,
+            ``num_pairs``, ``num_groups_zero_std`` (groups without a pair, since their rewards are all equal) and
             ``num_groups_identical`` (without one, since all that were rewarded less are the same action as the best,
             where rewards differ by chance).
     """
@@ -72,17 +73,16 @@ def pair_best_with_worst(experience: Experience) -> CollectedPreferences:
                 Preference(_without_its_batch(states[first]), chosen=best, rejected=action) for action in rejected[:1]
             ]
         first += len(group_rewards)
-    return CollectedPreferences(
-        preferences,
-        rollout_metrics(experience)
-        | {
-            "num_samples": float(len(experience.samples)),
-            "num_decisions": float(experience.samples.total),
-            "num_pairs": float(len(preferences)),
-            "num_groups_zero_std": float(has_spread.count(False)),
-            "num_groups_identical": float(has_spread.count(True) - len(preferences)),
-        },
-    )
+    counts = {
+        "num_samples": len(experience.samples),
+        "num_decisions": experience.samples.total,
+        "num_pairs": len(preferences),
+        "num_groups_zero_std": has_spread.count(False),
+        "num_groups_identical": has_spread.count(True) - len(preferences),
+    }
+    everyone = experience.world.sum(torch.tensor(list(counts.values()))).tolist()
+    metrics = {name: float(count) for name, count in zip(counts, everyone, strict=True)}
+    return CollectedPreferences(preferences, rollout_metrics(experience) | metrics)
 
 
 def check_group_size(group_size: int) -> int:

@@ -7,9 +7,11 @@ sample, or one decision where decisions are independent given what was observed.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any, Self
 
+import torch
 from torch import Tensor
 from typing_extensions import Protocol, runtime_checkable
 
@@ -147,3 +149,23 @@ class PairBatch:
         return PairBatch(
             select_entries(self.states, rows), select_entries(self.actions, rows), self.samples.select(rows)
         )
+
+
+class NoActions:
+    """The batch of a process that has no samples while others have.
+
+    Args:
+        device: where theirs are.
+        tells: what batches of the others have besides, ``"truncated"`` or ``"sampling_log_probs"``.
+    """
+
+    __slots__ = ("rows", "samples", "sampling_log_probs", "truncated")
+
+    def __init__(self, device: torch.device | str | None = None, tells: Collection[str] = ()) -> None:
+        self.samples = self.rows = Segments(0, 1, device)
+        self.truncated = torch.zeros(0, dtype=torch.bool, device=device) if "truncated" in tells else None
+        self.sampling_log_probs = torch.zeros(0, device=device) if "sampling_log_probs" in tells else None
+
+    def select(self, rows: Tensor) -> Self:
+        """Itself: there are no rows."""
+        return self

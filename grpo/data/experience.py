@@ -14,6 +14,7 @@ from grpo.data.action_batches import ActionBatch
 from grpo.data.batches import Batch
 from grpo.data.evaluation import ValueEstimates
 from grpo.data.segments import Segments
+from grpo.distributed.world import ALONE, World
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,7 @@ class GroupedRewards:
     Attributes:
         values: the rewards, [N].
         groups: the N samples cut into groups.
+        world: the processes, each of which has groups of its own.
 
     Example:
         >>> import torch
@@ -33,6 +35,7 @@ class GroupedRewards:
 
     values: Tensor
     groups: Segments
+    world: World = field(default=ALONE, repr=False)
 
     @cached_property
     def centered(self) -> Tensor:
@@ -64,6 +67,7 @@ class Experience:
         values: what the policy's critic expects; None where nothing asks for it.
         sampling_log_probs: log-probs that the decisions were drawn with, [D], nats; None where the batch does not tell.
         metrics: what is to be reported of how the samples came together, by name.
+        world: the processes, each of which has samples of its own, or none.
     """
 
     states: Batch[Any]
@@ -76,6 +80,7 @@ class Experience:
     values: ValueEstimates | None = None
     sampling_log_probs: Tensor | None = None
     metrics: Mapping[str, float] = field(default_factory=dict)
+    world: World = field(default=ALONE, repr=False)
 
     @property
     def samples(self) -> Segments:
@@ -113,7 +118,7 @@ class Experience:
     def sample_rewards(self) -> GroupedRewards:
         """Reward of each sample, the sum over its decisions where rewards came per decision."""
         per_sample = self.rewards.shape[0] == self.samples.count
-        return GroupedRewards(self.rewards if per_sample else self.samples.sum(self.rewards), self.groups)
+        return GroupedRewards(self.rewards if per_sample else self.samples.sum(self.rewards), self.groups, self.world)
 
     @cached_property
     def decision_rewards(self) -> Tensor:

@@ -27,6 +27,9 @@ class Needs:
         adapts: whether its method ``adapt`` (:class:`grpo.Adapts`) is to be called at the end of each step; None:
             where it has one.
         step_kl: whether it wants to be told, as the metric ``policy_kl``, how far the step has moved the policy.
+        all_samples: whether it looks at samples of other groups than a decision's own, so that several processes
+            (:class:`grpo.World`) give it those of all. True: it does; False: it does not, or asks ``experience.world``
+            for sums; None: an estimator may, an objective does not. An objective that does takes no micro-batches.
         group_size: actions of a state that it compares, at least.
 
     Example:
@@ -42,6 +45,7 @@ class Needs:
     whole_samples: bool = False
     adapts: bool | None = None
     step_kl: bool = False
+    all_samples: bool | None = None
     group_size: int = 1
 
     def __post_init__(self) -> None:
@@ -69,6 +73,7 @@ class Needs:
             whole_samples=self.whole_samples or other.whole_samples,
             adapts=_either(self.adapts, other.adapts),
             step_kl=self.step_kl or other.step_kl,
+            all_samples=_either(self.all_samples, other.all_samples),
             group_size=max(self.group_size, other.group_size),
         )
 
@@ -86,7 +91,7 @@ class Needs:
         return function
 
 
-NOTHING = Needs(critic=False, reference=False, adapts=False)
+NOTHING = Needs(critic=False, reference=False, adapts=False, all_samples=False)
 
 
 def needs_of(part: object) -> Needs:

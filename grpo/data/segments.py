@@ -109,12 +109,18 @@ class Segments:
         """Mean of the entries of each segment, [total] -> [K]; differentiable."""
         return self._reduce(values, "mean")
 
+    def maximum(self, values: Tensor) -> Tensor:
+        """The largest entry of each segment, [total] -> [K]; no gradient."""
+        return self._reduce(values.detach(), "max")
+
     def _reduce(self, values: Tensor, reduction: str) -> Tensor:
         self._check_count(values, self.total)
         if self.uniform_length == 1:
             return values
         if self.uniform_length is not None:
             table = values.view(self.count, self.uniform_length)
+            if reduction == "max":
+                return table.amax(1)
             return table.sum(1) if reduction == "sum" else table.mean(1)
         reduced: Tensor = torch.segment_reduce(values, reduction, lengths=self.lengths, unsafe=True)
         return reduced

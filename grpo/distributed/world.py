@@ -34,12 +34,14 @@ class World:
         rank: of this process, from 0.
         size: number of processes.
         timeout: seconds that one waits for the others.
+        compare_every: steps of a trainer after which parameters are compared.
 
     Args:
         store: a store of ``torch.distributed`` that all processes share; None for this process alone.
         rank: of this process, from 0.
         size: number of processes.
         timeout: seconds that one waits for the others, who may take longer over an episode or an answer.
+        compare_every: steps of a trainer after which parameters are compared, as they are when it is made.
 
     Example:
         >>> world = World()
@@ -47,11 +49,15 @@ class World:
         (1, tensor([1., 2.]), ['a', 'b'])
     """
 
-    def __init__(self, store: Any = None, rank: int = 0, size: int = 1, *, timeout: float = 600.0) -> None:
+    def __init__(
+        self, store: Any = None, rank: int = 0, size: int = 1, *, timeout: float = 600.0, compare_every: int = 100
+    ) -> None:
         if isinstance(size, bool) or not isinstance(size, int) or size < 1 or rank not in range(size):
             raise ValueError(f"World got rank={rank!r} and size={size!r}, expected a rank from 0 to size - 1")
         if not 0 < timeout < float("inf"):
             raise ValueError(f"World got timeout={timeout!r}, expected a finite number of seconds above 0")
+        if isinstance(compare_every, bool) or not isinstance(compare_every, int) or compare_every < 1:
+            raise ValueError(f"World got compare_every={compare_every!r}, expected a number of steps, at least 1")
         if size > 1 and store is None:
             raise ValueError(
                 f"World got size={size} without a store that all processes share: call World.from_environment() in "
@@ -60,28 +66,31 @@ class World:
         self.rank = rank
         self.size = size
         self.timeout = timeout
+        self.compare_every = compare_every
         self._exchange = Exchange(store, rank, size, timeout) if size > 1 else None
 
     @classmethod
-    def from_environment(cls, *, timeout: float = 600.0, backend: str | None = None) -> World:
+    def from_environment(cls, *, timeout: float = 600.0, compare_every: int = 100, backend: str | None = None) -> World:
         """The processes that ``torchrun`` has started, or this one alone where it was started without.
 
         PyTorch's process group is initialised where it is not yet, for models that lie in parts on several processes.
 
         Args:
             timeout: seconds that one process waits for the others.
+            compare_every: steps of a trainer after which parameters are compared.
             backend: of PyTorch's process group, ``"gloo"`` or ``"cpu:gloo,cuda:nccl"`` for instance; None for what
                 fits the devices that there are. On a GPU each process takes the one of its ``LOCAL_RANK``.
 
         Raises:
             RuntimeError: if the processes do not find each other, or the backend is not there.
         """
+        settings: dict[str, Any] = {"timeout": timeout, "compare_every": compare_every}
         if distributed.is_available() and distributed.is_initialized():
             store = distributed.distributed_c10d._get_default_store()
-            return cls(store, distributed.get_rank(), distributed.get_world_size(), timeout=timeout)
+            return cls(store, distributed.get_rank(), distributed.get_world_size(), **settings)
         missing = [name for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
         if "RANK" in missing and "WORLD_SIZE" in missing:
-            return cls(timeout=timeout)
+            return cls(**settings)
         if missing:
             raise RuntimeError(
                 f"the environment has no {', '.join(missing)}, though it is that of one process of several: start the "
@@ -100,7 +109,7 @@ class World:
                 f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']} within {timeout:g} s, or cannot use them "
                 f"({error})"
             ) from error
-        return cls(store, rank, size, timeout=timeout)
+        return cls(store, rank, size, **settings)
 
     @property
     def is_alone(self) -> bool:
@@ -113,7 +122,7 @@ class World:
         return 0 if self._exchange is None else self._exchange.num_bytes
 
     def sum(self, tensor: Tensor) -> Tensor:
-        """The sum over all processes, of a tensor that has one shape and dtype on all of them."""
+        """The sum over all processes, of a tensor that has one shape on all of them."""
         return self._reduced(tensor, "SUM")
 
     def maximum(self, tensor: Tensor) -> Tensor:
@@ -129,7 +138,7 @@ class World:
         if self._exchange is None:
             return PendingSum(tensor, None, None)
         if tensor.is_cuda and distributed.is_initialized() and "nccl" in distributed.get_backend():
-            self._agree()  # so that none waits on its GPU for one that has failed
+            self.agree()  # so that none waits on its GPU for one that has failed
             distributed.all_reduce(tensor)
             return PendingSum(tensor, None, None)
         host = tensor if tensor.device.type == "cpu" and tensor.is_contiguous() else tensor.cpu().contiguous()
@@ -178,7 +187,7 @@ class World:
         """A block that ends well on all processes, or on none: the failure of one is raised on all."""
         try:
             yield
-            self._agree()
+            self.agree()
         except BaseException as error:
             self.fail(error)
             raise
@@ -188,16 +197,18 @@ class World:
         if self._exchange is not None and not isinstance(error, RankError | RankLostError):
             self._exchange.fail(error)
 
-    def _agree(self) -> None:
-        """Return when all processes have come here."""
+    def agree(self) -> None:
+        """Return when all processes have come here, none of which has failed before."""
         self._reduced(torch.zeros(1), "MAX")
 
     def _reduced(self, tensor: Tensor, kind: Kind) -> Tensor:
         if self._exchange is None:
             return tensor
-        own = tensor.detach().to("cpu", copy=True).contiguous()
+        # One width for all, since a process without samples may not know that of the others.
+        wide = torch.float64 if tensor.is_floating_point() else torch.int64
+        own = tensor.detach().to("cpu", wide, copy=True).contiguous()
         self._exchange.wait(self._exchange.begin(kind, own))
-        return own.to(tensor.device)
+        return own.to(tensor)
 
     def _gathered(self, tensor: Tensor) -> list[Tensor]:
         assert self._exchange is not None

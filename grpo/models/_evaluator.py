@@ -14,6 +14,7 @@ from grpo.data.action_batches import ActionBatch
 from grpo.data.batches import own_copy, select_entries
 from grpo.data.evaluation import Evaluation, ValueEstimates
 from grpo.data.segments import Segments
+from grpo.distributed.world import ALONE, World
 from grpo.models._checks import (
     check_action_batch,
     check_decision_values,
@@ -22,7 +23,7 @@ from grpo.models._checks import (
     check_values,
 )
 from grpo.models._pairwise import PairwisePolicy, as_sequential
-from grpo.models.policy import ActorCriticPolicy, EncodesGroups, PolicyModel, SequentialPolicy
+from grpo.models.policy import ActorCriticPolicy, ComputesTogether, EncodesGroups, PolicyModel, SequentialPolicy
 
 
 class Evaluator:
@@ -32,6 +33,7 @@ class Evaluator:
         policy: any policy; a minimal one is upgraded here, once.
         role: what to call it in errors.
         name_sample: what to call a sample in errors, by its index.
+        world: the processes that evaluate their samples with it.
     """
 
     def __init__(
@@ -39,6 +41,7 @@ class Evaluator:
         policy: PolicyModel[Any, Any],
         role: str = "policy",
         name_sample: Callable[[int], str] = "sample {}".format,
+        world: World = ALONE,
     ) -> None:
         self.model = policy
         self.policy = as_sequential(policy, role)
@@ -52,6 +55,8 @@ class Evaluator:
                 f"{'them' if len(missing) > 1 else 'it'}, as grpo.SequentialPolicy documents"
             )
         self.name_sample = name_sample
+        self._world = world
+        self.computes_together = not world.is_alone and not missing_methods(policy, ComputesTogether)
 
     @property
     def has_critic(self) -> bool:
@@ -87,6 +92,10 @@ class Evaluator:
     def estimate_values(self, batch: ActionBatch) -> ValueEstimates:
         """What the critic expects at all decisions, to keep: nothing that the policy computes later changes it."""
         critic: Any = self.policy
+        if len(batch.rows) == 0:
+            if self.computes_together:
+                self.model.evaluate_nothing()  # type: ignore[attr-defined]
+            return ValueEstimates(*torch.zeros(2, 0, device=batch.samples.device).unbind(0))
         estimates = check_values(
             critic.estimate_values(batch),
             batch.samples,
@@ -125,9 +134,21 @@ class Evaluator:
         """Log-probs of all decisions, [D], nats, without gradient, to keep."""
         num_rows = len(batch.rows)
         if rows_per_call is None or rows_per_call >= num_rows:
-            return self.evaluate(batch).log_probs.clone()
-        rows = torch.arange(num_rows, device=batch.rows.device)
-        return torch.cat([self.evaluate(batch, part).log_probs.clone() for part in rows.split(rows_per_call)])
+            parts: list[Tensor | None] = [None] if num_rows > 0 else []
+        else:
+            parts = list(torch.arange(num_rows, device=batch.rows.device).split(rows_per_call))
+        log_probs = [self.evaluate(batch, part).log_probs.clone() for part in parts]
+        if self.computes_together:
+            self.evaluate_nothing(len(parts))
+        if not log_probs:
+            return torch.zeros(0, device=batch.samples.device)
+        return log_probs[0] if len(log_probs) == 1 else torch.cat(log_probs)
+
+    def evaluate_nothing(self, num_calls: int) -> None:
+        """Take part in the evaluations of processes that make more than the ``num_calls`` of this one."""
+        most = int(self._world.maximum(torch.tensor(num_calls)))
+        for _ in range(most - num_calls):
+            self.model.evaluate_nothing()  # type: ignore[attr-defined]
 
     def check_same_segments(self, batch: ActionBatch, other: ActionBatch) -> None:
         """This policy's batch must have its decisions where the batch of the policy that is trained has them."""

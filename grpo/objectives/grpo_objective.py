@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -17,7 +18,7 @@ from grpo.data.adapts import adapt
 from grpo.data.decisions import Decisions, Terms
 from grpo.data.evaluation import Evaluation
 from grpo.data.experience import Experience
-from grpo.data.needs import Needs, needs_of
+from grpo.data.needs import NOTHING, Needs, needs_of
 from grpo.data.state import load_states_of, states_of
 from grpo.divergences.estimators import KL_ESTIMATORS, log_probability_ratio
 from grpo.objectives._checks import check_surrogate, require_gradient
@@ -77,7 +78,7 @@ class GRPOObjective(FrozenModel):
     @property
     def needs(self) -> Needs:
         """A reference policy where a divergence from it is part of the loss, and what the surrogate asks for."""
-        return needs_of(self.surrogate) | Needs(critic=False, reference=self.kl_coefficient > 0, adapts=False)
+        return needs_of(self.surrogate) | replace(NOTHING, reference=self.kl_coefficient > 0)
 
     def adapt(self, experience: Experience, metrics: Mapping[str, float]) -> None:
         """Tell the surrogate how a step of the trainer ended, where it wants to know."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from grpo.data.decisions import Decisions, Terms
 from grpo.data.experience import Experience
-from grpo.data.needs import Needs
+from grpo.data.needs import NOTHING, Needs
 from grpo.data.state import load_states_of, states_of
 from grpo.divergences.coefficients import AdaptiveKLCoefficient
 from grpo.divergences.estimators import kl_k3
@@ -72,7 +73,7 @@ class KLPenaltySurrogate:
     def needs(self) -> Needs:
         """The divergence of the step, where the coefficient follows it."""
         follows = isinstance(self.coefficient, AdaptiveKLCoefficient)
-        return Needs(critic=False, reference=False, adapts=follows, step_kl=follows)
+        return replace(NOTHING, adapts=follows, step_kl=follows)
 
     def __call__(self, log_probs: Tensor, decisions: Decisions) -> Terms:
         """The loss of each decision, with ``approx_kl`` and ``kl_penalty_coefficient``."""

@@ -5,6 +5,7 @@ They are pure functions per decision, with a small class around each for an obje
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import ClassVar, Self
 
 import torch
@@ -228,7 +229,7 @@ class SampleClippedSurrogate(ClippedSurrogate):
 
     clip_low: ScheduledFraction = 3e-4
     clip_high: ScheduledNonNegative = 4e-4
-    needs: ClassVar[Needs] = Needs(critic=False, reference=False, adapts=False, whole_samples=True)
+    needs: ClassVar[Needs] = replace(NOTHING, whole_samples=True)
 
     def ratio(self, log_ratio: Tensor, decisions: Decisions) -> Tensor:
         """The geometric mean of a sample's ratios at each of its decisions, [D]."""

@@ -7,6 +7,8 @@ from torch import Tensor
 
 from grpo.config.rollout import ImportanceCorrection
 from grpo.data.segments import Segments
+from grpo.data.shared_segments import SharedSegments
+from grpo.distributed.world import ALONE, World
 from grpo.divergences.estimators import kl_k3, log_probability_ratio
 
 
@@ -39,10 +41,17 @@ def importance_weights(
 
 
 def corrected_fraction(
-    log_probs: Tensor, sampling_log_probs: Tensor, samples: Segments, correction: ImportanceCorrection
-) -> Tensor:
-    """The part of the decisions whose weight is cut off at C or masked, a scalar in [0, 1]; arguments as above."""
-    return _is_outside(_sampling_ratio(log_probs, sampling_log_probs, samples, correction), correction).float().mean()
+    log_probs: Tensor,
+    sampling_log_probs: Tensor,
+    samples: Segments,
+    correction: ImportanceCorrection,
+    world: World = ALONE,
+) -> float:
+    """The part of all processes' decisions whose weight is cut off at C or masked, in [0, 1]; arguments as above."""
+    outside = _is_outside(_sampling_ratio(log_probs, sampling_log_probs, samples, correction), correction).double()
+    everything = SharedSegments.whole(len(outside), outside.device, world)
+    total, count = everything.sums(outside, torch.ones_like(outside))
+    return (total / count).item()
 
 
 def _sampling_ratio(
@@ -75,14 +84,16 @@ def effective_sample_size(weights: Tensor) -> Tensor:
     return weights.sum().square() / weights.square().sum()
 
 
-def sampling_metrics(log_probs: Tensor, sampling_log_probs: Tensor) -> dict[str, float]:
+def sampling_metrics(log_probs: Tensor, sampling_log_probs: Tensor, world: World = ALONE) -> dict[str, float]:
     """How far the sampler is from the policy, by name of the metric."""
     log_ratio = log_probability_ratio(log_probs, sampling_log_probs)
-    ratio, kl = log_ratio.exp(), kl_k3(sampling_log_probs, log_probs).mean()
-    metrics = {
-        "sampling/log_prob_gap": log_ratio.abs().mean(),
-        "sampling/kl": kl,
-        "sampling/max_ratio": ratio.max(),
-        "sampling/effective_sample_size": effective_sample_size(ratio.double()).to(kl.dtype),
+    ratio = log_ratio.exp().double()
+    columns = (log_ratio.abs(), kl_k3(sampling_log_probs, log_probs), ratio, ratio.square(), torch.ones_like(ratio))
+    everything = SharedSegments.whole(len(ratio), ratio.device, world)
+    gap, kl, total, squares, count = torch.cat(everything.sums(*(column.double() for column in columns))).tolist()
+    return {
+        "sampling/log_prob_gap": gap / count,
+        "sampling/kl": kl / count,
+        "sampling/max_ratio": everything.maximum(ratio).item(),
+        "sampling/effective_sample_size": total**2 / squares,
     }
-    return dict(zip(metrics, torch.stack(list(metrics.values())).tolist(), strict=True))

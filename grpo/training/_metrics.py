@@ -10,12 +10,14 @@ from torch import Tensor
 
 from grpo.data._protocols import type_name
 from grpo.data.decisions import Decisions
+from grpo.data.shared_segments import SharedSegments
+from grpo.distributed.world import ALONE, World
 from grpo.models.policy import ReportsMetrics
 from grpo.objectives._checks import RESERVED_METRICS
 from grpo.training._minibatches import WeightedRows
 
 
-def value_metrics(decisions: Decisions) -> dict[str, float]:
+def value_metrics(decisions: Decisions, world: World = ALONE) -> dict[str, float]:
     """How well the critic foresaw the returns: ``explained_variance``, 1 - Var(R - V) / Var(R); nothing without one.
 
     It is 0 where the returns differ by no more than rounding.
@@ -23,9 +25,14 @@ def value_metrics(decisions: Decisions) -> dict[str, float]:
     if decisions.returns is None or decisions.old_values is None:
         return {}
     returns, values = decisions.returns, decisions.old_values
-    rounding = 8 * torch.finfo(returns.dtype).eps * torch.maximum(returns.abs().max(), values.abs().max())
-    spread, unexplained = returns.var(correction=0), (returns - values).var(correction=0)
-    return {"explained_variance": torch.where(spread > rounding.square(), 1 - unexplained / spread, 0.0).item()}
+    everything = SharedSegments.whole(len(returns), returns.device, world)
+    rounding = 8 * torch.finfo(returns.dtype).eps * everything.maximum(torch.maximum(returns.abs(), values.abs()))
+    wide, error = returns.double(), (returns - values).double()
+    totals = everything.sums(wide, error, torch.ones_like(wide))
+    means = [everything.expand(total / totals[2]) for total in totals[:2]]
+    spread, unexplained = everything.sums((wide - means[0]).square(), (error - means[1]).square())
+    is_spread = spread / totals[2] > rounding.double().square()
+    return {"explained_variance": torch.where(is_spread, 1 - unexplained / spread, 0.0).item()}
 
 
 class StepMetrics:
@@ -33,9 +40,14 @@ class StepMetrics:
 
     The latter are averaged over an optimiser step by weight, then over optimiser steps, each of which counts the same.
     Until :meth:`result` reads them at once the sums stay tensors.
+
+    Args:
+        world: the processes whose samples are averaged over.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, world: World = ALONE) -> None:
+        self._world = world
+        self._has_agreed = world.is_alone
         self._noted: dict[str, float] = {}
         self._names: tuple[str, ...] | None = None
         self._pending: list[Tensor] = []
@@ -62,7 +74,7 @@ class StepMetrics:
         clashes = sorted(reported.keys() & (RESERVED_METRICS | self._noted.keys()))
         if clashes:
             raise ValueError(f"{source} returned names that are taken, {', '.join(clashes)}: choose others")
-        self._noted.update(reported)
+        self._noted.update(_mean_over_processes(reported, self._world))
 
     def add_micro_batch(self, micro_batch: WeightedRows, values: Mapping[str, Tensor], loss: Tensor) -> None:
         """Add a part of the optimiser step under way: what is reported of each entry, and its part of the loss."""
@@ -85,6 +97,19 @@ class StepMetrics:
         self._pending.append(
             torch.stack((loss.to(weight.dtype), weight.sum(), *(sums[id(values[name])] for name in self._names)))
         )
+
+    def sums_of_micro_batches(self) -> Tensor:
+        """Of the optimiser step under way, on this process: loss, weight, and what is reported, in one order on all."""
+        if not self._has_agreed:
+            told = [names for names in self._world.gather(self._names) if names is not None]
+            if any(names != told[0] for names in told):
+                raise ValueError(f"objective returned metrics {told} on the processes, expected the same on all")
+            self._names, self._has_agreed = told[0], True
+        return _total(self._pending) if self._pending else torch.zeros(2 + len(self._names or ()))
+
+    def take_sums(self, sums: Tensor) -> None:
+        """Go on with those of all processes."""
+        self._pending = [sums]
 
     def average_of_micro_batches(self, name: str) -> float:
         """Average over the optimiser step under way of what is reported as ``name``."""
@@ -129,6 +154,13 @@ class StepMetrics:
             if name == "approx_kl" and len(updates) > 1:
                 averages["first_approx_kl"] = updates[0][column] / updates[0][1]
         return averages
+
+
+def _mean_over_processes(reported: Mapping[str, float], world: World) -> dict[str, float]:
+    """What models report, averaged over the processes where they do."""
+    told = world.gather(dict(reported))
+    values = {name: [own[name] for own in told if name in own] for name in sorted({n for own in told for n in own})}
+    return {name: own[0] if len(set(own)) == 1 else sum(own) / len(own) for name, own in values.items()}
 
 
 def _total(sums: list[Tensor]) -> Tensor:

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from itertools import islice, repeat
+from itertools import chain, islice, repeat
 
 import torch
 from torch import Tensor
 
-from grpo.advantages.group_relative import group_normalized_advantages
+from grpo.advantages.normalization import normalized_within
 from grpo.config.rollout import LossAveraging, TrainerConfig
 from grpo.data.action_batches import ActionBatch
 from grpo.data.decisions import Decisions
-from grpo.data.experience import GroupedRewards
 from grpo.data.segments import Segments
+from grpo.data.shared_segments import SharedSegments
+from grpo.distributed.world import World
+from grpo.training._shared_units import SharedUnits, Visit, packed
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,50 +50,51 @@ def iterate_minibatches(
     config: TrainerConfig,
     whole_samples: bool,
     generator: torch.Generator,
-) -> Iterator[list[MicroBatch]]:
+    world: World,
+) -> Iterator[list[MicroBatch] | None]:
     """The micro-batches of each optimiser step, over all epochs; every epoch visits each row once.
 
     Rows are shuffled where an epoch takes more than one optimiser step. With ``whole_samples`` it is samples that are
     shuffled, and a sample goes into the minibatch that its first row falls into, so that sizes are kept nearly. What
-    depends on an optimiser step as a whole, weights and normalised advantages, is computed before it is split.
-    An optimiser step in which no decision has any weight comes as an empty list.
+    depends on an optimiser step as a whole, on all processes, weights and normalised advantages, is computed before it
+    is split. An optimiser step in which no decision has any weight comes as None; one of which this process has no
+    rows, as an empty list.
     """
-    units = batch.rows.count_within(batch.samples) if whole_samples else Segments(len(batch.rows), 1, batch.rows.device)
-    unit_decisions = batch.samples if whole_samples else batch.rows
-    is_one_step = config.batch_size is None or config.batch_size >= units.total
-    is_one_part = is_one_step and (config.micro_batch_size is None or config.micro_batch_size >= units.total)
-    if is_one_part:
-        step = Segments(1, unit_decisions.total, unit_decisions.device)
-        all_decisions = _with_final_advantages(decisions, step, config)
-        if unit_decisions is not all_decisions.samples:
-            all_decisions = replace(all_decisions, samples=unit_decisions)
-        whole = [MicroBatch(None, weights.within(step), all_decisions)] if all(weights.are_any(step)) else []
-        yield from repeat(whole, config.num_epochs_per_update)
-        return
-    for _ in range(config.num_epochs_per_update):
-        if is_one_step:
-            order = torch.arange(len(units), device=units.device)
-        else:
-            order = torch.randperm(len(units), generator=generator).to(units.device)
-        parts = [_pack(units, chosen, config.micro_batch_size) for chosen in _pack(units, order, config.batch_size)]
-        yield from _micro_batches(decisions, weights, config, units, unit_decisions, order, parts)
+    rows = batch.rows.count_within(batch.samples) if whole_samples else Segments(len(batch.rows), 1, batch.rows.device)
+    units, unit_decisions = SharedUnits.of(rows, world), batch.samples if whole_samples else batch.rows
+    epochs = config.num_epochs_per_update
+
+    def epoch() -> Iterator[list[MicroBatch] | None]:
+        visits = list(units.visits(config.batch_size, generator))
+        parts = [packed(rows, visit.own, config.micro_batch_size) for visit in visits]
+        return _micro_batches(decisions, weights, config, rows, unit_decisions, visits, parts, world)
+
+    if not units.is_one_step(config.batch_size):
+        for _ in range(epochs):
+            yield from epoch()
+    elif len(rows) > 0 and (config.micro_batch_size is None or config.micro_batch_size >= rows.total):
+        yield from repeat(_everything(decisions, weights, config, unit_decisions, world), epochs)
+    else:
+        yield from chain.from_iterable(repeat(list(epoch()), epochs))
 
 
-def _pack(units: Segments, chosen: Tensor, num_rows: int | None) -> list[Tensor]:
-    """Cut the chosen units into consecutive packs of about ``num_rows`` rows; one pack for None."""
-    if num_rows is None:
-        return [chosen]
-    if units.uniform_length == 1:
-        return list(chosen.split(num_rows))
-    packs = units.select(chosen).starts.div(num_rows, rounding_mode="floor")
-    return list(chosen.split(packs.unique_consecutive(return_counts=True)[1].tolist()))
+def _everything(
+    decisions: Decisions, weights: LossWeights, config: TrainerConfig, unit_decisions: Segments, world: World
+) -> list[MicroBatch] | None:
+    """An optimiser step of all rows at once, for which nothing is gathered."""
+    step = SharedSegments.whole(unit_decisions.total, unit_decisions.device, world)
+    decisions = _with_final_advantages(decisions, step, config)
+    if unit_decisions is not decisions.samples:
+        decisions = replace(decisions, samples=unit_decisions)
+    weight, [has_weight] = weights.within(step)
+    return [MicroBatch(None, weight, decisions)] if has_weight else None
 
 
-def _with_final_advantages(decisions: Decisions, steps: Segments, config: TrainerConfig) -> Decisions:
+def _with_final_advantages(decisions: Decisions, steps: SharedSegments, config: TrainerConfig) -> Decisions:
     """Advantages normalised over each optimiser step, where the config asks for it, and weighted by importance."""
     advantages = decisions.advantages
     if config.advantage_normalization == "per_minibatch":
-        advantages = group_normalized_advantages(GroupedRewards(advantages, steps))
+        advantages = normalized_within(advantages, steps)
     if decisions.importance_weights is not None:
         advantages = advantages * decisions.importance_weights
     return decisions if advantages is decisions.advantages else replace(decisions, advantages=advantages)
@@ -101,24 +104,27 @@ def _micro_batches(
     decisions: Decisions,
     weights: LossWeights,
     config: TrainerConfig,
-    units: Segments,
+    rows: Segments,
     unit_decisions: Segments,
-    order: Tensor,
+    visits: list[Visit],
     parts: list[list[Tensor]],
-) -> Iterator[list[MicroBatch]]:
-    """An epoch's optimiser steps, each a list of ``parts``, in which the decisions are gathered and split at once."""
+    world: World,
+) -> Iterator[list[MicroBatch] | None]:
+    """An epoch's optimiser steps, each of some ``parts``, in which the decisions are gathered and split at once."""
+    order = torch.cat([visit.own for visit in visits])
     samples = [[unit_decisions.select(part) for part in step] for step in parts]
     flat = [part for step in samples for part in step]
-    steps = Segments.of_lengths([sum(part.total for part in step) for step in samples], unit_decisions.device)
+    lengths = [sum(part.total for part in step) for step in samples]
+    steps = SharedSegments.of_lengths(lengths, unit_decisions.device, world)
     positions = unit_decisions.positions(order)
     visited = _with_final_advantages(decisions.select(positions), steps, config).split(flat)
-    weights = weights.select(positions)
-    weight = weights.within(steps).split([part.total for part in flat])
-    rows = [units.positions(part) for step in parts for part in step]
-    micro_batches = map(MicroBatch, rows, weight, visited)
-    for step, has_weight in zip(parts, weights.are_any(steps), strict=True):
+    weight, has_weight = weights.select(positions).within(steps)
+    weight_parts = weight.split([part.total for part in flat])
+    part_rows = [rows.positions(part) for step in parts for part in step]
+    micro_batches = map(MicroBatch, part_rows, weight_parts, visited)
+    for step, has_any in zip(parts, has_weight, strict=True):
         minibatch = list(islice(micro_batches, len(step)))
-        yield minibatch if has_weight else []
+        yield minibatch if has_any else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,21 +175,15 @@ class LossWeights:
 
         Example:
             >>> weights = LossWeights.of("per_sample", Segments.of_lengths([1, 3]), torch.float32)
-            >>> weights.where(torch.tensor([False, True, True, True])).within(Segments(1, 4))
-            tensor([0.0000, 0.3333, 0.3333, 0.3333])
+            >>> weights.where(torch.tensor([False, True, True, True])).within(SharedSegments.whole(4))
+            (tensor([0.0000, 0.3333, 0.3333, 0.3333]), [True])
         """
         denominator = self.denominator if keeps_denominator else self.denominator * kept
         return LossWeights(self.numerator * kept, denominator, masked=True)
 
-    def are_any(self, steps: Segments) -> list[bool]:
-        """Whether anything has weight in each optimiser step."""
+    def within(self, steps: SharedSegments) -> tuple[Tensor, list[bool]]:
+        """The weights, [D], where the decisions are cut into optimiser steps, and whether each step has any."""
         if not self.masked:
-            return [True] * len(steps)
-        any_weight: list[bool] = (steps.sum(self.numerator) > 0).tolist()
-        return any_weight
-
-    def within(self, steps: Segments) -> Tensor:
-        """The weights, [D], where the decisions are cut into optimiser steps."""
-        if len(steps) == 1:
-            return self.numerator / self.denominator.sum()
-        return self.numerator / steps.expand(steps.sum(self.denominator))
+            return self.numerator / steps.expand(steps.sum(self.denominator)), [True] * steps.count
+        denominator, numerator = steps.sums(self.denominator, self.numerator)
+        return self.numerator / steps.expand(denominator), (numerator > 0).tolist()

@@ -16,7 +16,9 @@ from grpo.config.update import UpdateConfig
 from grpo.data._protocols import type_name
 from grpo.data.errors import NonFiniteError
 from grpo.data.state import copied, load_state
+from grpo.distributed.world import World
 from grpo.models._checks import check_parameters
+from grpo.training._gradient_sum import GradientSum, is_sharded
 
 
 class Optimization:
@@ -41,6 +43,7 @@ class Optimization:
         self.parameters = trainable(everything)
         self.optimizer = optimizer_over(self.parameters, optimizer, config)
         self.rates = [float(group["lr"]) for group in self.optimizer.param_groups] if self.optimizer else []
+        self._gradient_sum: GradientSum | None = None
 
     @property
     def held(self) -> list[Tensor]:
@@ -176,6 +179,12 @@ class Optimization:
                 f"state_dict holds learning_rates {rates!r}, expected a finite number for each group of the optimizer"
             )
 
+    def gradient_sum(self, world: World) -> GradientSum:
+        """What sums the gradients of the tensors that the optimizer changes."""
+        if self._gradient_sum is None or not self._gradient_sum.is_for(self.held):
+            self._gradient_sum = GradientSum(self.held, world)
+        return self._gradient_sum
+
     def drop_gradients(self) -> None:
         """Forget the gradients of all parameters, held by the optimizer or not."""
         for tensor in (*self.held, *self.parameters.values()):
@@ -200,7 +209,8 @@ class Optimization:
             raise NonFiniteError("the gradient is not finite")
         bound = self._config.max_grad_norm
         if bound is not None and grad_norm > bound:
-            torch._foreach_mul_(gradients, bound / grad_norm)
+            for part in by_sharding(gradients):
+                torch._foreach_mul_(part, bound / grad_norm)
         self.optimizer.step()
         return grad_norm
 
@@ -232,13 +242,23 @@ def _keep_dtypes(optimizer: torch.optim.Optimizer, stored: Mapping[int, Mapping[
 
 
 def total_norm(gradients: list[Tensor]) -> float:
-    """Norm of all gradients together, in float32 or better."""
+    """Norm of all gradients together, in float32 or better; of all parts where they lie on several processes."""
+    return math.hypot(*(_norm(part) for part in by_sharding(gradients)))
+
+
+def by_sharding(gradients: list[Tensor]) -> list[list[Tensor]]:
+    """Those that are here as a whole, and those that lie in parts on several processes, where there are any."""
+    parts = [[tensor for tensor in gradients if is_sharded(tensor) is sharded] for sharded in (False, True)]
+    return [part for part in parts if part]
+
+
+def _norm(gradients: list[Tensor]) -> float:
     doubles = any(gradient.dtype == torch.float64 for gradient in gradients)
     norms = torch._foreach_norm(gradients, dtype=torch.float64 if doubles else torch.float32)
     if len({gradient.device for gradient in gradients}) > 1:
         norms = tuple(norm.to(norms[0].device) for norm in norms)
-    norm: float = torch.linalg.vector_norm(torch.stack(norms)).item()
-    return norm
+    norm: Any = torch.linalg.vector_norm(torch.stack(norms))
+    return float(norm.full_tensor() if is_sharded(norm) else norm)
 
 
 def trainable(parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:

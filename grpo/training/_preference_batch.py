@@ -9,11 +9,13 @@ import torch
 from torch import Tensor
 
 from grpo.config.update import UpdateConfig
-from grpo.data.action_batches import ActionBatch
+from grpo.data.action_batches import ActionBatch, NoActions
 from grpo.data.preferences import PairLogProbs, Preferences, paired_actions, paired_states
 from grpo.data.segments import Segments
+from grpo.distributed.world import World
 from grpo.models._evaluator import Evaluator
 from grpo.training._minibatches import WeightedRows
+from grpo.training._shared_units import SharedUnits
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +47,8 @@ class PreferenceBatch:
     def of(cls, preferences: Preferences, evaluator: Evaluator) -> PreferenceBatch:
         """The pairs encoded for a policy."""
         pairs = Segments(len(preferences), 2)
+        if len(preferences) == 0:
+            return cls(NoActions(), pairs)
         batch = evaluator.encode(paired_states(preferences), paired_actions(preferences), pairs)
         rows = batch.rows.count_within(batch.samples)
         if rows.uniform_length is not None:
@@ -61,28 +65,33 @@ class PreferenceBatch:
         samples = torch.stack((2 * pairs, 2 * pairs + 1), dim=1).view(-1)
         return PairMicroBatch(self.rows.positions(pairs), weight, pairs, self.batch.samples.select(samples))
 
-    def micro_batches(self, pairs: Tensor, pairs_per_call: int | None, dtype: torch.dtype) -> list[PairMicroBatch]:
-        """The given pairs cut into consecutive parts, weighted so that the loss is their mean."""
-        weight = torch.full((len(pairs),), 1 / len(pairs), dtype=dtype, device=pairs.device)
+    def micro_batches(
+        self, pairs: Tensor, num_pairs: int, pairs_per_call: int | None, dtype: torch.dtype
+    ) -> list[PairMicroBatch]:
+        """The given pairs cut into consecutive parts, weighted so that the loss is a mean over ``num_pairs``."""
+        if len(pairs) == 0:
+            return []
+        weight = torch.full((len(pairs),), 1 / num_pairs, dtype=dtype, device=pairs.device)
         size = pairs_per_call or len(pairs)
         return [self.micro_batch(*part) for part in zip(pairs.split(size), weight.split(size), strict=True)]
 
     def minibatches(
-        self, config: UpdateConfig, generator: torch.Generator, dtype: torch.dtype
+        self, config: UpdateConfig, generator: torch.Generator, dtype: torch.dtype, world: World
     ) -> Iterator[list[PairMicroBatch]]:
         """The micro-batches of each optimiser step, over all epochs; every epoch visits each pair once.
 
+        Of a step whose pairs are all of other processes there are none.
+
         Pairs are shuffled where an epoch takes more than one optimiser step. Weights are of the ``dtype``.
         """
-        size = config.batch_size or len(self)
+        units = SharedUnits.of(Segments(len(self), 1, self.rows.device), world)
         for _ in range(config.num_epochs_per_update):
-            order = torch.arange(len(self)) if size >= len(self) else torch.randperm(len(self), generator=generator)
-            for pairs in order.to(self.rows.device).split(size):
-                yield self.micro_batches(pairs, config.micro_batch_size, dtype)
+            for visit in units.visits(config.batch_size, generator):
+                yield self.micro_batches(visit.own, visit.num_units, config.micro_batch_size, dtype)
 
     def all(self, pairs_per_call: int | None, dtype: torch.dtype = torch.float32) -> list[PairMicroBatch]:
         """All pairs in their order, in consecutive parts with weights of the ``dtype``."""
-        return self.micro_batches(torch.arange(len(self), device=self.rows.device), pairs_per_call, dtype)
+        return self.micro_batches(torch.arange(len(self), device=self.rows.device), len(self), pairs_per_call, dtype)
 
     def log_probs(self, evaluator: Evaluator, part: PairMicroBatch, *, requires_gradient: bool = False) -> Tensor:
         """Log-probs of the chosen and the rejected action of each pair, [K, 2], nats."""

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from grpo.data._part_state import modules_in
 from grpo.data.state import load_states_of, states_of
+from grpo.distributed.world import World
 from grpo.models._random_states import RestoresRandomStates
 from grpo.training._optimization import Optimization
 
@@ -130,6 +131,17 @@ class UndoesFailedStep:
             return uninterrupted()
         self._held_interrupts.enter_context(uninterrupted())
         return nullcontext()
+
+    @torch.no_grad()
+    def take_buffers_of_rank_0(self, world: World) -> None:
+        """Where the policy has moved its buffers, as batch normalisation does, give all processes those of rank 0."""
+        current = [(module._buffers[name], before) for module, name, _, before in self._buffers]
+        moved = [float(not torch.equal(buffer, before)) for buffer, before in current if buffer is not None]
+        if not moved:
+            return
+        for (buffer, _), has_moved in zip(current, world.maximum(torch.tensor(moved)).tolist(), strict=True):
+            if has_moved and buffer is not None:
+                buffer.copy_(world.sum(buffer if world.rank == 0 else torch.zeros_like(buffer)))
 
     def also(self, tensors: list[Tensor]) -> None:
         """Note tensors that are about to be changed."""

@@ -31,10 +31,11 @@ class SamplingGap:
         log_probs, sampling_log_probs = experience.old_log_probs, experience.sampling_log_probs
         if log_probs is None or sampling_log_probs is None:
             return {}
-        metrics = sampling_metrics(log_probs, sampling_log_probs)
+        metrics = sampling_metrics(log_probs, sampling_log_probs, experience.world)
         if self._correction is not None:
-            fraction = corrected_fraction(log_probs, sampling_log_probs, experience.samples, self._correction)
-            metrics["sampling/corrected_fraction"] = fraction.item()
+            metrics["sampling/corrected_fraction"] = corrected_fraction(
+                log_probs, sampling_log_probs, experience.samples, self._correction, experience.world
+            )
         self._warn_of(metrics["sampling/log_prob_gap"])
         return metrics
 

@@ -26,6 +26,7 @@ class DPOTrainer(PreferenceTrainer[StatesT, ActionsT]):
             their reference log-probs (:func:`grpo.with_reference_log_probs`).
         optimizer: over the policy's parameters; None for AdamW at ``config.learning_rate`` without weight decay.
         objective: in place of the :class:`grpo.DPOObjective` that the config describes.
+        world: the processes that train it together, each with a share of the pairs; None for this one alone.
 
     Raises:
         TypeError: if the policy lacks a method; the message names each.
@@ -53,7 +54,7 @@ class DPOTrainer(PreferenceTrainer[StatesT, ActionsT]):
         """Update the policy on pairs; the reference policy is asked once, however many updates there are.
 
         Args:
-            preferences: P pairs.
+            preferences: P pairs. One process of several is given its share, which may be empty.
 
         Returns:
             The metrics of the step, each defined in the glossary of the documentation.
@@ -63,7 +64,7 @@ class DPOTrainer(PreferenceTrainer[StatesT, ActionsT]):
                 policy returned what it must not. Parameters, optimizer and random generators are then as
                 they were before the step, unless ``config.undo_failed_updates`` is false.
         """
-        metrics = StepMetrics()
+        metrics = StepMetrics(self.world)
         with self._whole_step(metrics) as undo:
             self._learn(preferences, metrics, undo)
         return metrics.result()

@@ -9,6 +9,7 @@ from grpo.advantages.group_relative import GroupRelative
 from grpo.config.grpo import GRPOConfig
 from grpo.config.rollout import TrainerConfig
 from grpo.data.needs import needs_of
+from grpo.distributed.world import World
 from grpo.models.policy import ActionsT, PolicyModel, StatesT
 from grpo.models.reward_model import RewardModel
 from grpo.objectives.grpo_objective import GRPOObjective, Objective
@@ -34,6 +35,7 @@ class GRPOTrainer(Trainer[StatesT, ActionsT]):
         sampler: makes the actions; None for the policy itself, or the sampler that it was built for.
         advantage_estimator: any function of an experience in place of :class:`grpo.GroupRelative`.
         objective: in place of the :class:`grpo.GRPOObjective` that the config describes.
+        world: the processes that train it together, each with a share of the states; None for this one alone.
 
     Raises:
         TypeError: if a model lacks a method; the message names each.
@@ -66,6 +68,7 @@ class GRPOTrainer(Trainer[StatesT, ActionsT]):
         sampler: Sampler[StatesT, ActionsT] | None = None,
         advantage_estimator: AdvantageEstimator | None = None,
         objective: Objective | None = None,
+        world: World | None = None,
     ) -> None:
         check_config(config, GRPOConfig)
         check_estimator(config, advantage_estimator, frozenset())
@@ -84,6 +87,7 @@ class GRPOTrainer(Trainer[StatesT, ActionsT]):
             sampler=sampler,
             advantage_estimator=advantage_estimator,
             objective=objective,
+            world=world,
         )
 
 

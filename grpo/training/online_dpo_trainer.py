@@ -12,10 +12,12 @@ from grpo.config.dpo import DPOConfig
 from grpo.data._protocols import those_with
 from grpo.data.experience import Experience
 from grpo.data.needs import NOTHING
+from grpo.distributed.world import World
 from grpo.models.policy import ActionsT, PolicyModel, ReportsMetrics, StatesT
 from grpo.models.reward_model import RewardModel
 from grpo.objectives.preference_objective import PreferenceObjective
 from grpo.rollout.sampler import Sampler
+from grpo.training._agreement import check_world
 from grpo.training._metrics import StepMetrics
 from grpo.training._optimization import move_all
 from grpo.training._sampling_gap import SamplingGap
@@ -40,6 +42,7 @@ class OnlineDPOTrainer(PreferenceTrainer[StatesT, ActionsT]):
         sampler: makes the actions; None for the policy itself, or the sampler that it was built for.
         group_size: actions sampled for each state, at least 2.
         objective: in place of the :class:`grpo.DPOObjective` that the config describes.
+        world: the processes that train it together, each with a share of the states; None for this one alone.
 
     Attributes:
         last_experience: the groups of the last step, to look at; None before the first step and while one is under way.
@@ -73,11 +76,17 @@ class OnlineDPOTrainer(PreferenceTrainer[StatesT, ActionsT]):
         sampler: Sampler[StatesT, ActionsT] | None = None,
         group_size: int = 8,
         objective: PreferenceObjective | None = None,
+        world: World | None = None,
     ) -> None:
         self.collector = ExperienceCollector(
-            policy, reward_model, sampler=sampler, group_size=check_group_size(group_size), needs=NOTHING
+            policy,
+            reward_model,
+            sampler=sampler,
+            group_size=check_group_size(group_size),
+            needs=NOTHING,
+            world=check_world(world),
         )
-        super().__init__(config, policy, reference_policy, optimizer, objective=objective)
+        super().__init__(config, policy, reference_policy, optimizer, objective=objective, world=world)
         if config.device is not None:
             move_all([reward_model], config.device)
         self.sampler = self.collector.sampler
@@ -85,6 +94,7 @@ class OnlineDPOTrainer(PreferenceTrainer[StatesT, ActionsT]):
         self.phases = self.collector.phases
         self.last_experience: Experience | None = None
         self._models["reward_model"] = reward_model
+        self._join_world([reward_model, self.sampler])
         self._reporting = those_with(ReportsMetrics, [policy, reward_model, self.sampler])
 
     @property
@@ -106,12 +116,12 @@ class OnlineDPOTrainer(PreferenceTrainer[StatesT, ActionsT]):
             TypeError, ValueError: if a model returned what it must not. Parameters, optimizer and random generators are
                 then as they were before the step, unless ``config.undo_failed_updates`` is false.
         """
-        metrics = StepMetrics()
+        metrics = StepMetrics(self.world)
         self.last_experience = None
         with self._whole_step(metrics, self.collector) as undo:
             experience = self.collector.collect(states, **generation_kwargs)
             collected = pair_best_with_worst(experience)
-            if collected.preferences:
+            if collected.metrics["num_pairs"] > 0:
                 self._learn(collected.preferences, metrics, undo)
             else:
                 metrics.note({"learning_rate": self._optimization.learning_rate})

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any, Generic
+from typing import Any, Generic, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -17,17 +17,24 @@ from grpo.data.decisions import Terms
 from grpo.data.errors import NonFiniteError
 from grpo.data.phases import Phases
 from grpo.data.state import require_keys
+from grpo.distributed.errors import RankError
+from grpo.distributed.joins import JoinsWorld
+from grpo.distributed.world import World
 from grpo.models._checks import check_parameters
 from grpo.models._evaluator import Evaluator
-from grpo.models.policy import ActionsT, PolicyModel, ReportsMetrics, StatesT
+from grpo.models.policy import ActionsT, ComputesTogether, PolicyModel, ReportsMetrics, StatesT
+from grpo.training._agreement import check_same_settings, check_same_tensors, check_world, sample_apart
 from grpo.training._diagnosis import describe_bad_gradient
 from grpo.training._metrics import StepMetrics
 from grpo.training._minibatches import WeightedRows
 from grpo.training._optimization import Optimization, check_reference, move_all
 from grpo.training._reference_sync import check_has_own_parameters, mix_parameters
-from grpo.training._rollback import Copies, UndoesFailedStep, noted_buffers, put_back_buffers
+from grpo.training._rollback import Copies, UndoesFailedStep, buffers_of, noted_buffers, put_back_buffers
 
-FIXED = {"config", "policy", "reference_policy", "reward_model", "sampler"}
+FIXED = {"config", "policy", "reference_policy", "reward_model", "sampler", "world"}
+
+
+PartT = TypeVar("PartT", bound=WeightedRows)
 
 
 class PolicyTrainer(Generic[StatesT, ActionsT]):
@@ -40,12 +47,14 @@ class PolicyTrainer(Generic[StatesT, ActionsT]):
         policy: the policy to train, a :class:`grpo.PolicyModel` or :class:`grpo.SequentialPolicy`.
         reference_policy: the policy to stay near to, or None.
         optimizer: over the policy's parameters; None for AdamW at ``config.learning_rate`` without weight decay.
+        world: the processes that train it together; None for this one alone.
 
     Attributes:
         config: how parameters are changed.
         policy: the policy.
         reference_policy: the policy to stay near to, or None.
-        generator: shuffles the rows of a step.
+        world: the processes that train it together.
+        generator: shuffles the rows of a step, in the same way on all processes.
         phases: what the time of the last step went into, ``phases.seconds``.
         num_steps: steps so far that ended without an error, those included of which every update was left out.
 
@@ -63,7 +72,11 @@ class PolicyTrainer(Generic[StatesT, ActionsT]):
         policy: PolicyModel[StatesT, ActionsT],
         reference_policy: PolicyModel[StatesT, ActionsT] | None = None,
         optimizer: torch.optim.Optimizer | None = None,
+        *,
+        world: World | None = None,
     ) -> None:
+        self.world = check_world(world)
+        check_same_settings(config, self, self.world)
         self._evaluator = self._evaluator_of(policy)
         self._models: dict[str, Any] = {"policy": policy}
         if reference_policy is not None:
@@ -90,6 +103,8 @@ class PolicyTrainer(Generic[StatesT, ActionsT]):
         self._small_copies = Copies()
         doubles = any(parameter.dtype == torch.float64 for parameter in self._optimization.parameters.values())
         self._weights_dtype = torch.float64 if doubles else torch.float32
+        self._check_same_policy("are those that the trainer is made with: seed or load them alike on all processes")
+        self._join_world([policy])
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name in FIXED and name in self.__dict__:
@@ -98,6 +113,22 @@ class PolicyTrainer(Generic[StatesT, ActionsT]):
                 f"make the trainer anew, and give it the state_dict() of this one to go on"
             )
         super().__setattr__(name, value)
+
+    def _join_world(self, models: Sequence[Any]) -> None:
+        """Let models be those of one process of several."""
+        if not self.world.is_alone:
+            sample_apart(models, self.world)
+            for model in those_with(JoinsWorld, models):
+                model.join_world(self.world)
+
+    def _check_same_policy(self, when: str) -> None:
+        """Raise a ValueError on all processes if their policies differ."""
+        if self.world.is_alone:
+            return
+        parameters = self.policy.get_parameters()
+        buffers = {f"{place} {name}": buffer for place, (_, name, buffer) in enumerate(buffers_of(self.policy))}
+        check_same_tensors(parameters, "parameters of the policy", self.world, when)
+        check_same_tensors(buffers, "buffers of the policy", self.world, when)
 
     @property
     def _parts(self) -> dict[str, object]:
@@ -167,7 +198,7 @@ class PolicyTrainer(Generic[StatesT, ActionsT]):
 
     def _evaluator_of(self, policy: PolicyModel[StatesT, ActionsT], role: str = "policy") -> Evaluator:
         """The policy as the core sees it, with the name that samples have in errors."""
-        return Evaluator(policy, role)
+        return Evaluator(policy, role, world=self.world)
 
     @contextmanager
     def _whole_step(self, metrics: StepMetrics, collector: Any = None) -> Iterator[UndoesFailedStep]:
@@ -191,10 +222,22 @@ class PolicyTrainer(Generic[StatesT, ActionsT]):
                     yield undo
                 self.num_steps += 1
                 self._sync_reference(undo)
+                self._stay_together()
                 self.phases.end()
-            except BaseException:
+            except BaseException as error:
                 self.num_steps = num_steps
+                self.world.fail(error)
                 raise
+
+    def _stay_together(self) -> None:
+        """Return when the step has ended well on all processes, and now and then only if it has ended alike."""
+        if not self.world.is_alone and self.num_steps % self.world.compare_every == 0:
+            self._check_same_policy(
+                f"came out of step {self.num_steps} differently: whatever the policy changes in itself must change in "
+                f"the same way on all processes; grpo.JoinsWorld tells it of the others"
+            )
+        if not self.world.is_alone:
+            self.world.agree()
 
     def _left_out_where_not_finite(self, metrics: StepMetrics) -> AbstractContextManager[None]:
         """What is not finite stops the step or, where the config says so, leaves out the block, which is counted."""
@@ -205,9 +248,50 @@ class PolicyTrainer(Generic[StatesT, ActionsT]):
         buffers = noted_buffers(self.policy)  # a forward pass moves the running means of batch normalisation
         try:
             yield
-        except NonFiniteError:
+        except (NonFiniteError, RankError) as error:
+            if isinstance(error, RankError) and not error.is_a(NonFiniteError):
+                raise
+            self.world.fail(error)
             put_back_buffers(buffers)
             metrics.skip()
+
+    def _agree_on_backward(self, together: bool) -> None:
+        """Go into a backward pass in which all processes take part only when all of them do."""
+        if together:
+            self.world.agree()
+
+    def _accumulate(self, parts: Sequence[PartT], terms_of: Callable[[PartT], Terms], metrics: StepMetrics) -> None:
+        """Make the gradient of an optimiser step, of all processes, and note what is reported of it.
+
+        Args:
+            parts: what goes through the policy at once; of a process without rows, none.
+            terms_of: evaluates a part.
+            metrics: of the step.
+        """
+        self._optimization.drop_gradients()
+        if self.world.is_alone:
+            for part in parts:
+                terms = terms_of(part)
+                metrics.add_micro_batch(part, terms.metrics, self._backward(terms, part.weight))
+            return
+        gradients = self._optimization.gradient_sum(self.world)
+        gradients.clear()
+        together = self._evaluator.computes_together
+        num_parts = int(self.world.maximum(torch.tensor(len(parts)))) if together else len(parts)
+        for place in range(num_parts):
+            is_last = place == num_parts - 1
+            if together:
+                cast("ComputesTogether", self.policy).sum_gradients(is_last)
+            if place < len(parts):
+                part, terms = parts[place], terms_of(parts[place])
+                self._agree_on_backward(together)
+                with gradients.during(is_last):
+                    metrics.add_micro_batch(part, terms.metrics, self._backward(terms, part.weight))
+            else:
+                nothing = cast("ComputesTogether", self.policy).evaluate_nothing()
+                self._agree_on_backward(together)
+                nothing.backward()
+        metrics.take_sums(gradients.finish(metrics.sums_of_micro_batches()))
 
     def _backward(self, terms: Terms, weight: Tensor) -> Tensor:
         """Add the gradient of a micro-batch to that of the optimiser step; its part of the loss."""

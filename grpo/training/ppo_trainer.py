@@ -10,6 +10,7 @@ from grpo.advantages.estimator import AdvantageEstimator
 from grpo.advantages.temporal import GeneralizedAdvantage
 from grpo.config.ppo import PPOConfig
 from grpo.config.rollout import TrainerConfig
+from grpo.distributed.world import World
 from grpo.models.policy import ActionsT, ActorCriticPolicy, PolicyModel, StatesT
 from grpo.models.reward_model import RewardModel
 from grpo.objectives.grpo_objective import Objective
@@ -38,6 +39,7 @@ class PPOTrainer(Trainer[StatesT, ActionsT]):
         sampler: makes the actions; None for the policy itself, or the sampler that it was built for.
         advantage_estimator: any function of an experience in place of :class:`grpo.GeneralizedAdvantage`.
         objective: in place of the :class:`grpo.PPOObjective` that the config describes.
+        world: the processes that train it together, each with a share of the states; None for this one alone.
 
     Raises:
         TypeError: if a model lacks a method, or the policy a critic; the message names each.
@@ -58,6 +60,7 @@ class PPOTrainer(Trainer[StatesT, ActionsT]):
         sampler: Sampler[StatesT, ActionsT] | None = None,
         advantage_estimator: AdvantageEstimator | None = None,
         objective: Objective | None = None,
+        world: World | None = None,
     ) -> None:
         check_config(config, PPOConfig)
         check_estimator(config, advantage_estimator, ESTIMATOR_SETTINGS)
@@ -81,4 +84,5 @@ class PPOTrainer(Trainer[StatesT, ActionsT]):
             sampler=sampler,
             advantage_estimator=advantage_estimator,
             objective=objective,
+            world=world,
         )

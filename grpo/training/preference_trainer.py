@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor
 
@@ -12,6 +14,7 @@ from grpo.data.adapts import adapts
 from grpo.data.decisions import Terms
 from grpo.data.preferences import Preferences, check_preferences
 from grpo.data.segments import Segments
+from grpo.distributed.world import World
 from grpo.models._evaluator import Evaluator
 from grpo.models.policy import ActionsT, PolicyModel, StatesT
 from grpo.objectives._checks import check_terms
@@ -46,6 +49,7 @@ class PreferenceTrainer(PolicyTrainer[StatesT, ActionsT]):
         optimizer: torch.optim.Optimizer | None = None,
         *,
         objective: PreferenceObjective | None = None,
+        world: World | None = None,
     ) -> None:
         check_config(config, DPOConfig)
         if config.reference_free and reference_policy is not None:
@@ -57,7 +61,7 @@ class PreferenceTrainer(PolicyTrainer[StatesT, ActionsT]):
                 f"preference objective is given no experience. Leave it out, or declare needs = "
                 f"grpo.Needs(adapts=False)"
             )
-        super().__init__(config, policy, reference_policy, optimizer)
+        super().__init__(config, policy, reference_policy, optimizer, world=world)
         self._reference = None
         if reference_policy is not None:
             self._reference = self._evaluator_of(reference_policy, "reference_policy")
@@ -75,24 +79,26 @@ class PreferenceTrainer(PolicyTrainer[StatesT, ActionsT]):
     def _learn(self, preferences: Preferences, metrics: StepMetrics, undo: UndoesFailedStep) -> None:
         """The updates of a step."""
         self.phases.begin("evaluating")
+        if self.world.is_alone or len(preferences) > 0:
+            preferences = check_preferences(preferences)
+        if not self.world.any(len(preferences) > 0):
+            raise ValueError("preferences is empty on all processes, expected at least one: there is nothing to learn")
         pairs, reference_log_probs = self._encoded(preferences)
         self.phases.begin("updating")
-        metrics.note({"num_pairs": float(len(pairs)), "num_decisions": float(pairs.batch.samples.total)})
+        num_pairs, num_decisions = self.world.sum(torch.tensor([len(pairs), pairs.batch.samples.total])).tolist()
+        metrics.note({"num_pairs": float(num_pairs), "num_decisions": float(num_decisions)})
         metrics.note({"learning_rate": self._optimization.learning_rate})
         metrics.note_reports(self._reporting)
-        undo.before_updates(may_fail_later=self._may_fail_after_an_update(len(pairs)))
+        undo.before_updates(may_fail_later=self._may_fail_after_an_update(num_pairs))
         self._evaluator.policy.train()
-        for minibatch in pairs.minibatches(self.config, self.generator, self._weights_dtype):
+        for minibatch in pairs.minibatches(self.config, self.generator, self._weights_dtype, self.world):
             with self._left_out_where_not_finite(metrics):
-                self._optimization.drop_gradients()
-                for part in minibatch:
-                    terms = self._terms(pairs, reference_log_probs, part)
-                    metrics.add_micro_batch(part, terms.metrics, self._backward(terms, part.weight))
+                self._accumulate(minibatch, partial(self._terms, pairs, reference_log_probs), metrics)
                 metrics.end_update(self._make_update(pairs.batch, minibatch, undo))
 
     @torch.no_grad()
     def evaluate(self, preferences: Preferences) -> dict[str, float]:
-        """Loss and metrics on pairs that are not learnt from, averaged over them.
+        """Loss and metrics on pairs that are not learnt from, averaged over them: those of this process alone.
 
         The policy is in evaluation mode afterwards.
 
@@ -102,7 +108,7 @@ class PreferenceTrainer(PolicyTrainer[StatesT, ActionsT]):
         Raises:
             TypeError, ValueError: as ``step`` does, NaN and infinite values included, whatever ``config.non_finite``.
         """
-        pairs, reference_log_probs = self._encoded(preferences)
+        pairs, reference_log_probs = self._encoded(check_preferences(preferences))
         self._evaluator.policy.eval()
         metrics = StepMetrics()
         for part in pairs.all(self._pairs_per_call, self._weights_dtype):
@@ -112,12 +118,11 @@ class PreferenceTrainer(PolicyTrainer[StatesT, ActionsT]):
         return metrics.averages()
 
     def _evaluator_of(self, policy: PolicyModel[StatesT, ActionsT], role: str = "policy") -> Evaluator:
-        return Evaluator(policy, role, name_sample)
+        return Evaluator(policy, role, name_sample, self.world)
 
     @torch.no_grad()
     def _encoded(self, preferences: Preferences) -> tuple[PreferenceBatch, Tensor]:
         """The pairs, and the reference log-probs of their actions, [P, 2]."""
-        preferences = check_preferences(preferences)
         pairs = PreferenceBatch.of(preferences, self._evaluator)
         known = [preference.reference_log_probs for preference in preferences]
         if self.config.reference_free:
@@ -127,17 +132,17 @@ class PreferenceTrainer(PolicyTrainer[StatesT, ActionsT]):
                     "without, or leave reference_free out"
                 )
             return pairs, torch.zeros(len(pairs), 2, device=pairs.rows.device)
-        if all(pair is not None for pair in known):
+        if not self.world.any(any(pair is None for pair in known)):
             if self.config.reference_sync is not None:
                 raise ValueError(
                     "preferences come with reference_log_probs, which stay as they are while reference_sync moves the "
                     "reference policy: pass them without, or leave reference_sync out"
                 )
-            return pairs, torch.tensor(known, dtype=self._weights_dtype, device=pairs.rows.device)
+            return pairs, torch.tensor(known, dtype=self._weights_dtype, device=pairs.rows.device).view(-1, 2)
         if self._reference is None:
-            index = known.index(None)
+            which = f"preference {known.index(None)}" if None in known else "a preference of another process"
             raise ValueError(
-                f"preference {index} has no reference_log_probs and there is no reference policy to ask: pass "
+                f"{which} has no reference_log_probs and there is no reference policy to ask: pass "
                 f"reference_policy=copy.deepcopy(policy), or preferences from grpo.with_reference_log_probs, or set "
                 f"reference_free=True"
             )
@@ -171,7 +176,11 @@ def pair_log_probs_of(
     encoded = PreferenceBatch.of(preferences, evaluator)
     if pairs is not None:
         evaluator.check_same_segments(encoded.batch, pairs.batch)
-    return torch.cat([encoded.log_probs(evaluator, part).clone() for part in encoded.all(pairs_per_call)])
+    parts = encoded.all(pairs_per_call)
+    log_probs = [encoded.log_probs(evaluator, part).clone() for part in parts]
+    if evaluator.computes_together:
+        evaluator.evaluate_nothing(len(parts))
+    return torch.cat(log_probs) if log_probs else torch.zeros(0, 2, device=encoded.rows.device)
 
 
 def name_sample(sample: int) -> str:

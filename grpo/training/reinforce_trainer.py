@@ -11,6 +11,7 @@ from grpo.advantages.kl_rewards import KLPenalizedRewards
 from grpo.advantages.temporal import GeneralizedAdvantage, MonteCarlo
 from grpo.config.reinforce import ReinforceConfig
 from grpo.data.needs import needs_of
+from grpo.distributed.world import World
 from grpo.models._evaluator import Evaluator
 from grpo.models.policy import ActionsT, PolicyModel, StatesT
 from grpo.models.reward_model import RewardModel
@@ -36,6 +37,7 @@ class ReinforceTrainer(Trainer[StatesT, ActionsT]):
         advantage_estimator: any function of an experience in place of :class:`grpo.MonteCarlo` with rewards to go.
         objective: in place of a :class:`grpo.GRPOObjective` with a :class:`grpo.ScoreFunctionSurrogate`, or a
             :class:`grpo.PPOObjective` with it where the estimator reads a critic's values, which are then trained.
+        world: the processes that train it together, each with a share of the states; None for this one alone.
 
     Raises:
         TypeError: if a model lacks a method; the message names each.
@@ -56,6 +58,7 @@ class ReinforceTrainer(Trainer[StatesT, ActionsT]):
         sampler: Sampler[StatesT, ActionsT] | None = None,
         advantage_estimator: AdvantageEstimator | None = None,
         objective: Objective | None = None,
+        world: World | None = None,
     ) -> None:
         check_config(config, ReinforceConfig)
         check_estimator(config, advantage_estimator, {"discount"})
@@ -76,6 +79,7 @@ class ReinforceTrainer(Trainer[StatesT, ActionsT]):
             sampler=sampler,
             advantage_estimator=advantage_estimator,
             objective=objective,
+            world=world,
         )
 
 

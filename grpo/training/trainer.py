@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any, cast
 
@@ -24,7 +25,9 @@ from grpo.data.action_batches import ActionBatch
 from grpo.data.adapts import adapts
 from grpo.data.decisions import Decisions, Terms
 from grpo.data.experience import Experience
-from grpo.data.needs import Needs
+from grpo.data.gathered import gather_experience, own_part
+from grpo.data.needs import Needs, needs_of
+from grpo.distributed.world import World
 from grpo.divergences.estimators import kl_k3
 from grpo.models._masks import require_truncated
 from grpo.models.policy import ActionsT, FollowsData, PolicyModel, ReportsMetrics, StatesT
@@ -33,10 +36,12 @@ from grpo.objectives._checks import check_terms
 from grpo.objectives.grpo_objective import Objective
 from grpo.rollout.importance import importance_weights
 from grpo.rollout.sampler import Sampler, correction_for
+from grpo.training._agreement import check_world
 from grpo.training._metrics import StepMetrics, value_metrics
 from grpo.training._minibatches import LossWeights, MicroBatch, iterate_minibatches
 from grpo.training._optimization import level_of_caller, move_all
 from grpo.training._requirements import check_requirements, warn_of_untold_states
+from grpo.training._rollback import UndoesFailedStep
 from grpo.training._sampling_gap import SamplingGap
 from grpo.training.policy_trainer import PolicyTrainer
 
@@ -56,6 +61,7 @@ class Trainer(PolicyTrainer[StatesT, ActionsT]):
         sampler: makes the actions; None for the policy itself, or the sampler that it was built for.
         advantage_estimator: from an experience to advantages.
         objective: from evaluations and advantages to losses.
+        world: the processes that train it together, each with a share of the states; None for this one alone.
 
     Attributes:
         last_experience: what the last step learnt from, to look at; None before the first step and while one is under
@@ -83,6 +89,7 @@ class Trainer(PolicyTrainer[StatesT, ActionsT]):
         sampler: Sampler[StatesT, ActionsT] | None = None,
         advantage_estimator: AdvantageEstimator,
         objective: Objective,
+        world: World | None = None,
     ) -> None:
         if not isinstance(config, TrainerConfig):
             raise TypeError(f"config is {config!r}, expected a grpo.TrainerConfig or grpo.GRPOConfig")
@@ -98,8 +105,9 @@ class Trainer(PolicyTrainer[StatesT, ActionsT]):
             dynamic_sampling=config.dynamic_sampling,
             rows_per_call=config.micro_batch_size,
             needs=needs | Needs(critic=False, reference=False, old_log_probs=True),
+            world=check_world(world),
         )
-        super().__init__(config, policy, reference_policy, optimizer)
+        super().__init__(config, policy, reference_policy, optimizer, world=world)
         if config.device is not None:
             move_all([reward_model], config.device)
         if reference_policy is not None and needs.reference is False:
@@ -118,6 +126,7 @@ class Trainer(PolicyTrainer[StatesT, ActionsT]):
         self.last_experience: Experience | None = None
         self._needs = needs
         self._models["reward_model"] = reward_model
+        self._join_world([reward_model, self.sampler])
         self._reporting = those_with(ReportsMetrics, [policy, reward_model, self.sampler])
         self._follows_data = not missing_methods(policy, FollowsData)
         self._adapting = list(filter(adapts, (advantage_estimator, objective)))
@@ -135,7 +144,7 @@ class Trainer(PolicyTrainer[StatesT, ActionsT]):
         """Sample actions for the states, score them, and update the policy.
 
         Args:
-            states: S states, a list or a tensor.
+            states: S states, a list or a tensor. One process of several is given its share, which may be empty.
             generation_kwargs: handed on to the sampler, and by it to the policy's ``generate_actions``.
 
         Returns:
@@ -170,56 +179,84 @@ class Trainer(PolicyTrainer[StatesT, ActionsT]):
         self, states: StatesT | None, generation_kwargs: Mapping[str, Any], experience: Experience | None = None
     ) -> dict[str, float]:
         """The whole step, from states to metrics; from the experience on where it is given."""
-        metrics, config = StepMetrics(), self.config
+        metrics, config = StepMetrics(self.world), self.config
         self.last_experience = None
         with self._whole_step(metrics, self.collector) as undo:
             if experience is None:
                 with torch.no_grad():
                     samples = self.collector.sample(cast("StatesT", states), **generation_kwargs)
                     batch = self.collector.encode(samples)
-                    reads_old = self._reads_old_log_probs(batch)
+                    num_rows = self._num_rows(batch)
+                    reads_old = self._reads_old_log_probs(num_rows)
                     experience = self.collector.evaluate(samples, batch, old_log_probs=reads_old)
+            else:
+                experience = replace(experience, world=self.world)
+                num_rows = self._num_rows(experience.batch)
             self.phases.begin("updating")
-            self._note_rollout(experience, metrics)
-            estimate = check_estimate(estimate_of(self.advantage_estimator, experience), experience.samples)
+            self._note_rollout(experience, num_rows, metrics)
+            everything = gather_experience(experience) if self._looks_at_all else experience
+            estimate = self._estimate(experience, everything)
             metrics.note_reported(f"{type_name(self.advantage_estimator)}.estimate", estimate.metrics)
             decisions = self._decisions(experience, estimate)
-            metrics.note(value_metrics(decisions))
+            metrics.note(value_metrics(decisions, self.world))
             weights = self._loss_weights(experience)
             batch, whole_samples = experience.batch, self._needs.whole_samples
-            undo.before_updates(may_fail_later=self._may_fail_after_an_update(len(batch.rows)))
+            undo.before_updates(may_fail_later=self._may_fail_after_an_update(num_rows))
             self._evaluator.policy.train()
-            for minibatch in iterate_minibatches(batch, decisions, weights, config, whole_samples, self.generator):
-                if not minibatch:  # no decision of it has any weight
+            for minibatch in iterate_minibatches(
+                batch, decisions, weights, config, whole_samples, self.generator, self.world
+            ):
+                if minibatch is None:  # no decision of it has any weight
                     metrics.skip()
                     continue
                 with self._left_out_where_not_finite(metrics):
-                    self._optimization.drop_gradients()
-                    for micro_batch in minibatch:
-                        evaluation = self._evaluator.evaluate(batch, micro_batch.rows, requires_gradient=self._trains)
-                        terms = self._checked(self.objective(evaluation, micro_batch.decisions), batch, micro_batch)
-                        metrics.add_micro_batch(micro_batch, terms.metrics, self._backward(terms, micro_batch.weight))
+                    self._accumulate(minibatch, partial(self._terms, batch), metrics)
                     if self._has_moved_too_far(metrics):
                         break
                     metrics.end_update(self._make_update(batch, minibatch, undo))
-            self._finish(experience, metrics)
+            self._finish(experience, everything, undo, metrics)
         self.last_experience = experience
         return metrics.result()
 
-    def _reads_old_log_probs(self, batch: ActionBatch) -> bool:
-        """Whether anything reads the log-probs of the policy that sampled: it is no longer the one of later updates."""
-        return self._needs.old_log_probs or self._needs.step_kl or self.config.num_updates(len(batch.rows)) > 1
+    def _terms(self, batch: ActionBatch, micro_batch: MicroBatch) -> Terms:
+        """What the objective makes of some rows."""
+        evaluation = self._evaluator.evaluate(batch, micro_batch.rows, requires_gradient=self._trains)
+        return self._checked(self.objective(evaluation, micro_batch.decisions), batch, micro_batch)
 
-    def _note_rollout(self, experience: Experience, metrics: StepMetrics) -> None:
+    def _num_rows(self, batch: ActionBatch) -> int:
+        """Rows of all processes."""
+        return len(batch.rows) if self.world.is_alone else int(self.world.sum(torch.tensor(len(batch.rows))))
+
+    def _reads_old_log_probs(self, num_rows: int) -> bool:
+        """Whether anything reads the log-probs of the policy that sampled: it is no longer the one of later updates."""
+        return self._needs.old_log_probs or self._needs.step_kl or self.config.num_updates(num_rows) > 1
+
+    @property
+    def _looks_at_all(self) -> bool:
+        """Whether the estimator, or a part that adapts, may look at samples of other processes."""
+        parts = {id(part): part for part in (self.advantage_estimator, *self._adapting)}
+        return any(needs_of(part).all_samples is not False for part in parts.values())
+
+    def _estimate(self, experience: Experience, everything: Experience) -> AdvantageEstimate:
+        """What the estimator makes of the samples of this process."""
+        if everything is experience or needs_of(self.advantage_estimator).all_samples is False:
+            return check_estimate(estimate_of(self.advantage_estimator, experience), experience.samples)
+        estimate = check_estimate(estimate_of(self.advantage_estimator, everything), everything.samples)
+        returns = None if estimate.returns is None else own_part(estimate.returns, experience)
+        return AdvantageEstimate(own_part(estimate.advantages, experience), returns, estimate.metrics)
+
+    def _note_rollout(self, experience: Experience, num_rows: int, metrics: StepMetrics) -> None:
         """What was collected, and whether it tells what this trainer reads."""
-        if experience.old_log_probs is None and self._reads_old_log_probs(experience.batch):
+        if experience.old_log_probs is None and self._reads_old_log_probs(num_rows):
             raise ValueError(
                 f"experience has no old_log_probs, but this trainer, which makes "
-                f"{self.config.num_updates(len(experience.batch.rows))} updates of it, reads them: collect it with "
+                f"{self.config.num_updates(num_rows)} updates of it, reads them: collect it with "
                 f"this trainer's collector"
             )
         metrics.note(rollout_metrics(experience))
-        metrics.note({"num_samples": float(len(experience.samples)), "num_decisions": float(experience.samples.total)})
+        counts = torch.tensor([len(experience.samples), experience.samples.total])
+        num_samples, num_decisions = self.world.sum(counts).tolist()
+        metrics.note({"num_samples": float(num_samples), "num_decisions": float(num_decisions)})
         metrics.note(self._sampling_gap.metrics(experience))
         metrics.note({"learning_rate": self._optimization.learning_rate})
         metrics.note_reports(self._reporting)
@@ -234,7 +271,7 @@ class Trainer(PolicyTrainer[StatesT, ActionsT]):
             )
         advantages = estimate.advantages
         if self.config.advantage_normalization == "per_step":
-            advantages = normalized_advantages(advantages)
+            advantages = normalized_advantages(advantages, world=self.world)
         critic = experience.values
         return Decisions(
             advantages.to(self._weights_dtype),
@@ -292,14 +329,20 @@ class Trainer(PolicyTrainer[StatesT, ActionsT]):
             return False
         return metrics.average_of_micro_batches("approx_kl") > EARLY_STOP_TOLERANCE * self.config.target_kl
 
-    def _finish(self, experience: Experience, metrics: StepMetrics) -> None:
+    def _finish(
+        self, experience: Experience, everything: Experience, undo: UndoesFailedStep, metrics: StepMetrics
+    ) -> None:
         """Let everything that follows a training follow this step."""
         if self._needs.step_kl:
             self._measure_kl(experience, metrics)
+        if not self.world.is_alone:
+            undo.take_buffers_of_rank_0(self.world)
         if self._follows_data:
-            cast("FollowsData", self.policy).update_statistics(experience.batch)
+            for batch in self.world.gather(experience.batch):
+                if len(batch.samples) > 0:
+                    cast("FollowsData", self.policy).update_statistics(batch)
         for part in self._adapting:
-            part.adapt(experience, metrics.result())
+            part.adapt(experience if needs_of(part).all_samples is False else everything, metrics.result())
 
     def _measure_kl(self, experience: Experience, metrics: StepMetrics) -> None:
         """How far the step has moved the policy, ``policy_kl``."""
@@ -307,4 +350,6 @@ class Trainer(PolicyTrainer[StatesT, ActionsT]):
         self._evaluator.policy.eval()
         with self._left_out_where_not_finite(metrics):
             log_probs = self._evaluator.log_probs(experience.batch, self.config.micro_batch_size)
-            metrics.note({"policy_kl": kl_k3(experience.old_log_probs, log_probs).mean().item()})
+            kl = kl_k3(experience.old_log_probs, log_probs)
+            total, count = self.world.sum(torch.stack((kl.sum(), kl.new_tensor(len(kl))))).tolist()
+            metrics.note({"policy_kl": total / count})

@@ -62,8 +62,8 @@ def test_the_same_states_by_hand() -> None:
     trainer = build_trainer(policy, 2, num_epochs_per_update=2)
     experience = trainer.collector.collect([0, 1, 2, 3])
     assert policy.asked == [[0, 1, 2, 3], [0, 2, 3], [0, 3]]
-    assert experience.states == [1, 1, 2, 2, 0, 0]
-    assert experience.actions == [1, 2, 3, 0, 1, 2]
+    assert experience.states == [0, 0, 1, 1, 2, 2]  # in the place of the group that had no spread
+    assert experience.actions == [1, 2, 1, 2, 3, 0]
     assert experience.groups.lengths.tolist() == [2, 2, 2]
     assert policy.evaluated == [6]  # old log-probs, of what is kept only
     metrics = trainer.update(experience)
@@ -88,7 +88,7 @@ def test_fresh_states_by_hand() -> None:
     experience = trainer.collector.collect([0, 1])
     assert policy.asked == [[0, 1], [4, 5, 6], [7]]
     assert counts == [1, 1]
-    assert experience.states == [1, 1, 4, 4, 6, 6, 7, 7]
+    assert experience.states == [4, 4, 6, 6, 7, 7, 1, 1]
     metrics = trainer.update(experience)
     assert (metrics["num_groups_resampled"], metrics["num_groups_zero_std"]) == (4, 0)
     assert metrics["frac_reward_zero_std"] == 0.5
@@ -143,9 +143,9 @@ def test_rewards_per_decision() -> None:
 
     trainer = build_trainer(ScriptedSequences(), 1, rewards=TokenRewards())
     experience = trainer.collector.collect([1, 2])
-    assert experience.states == [2, 2, 1, 1]
-    assert experience.rewards.tolist() == [3, 0, 1, 0, 1, 1, 1, 0, 2, 2, 0]
-    assert experience.sample_rewards.values.tolist() == [3, 1, 3, 4]
+    assert experience.states == [1, 1, 2, 2]
+    assert experience.rewards.tolist() == [1, 1, 1, 0, 2, 2, 0, 3, 0, 1, 0]
+    assert experience.sample_rewards.values.tolist() == [3, 4, 3, 1]
     assert experience.metrics["reward"] == pytest.approx((3 + 3 + 3 + 1) / 4)
 
 
@@ -190,7 +190,7 @@ def test_a_later_round_of_which_nothing_was_scored_ends_it() -> None:
     policy_class=st.sampled_from([TablePolicy, SequencePolicy]),
 )
 def test_what_is_kept(states: list[int], max_rounds: int, seed: int, policy_class: type[Any]) -> None:
-    """Every group that had spread in any round, and nothing else, unless there is none."""
+    """Every group that had spread in any round, in its place, and nothing else, unless there is none."""
     seen: list[Experience] = []
 
     class Noting(policy_class):  # type: ignore[misc]
@@ -206,11 +206,17 @@ def test_what_is_kept(states: list[int], max_rounds: int, seed: int, policy_clas
     plain: GRPOTrainer[Any, Any] = GRPOTrainer(GRPOConfig(group_size=2), policy_class(), FunctionRewards(reward))
     trainer = build_trainer(Noting(), max_rounds, rewards=FunctionRewards(reward))
     experience = trainer.collector.collect(states)
-    expected = [
-        (own.states[2 * group], own.actions[2 * group : 2 * group + 2])  # type: ignore[index]
-        for own in seen
-        for group in own.sample_rewards.std.nonzero().flatten().tolist()
-    ]
+    placed: list[tuple[int, tuple[int, Any]]] = []
+    places = list(range(len(states)))
+    for own in seen:
+        has_spread = (own.sample_rewards.std > 0).tolist()
+        placed += [
+            (place, (own.states[2 * group], own.actions[2 * group : 2 * group + 2]))  # type: ignore[index]
+            for group, place in enumerate(places)
+            if has_spread[group]
+        ]
+        places = [place for place, spread in zip(places, has_spread, strict=True) if not spread]
+    expected = [group for _, group in sorted(placed, key=lambda placed_group: placed_group[0])]
     kept = [
         (experience.states[2 * group], experience.actions[2 * group : 2 * group + 2])  # type: ignore[index]
         for group in range(len(experience.groups))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -44,7 +45,7 @@ from grpo import (
     with_reference_log_probs,
 )
 from grpo.data.adapts import adapts
-from grpo.data.needs import needs_of
+from grpo.data.needs import NOTHING, needs_of
 
 LIKES_LONG = FunctionRewards(lambda state, action: float(len(action)))
 LIKES_FOUR = FunctionRewards(lambda state, action: float(len(action) > 3))
@@ -120,9 +121,9 @@ def test_needs_that_are_none(wrong: Any) -> None:
 def test_parts_hand_on_what_their_parts_need() -> None:
     assert needs_of(GRPOObjective(surrogate=SampleClippedSurrogate())).whole_samples
     assert needs_of(GRPOObjective(kl_coefficient=0.1)).reference is True
-    assert needs_of(PPOObjective()) == Needs(critic=True, reference=False, adapts=False, value_targets=True)
+    assert needs_of(PPOObjective()) == replace(NOTHING, critic=True, value_targets=True)
     penalised = needs_of(KLPenalizedRewards(GroupRelative()))
-    assert penalised == Needs(critic=False, reference=True, adapts=False, old_log_probs=True, group_size=2)
+    assert penalised == replace(NOTHING, reference=True, old_log_probs=True, group_size=2)
     bare: Any = lambda experience: 0  # noqa: E731
     assert needs_of(KLPenalizedRewards(bare)).critic is None
     assert needs_of(MonteCarlo(baseline=bare)) == Needs(adapts=False)

@@ -1,0 +1,99 @@
+"""Whether all processes train the same policy in the same way."""
+
+from __future__ import annotations
+
+import random
+import sys
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from grpo.config.update import UpdateConfig
+from grpo.data._protocols import type_name
+from grpo.distributed.world import ALONE, World
+from grpo.training._gradient_sum import is_sharded
+
+CHUNK = 2**22  # entries
+
+
+def check_world(world: object) -> World:
+    """The world that is given, that of one process for None."""
+    if world is None:
+        return ALONE
+    if not isinstance(world, World):
+        raise TypeError(f"world is {world!r}, expected a grpo.World, such as grpo.World.from_environment()")
+    return world
+
+
+def check_same_settings(config: UpdateConfig, trainer: object, world: World) -> None:
+    """Raise a ValueError on all processes where trainers or their configs differ."""
+    if world.is_alone:
+        return
+    own = {"trainer": type_name(trainer), **{name: _text(getattr(config, name)) for name in type(config).model_fields}}
+    told = world.gather(own)
+    for name, value in own.items():
+        for rank, settings in enumerate(told):
+            if settings.get(name) != told[0].get(name):
+                raise ValueError(
+                    f"the processes train in different ways: {name} is {told[0].get(name, value)} on rank 0 and "
+                    f"{settings.get(name, 'missing')} on rank {rank}: construct the same trainer on all of them"
+                )
+
+
+def check_same_tensors(tensors: Mapping[str, Tensor], what: str, world: World, fix: str) -> None:
+    """Raise a ValueError on all processes where tensors differ in name, form or value; parts are compared by form."""
+    if world.is_alone:
+        return
+    own = [(name, str(tensor.dtype), list(tensor.shape), _checksum(tensor)) for name, tensor in tensors.items()]
+    told = world.gather(own)
+    for rank, others in enumerate(told):
+        if others != told[0]:
+            differing = [one[0] for one, other in zip(told[0], others, strict=False) if one != other]
+            names = ", ".join(differing[:3]) if differing else f"number: {len(told[0])} and {len(others)}"
+            raise ValueError(f"{what} differ between rank 0 and rank {rank} in {names}: {fix}")
+
+
+def sample_apart(models: Iterable[object], world: World) -> None:
+    """Let the random numbers of the models, and of the global generators, differ from those of other processes."""
+    if world.rank == 0:
+        return
+    for model in models:
+        generator = getattr(model, "generator", None)
+        if isinstance(generator, torch.Generator):
+            generator.manual_seed(_seed_of_rank(generator.initial_seed(), world.rank))
+    torch.manual_seed(_seed_of_rank(torch.initial_seed(), world.rank))
+    random.seed(_seed_of_rank(random.getrandbits(63), world.rank))
+    if "numpy" in sys.modules:
+        numpy = sys.modules["numpy"]
+        numpy.random.seed(_seed_of_rank(int(numpy.random.randint(2**31)), world.rank) % 2**32)
+
+
+def _seed_of_rank(seed: int, rank: int) -> int:
+    return random.Random(f"rank {rank} {seed}").getrandbits(63)  # noqa: S311
+
+
+@torch.no_grad()
+def _checksum(tensor: Tensor) -> list[int]:
+    """Of the bits of a tensor: their sum, and one in which places count."""
+    if is_sharded(tensor) or tensor.numel() == 0:
+        return []
+    sums = torch.zeros(2, dtype=torch.int64, device=tensor.device)
+    for chunk in tensor.detach().reshape(-1).split(CHUNK):
+        bits = chunk.contiguous().view(torch.uint8).view(len(chunk), -1).to(torch.int64)
+        places = torch.arange(1, len(chunk) + 1, device=tensor.device)
+        weights = 257 ** torch.arange(bits.shape[1], device=tensor.device)
+        words = (bits * weights).sum(1)
+        sums += torch.stack((words.sum(), (words * places).sum()))
+    checksum: list[int] = sums.tolist()
+    return checksum
+
+
+def _text(value: Any) -> str:
+    """A setting as text that does not depend on where objects lie in memory."""
+    if hasattr(value, "model_dump"):
+        return str({name: _text(getattr(value, name)) for name in type(value).model_fields})
+    if hasattr(value, "__qualname__"):
+        return str(value.__qualname__)
+    return type_name(value) if " object at 0x" in repr(value) else repr(value)
