@@ -58,8 +58,8 @@ class Actors:
             ) from error
         except RayActorError as error:
             raise RuntimeError(
-                f"an actor of {self.name} is gone for good, at {method}; Ray starts it anew {self.restarts} times at the "
-                f"most: {error}"
+                f"an actor of {self.name} is gone for good, at {method}; Ray starts it anew {self.restarts} times at "
+                f"the most: {error}"
             ) from error
         return answers
 

@@ -1,15 +1,12 @@
-"""GRPO on CartPole on a Ray cluster: processes that train together, and actors on CPUs that play and judge.
-
-Without ``--address`` it starts a cluster on this machine, and ends it afterwards.
-"""
+"""GRPO on CartPole on a Ray cluster: processes that train together, and actors on CPUs that play and judge."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import gymnasium
 import ray
@@ -56,8 +53,7 @@ def make_policy(seed: int) -> GymPolicy:
 
 
 def make_config(seed: int) -> GRPOConfig:
-    same: dict[str, Any] = {"batch_size": 256, "num_epochs_per_update": 10, "loss_averaging": "per_decision"}
-    return GRPOConfig(group_size=EPISODES, learning_rate=1e-3, max_grad_norm=0.5, seed=seed, **same)
+    return GRPOConfig(group_size=EPISODES, learning_rate=1e-3, batch_size=256, num_epochs_per_update=10, seed=seed)
 
 
 def states_of(step: int, seed: int) -> range:
@@ -87,7 +83,7 @@ class Judge:
         return torch.cat([1 - trajectory.observations[:, 0].abs() / 2.4 for trajectory in actions])
 
 
-def train(options: Options) -> dict[str, Tensor]:
+def train(options: Options) -> None:
     """What each worker does: all that one process would do, with its share of the states."""
     torch.set_num_threads(1)
     players = Actors(Player, count=options.players, timeout=options.timeout)
@@ -97,23 +93,24 @@ def train(options: Options) -> dict[str, Tensor]:
     trainer = GRPOTrainer(config, policy, ActorReward(judges), sampler=ActorSampler(players), world=world)
     for step in range(options.steps):
         trainer.step(world.share(states_of(step, options.seed)))
-    return {name: tensor.detach().cpu() for name, tensor in policy.get_parameters().items()}
+    if world.rank == 0:
+        torch.save(policy.state_dict(), options.output / "weights.pt")
 
 
 def main(options: Options) -> None:
     """Train on the cluster, and say what was learnt on fresh episodes."""
+    output = options.output.resolve()  # workers have folders of their own
     num_cpus = None if options.address else options.workers * (1 + options.players + options.judges)
     ray.init(options.address, num_cpus=num_cpus, include_dashboard=False)
     trainer = TorchTrainer(
-        partial(train, options),
+        partial(train, replace(options, output=output)),
         scaling_config=ScalingConfig(num_workers=options.workers, use_gpu=options.gpu),
         torch_config=TorchConfig(timeout_s=int(options.timeout)),
-        run_config=RunConfig(storage_path=str(options.output.resolve())),
+        run_config=RunConfig(storage_path=str(output)),
     )
-    weights = trainer.fit().return_value
-    torch.save(weights, options.output / "weights.pt")
-    policy = make_policy(options.seed)
-    policy.load_state_dict(weights, strict=False)
+    trainer.fit()
+    policy = make_policy(seed=0)
+    policy.load_state_dict(torch.load(output / "weights.pt", weights_only=True))
     print(f"{options.workers} workers: {evaluate(policy, make_environment(), 100, seed=2_000_000)}")
 
 

@@ -32,7 +32,10 @@ def main(options: Options) -> None:
     policy = GymPolicy(EpisodeSampler(partial(gymnasium.make, "CartPole-v1"), num_envs=32))
     config = GRPOConfig(group_size=8, learning_rate=1e-3, batch_size=256, num_epochs_per_update=4)
     trainer = GRPOTrainer(config, policy, EnvironmentReward(), world=world)
-    states = lambda step: range(options.starts * step, options.starts * (step + 1))  # noqa: E731
+
+    def states(step: int) -> range:
+        return range(options.starts * step, options.starts * (step + 1))
+
     run = Run(trainer, states, folder=options.folder, checkpoints=Checkpoints(every=20))
     run.resume()
     began = run.num_steps

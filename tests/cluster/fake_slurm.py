@@ -12,39 +12,44 @@ NOTES = "FAKE_SLURM_NOTES"
 
 
 def srun(arguments: list[str]) -> int:
-    """Run the command once for each node, and hand signals on, as srun does."""
+    """Run a command once for each node, and hand SIGUSR1 on to each."""
     while arguments[0].startswith("-"):
         arguments = arguments[1:]
     nodes = int(os.environ["SLURM_JOB_NUM_NODES"])
     tasks = [subprocess.Popen(arguments) for _ in range(nodes)]
-    signal.signal(signal.SIGUSR1, lambda number, frame: [task.send_signal(number) for task in tasks] and None)
-    return max(task.wait() for task in tasks)
+
+    def hand_on(number: int, frame: object) -> None:
+        for task in tasks:
+            task.send_signal(number)
+
+    signal.signal(signal.SIGUSR1, hand_on)
+    return max(abs(task.wait()) for task in tasks)
 
 
 def scontrol(arguments: list[str]) -> int:
-    """Name the nodes of a list, or note what else is asked."""
+    """Name the nodes of a list; note what else is asked."""
     if arguments[:2] == ["show", "hostnames"]:
         print("\n".join(arguments[2].split(",")))
     else:
-        Path(os.environ[NOTES]).open("a").write(" ".join(arguments) + "\n")
+        Path(os.environ[NOTES]).write_text(" ".join(arguments))
     return 0
 
 
-def install(folder: Path) -> dict[str, str]:
-    """Commands of these names in a folder, and the environment of a job of two nodes that finds them."""
-    for command in (srun, scontrol):
-        script = folder / command.__name__
-        script.write_text(f"#!/bin/sh\nexec {sys.executable} {__file__} {command.__name__} \"$@\"\n")
+def job_environment(folder: Path) -> dict[str, str]:
+    """That of a job of two nodes, with a folder of commands that are found first."""
+    commands = {command.__name__: f"{__file__} {command.__name__}" for command in (srun, scontrol)}
+    for name, does in (commands | {"torchrun": "-m torch.distributed.run"}).items():
+        script = folder / name
+        script.write_text(f'#!/bin/sh\nexec {sys.executable} {does} "$@"\n')
         script.chmod(0o755)
-    torchrun = folder / "torchrun"
-    torchrun.write_text(f"#!/bin/sh\nexec {sys.executable} -m torch.distributed.run \"$@\"\n")
-    torchrun.chmod(0o755)
-    return {
+    return os.environ | {
         "PATH": f"{folder}{os.pathsep}{os.environ['PATH']}",
         "SLURM_JOB_ID": str(os.getpid()),
         "SLURM_JOB_NODELIST": "localhost,localhost",
         "SLURM_JOB_NUM_NODES": "2",
         NOTES: str(folder / "notes"),
+        "PROCESSES_PER_NODE": "1",
+        "OMP_NUM_THREADS": "1",
     }
 
 
