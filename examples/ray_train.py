@@ -12,11 +12,11 @@ import gymnasium
 import ray
 import torch
 import tyro
-from ray.train import RunConfig, ScalingConfig
+from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 from torch import Tensor
 
-from grpo import GRPOConfig, GRPOTrainer, World
+from grpo import Checkpoints, GRPOConfig, GRPOTrainer, Run, Until, World
 from grpo_adapters.gym import EpisodeSampler, GymPolicy, Trajectory, evaluate
 from ray_actors import ActorReward, Actors, ActorSampler
 
@@ -38,14 +38,14 @@ class Options:
     """Actors of each worker that play."""
     judges: int = 1
     """Actors of each worker that score what was played."""
-    steps: int = 60
+    steps: int = 40
     """Rollouts to train on."""
     timeout: float = 300.0
     """Seconds that a worker waits for its actors, or for the other workers."""
     seed: int = 0
     """Of everything that is random."""
     output: Path = Path("outputs/ray")
-    """Folder that all machines see, for the weights and for what Ray notes of the run."""
+    """Folder that all machines see, for the run and its weights; the same again goes on from there."""
 
 
 def make_policy(seed: int) -> GymPolicy:
@@ -84,15 +84,17 @@ class Judge:
 
 
 def train(options: Options) -> None:
-    """What each worker does: all that one process would do, with its share of the states."""
+    """What each worker does, which is what one process would do."""
     torch.set_num_threads(1)
     players = Actors(Player, count=options.players, timeout=options.timeout)
     judges = Actors(Judge, count=options.judges, timeout=options.timeout)
     world = World.from_environment(timeout=options.timeout)  # Ray Train has started torch.distributed
     config, policy = make_config(options.seed), make_policy(options.seed)
     trainer = GRPOTrainer(config, policy, ActorReward(judges), sampler=ActorSampler(players), world=world)
-    for step in range(options.steps):
-        trainer.step(world.share(states_of(step, options.seed)))
+    states, folder = partial(states_of, seed=options.seed), options.output / "run"
+    run = Run(trainer, states, folder=folder, checkpoints=Checkpoints(every=10))
+    run.resume()
+    run(Until(steps=options.steps))
     if world.rank == 0:
         torch.save(policy.state_dict(), options.output / "weights.pt")
 
@@ -106,7 +108,7 @@ def main(options: Options) -> None:
         partial(train, replace(options, output=output)),
         scaling_config=ScalingConfig(num_workers=options.workers, use_gpu=options.gpu),
         torch_config=TorchConfig(timeout_s=int(options.timeout)),
-        run_config=RunConfig(storage_path=str(output)),
+        run_config=RunConfig(storage_path=str(output), failure_config=FailureConfig(max_failures=3)),
     )
     trainer.fit()
     policy = make_policy(seed=0)

@@ -97,24 +97,35 @@ def test_a_job_that_is_asked_to_end_goes_back_into_the_queue_and_goes_on(
     assert not notes.exists()
 
 
-def test_the_pods_find_each_other_and_train(environment: dict[str, str], tmp_path: Path) -> None:
-    """Their very command, but for the port and what is trained."""
-    _, job = manifests()
-    [container] = job["spec"]["template"]["spec"]["containers"]
+def test_a_pod_that_is_evicted_is_replaced_and_the_training_goes_on(
+    environment: dict[str, str], tmp_path: Path
+) -> None:
+    """The very command of the pods, but for the port and what is trained."""
+    run, steps = tmp_path / "run", 40
+    [container] = manifests()[1]["spec"]["template"]["spec"]["containers"]
+    variables = {variable["name"]: variable["value"] for variable in container["env"]}
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
-    replaced = {":29500": f":{port}", "train.py --folder /runs/training": f"{TRAIN} --folder {tmp_path}/run --steps 2"}
+    training = f"{TRAIN} --folder {run} --starts 2 --steps {steps}"
     *shell, script = container["command"]
-    for text, other in replaced.items():
+    for text, other in {":29500": f":{port}", "train.py --folder /runs/training": training}.items():
         assert text in script
         script = script.replace(text, other)
-    here = environment | {"NODES": "2", "PROCESSES_PER_NODE": "1", "HEAD": "localhost"}
-    pods = [
-        subprocess.Popen([*shell, script], env=here | {"JOB_COMPLETION_INDEX": str(index)}, stdout=subprocess.PIPE)
-        for index in (1, 0)
-    ]
-    printed = b"".join(pod.communicate(timeout=TIMEOUT)[0] for pod in pods)
-    assert [pod.returncode for pod in pods] == [0, 0]
-    assert b"2 processes, steps 0 to 2" in printed
-    assert steps_in(tmp_path / "run") == [1, 2]
+
+    def pod(index: int) -> subprocess.Popen[str]:
+        here = {"PROCESSES_PER_NODE": "1", "HEAD": "localhost", "JOB_COMPLETION_INDEX": str(index)}
+        return subprocess.Popen([*shell, script], env=environment | variables | here, stdout=subprocess.PIPE, text=True)
+
+    first, evicted = pod(0), pod(1)
+    waited(lambda: len(steps_in(run)) >= 3)
+    evicted.terminate()
+    evicted.communicate(timeout=TIMEOUT)
+    assert evicted.returncode != 0
+    reached = len(steps_in(run))
+    assert reached < steps
+    replaced = pod(1)
+    printed = first.communicate(timeout=TIMEOUT)[0] + replaced.communicate(timeout=TIMEOUT)[0]
+    assert [first.returncode, replaced.returncode] == [0, 0]
+    assert f"2 processes, steps {reached} to {steps}" in printed
+    assert steps_in(run) == list(range(1, steps + 1))

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,7 +24,7 @@ from ray_actors import ActorReward, Actors, ActorSampler
 from ray_train import Judge, Player
 
 EXAMPLE = Path(ray_train.__file__)
-STEPS = 3
+STEPS = 6
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 
@@ -96,13 +98,27 @@ def test_what_cannot_be_mended_is_named(cluster: None, how: str, kind: type[Exce
         ActorSampler(actors).sample(ray_train.make_policy(seed=0), [how], 1)
 
 
-def test_two_workers_train_as_one_process(expected: dict[str, torch.Tensor], tmp_path: Path) -> None:
+def kill_second_worker(example: subprocess.Popen[str], metrics: Path) -> None:
+    """In the midst of the training, by the process that Ray tells of."""
+    assert example.stdout is not None
+    found = next(filter(None, (re.search(r"pid=(\d+)\) world_rank=1", line) for line in example.stdout)))
+    while not metrics.exists() or not metrics.read_text():
+        assert example.poll() is None
+        time.sleep(0.05)
+    os.kill(int(found[1]), signal.SIGKILL)
+
+
+def test_two_workers_of_which_one_is_killed_train_as_one_process(
+    expected: dict[str, torch.Tensor], tmp_path: Path
+) -> None:
     options = ["--workers", "2", "--players", "1", "--steps", str(STEPS), "--output", str(tmp_path)]
-    finished = subprocess.run(
-        [sys.executable, str(EXAMPLE), *options], capture_output=True, text=True, check=False, timeout=300
-    )
-    assert finished.returncode == 0, finished.stderr
-    assert re.search(r"2 workers: [\d.]+ ± [\d.]+ over 100 episodes", finished.stdout)
+    command = [sys.executable, str(EXAMPLE), *options]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as example:
+        kill_second_worker(example, tmp_path / "run" / "metrics.jsonl")
+        printed, _ = example.communicate(timeout=300)
+    assert example.returncode == 0, printed
+    assert printed.count(") world_rank=1") == 1  # once more
+    assert re.search(r"2 workers: [\d.]+ ± [\d.]+ over 100 episodes", printed)
     found = torch.load(tmp_path / "weights.pt", weights_only=True)
     for name, tensor in expected.items():
         torch.testing.assert_close(found[name], tensor, rtol=1e-4, atol=1e-6)
