@@ -103,7 +103,7 @@ class KLPenalizedRewards:
         rewards = kl_penalized_rewards(experience.decision_rewards, old, reference, coefficient=beta)
         estimate = estimate_of(self.estimator, replace(experience, rewards=rewards))
         everything = SharedSegments.whole(len(old), old.device, experience.world)
-        total, count = everything.sums(old - reference, torch.ones_like(old))
+        total, count = everything.sums((old - reference).double(), torch.ones_like(old, dtype=torch.float64))
         metrics = {"reward_kl": (total / count).item(), "reward_kl_coefficient": beta}
         return replace(estimate, metrics={**estimate.metrics, **metrics})
 

@@ -95,7 +95,7 @@ class Evaluator:
         if len(batch.rows) == 0:
             if self.computes_together:
                 self.model.evaluate_nothing()  # type: ignore[attr-defined]
-            return ValueEstimates(*torch.zeros(2, 0, device=batch.samples.device).unbind(0))
+            return ValueEstimates(self._nothing(batch), self._nothing(batch))
         estimates = check_values(
             critic.estimate_values(batch),
             batch.samples,
@@ -141,8 +141,13 @@ class Evaluator:
         if self.computes_together:
             self.evaluate_nothing(len(parts))
         if not log_probs:
-            return torch.zeros(0, device=batch.samples.device)
+            return self._nothing(batch)
         return log_probs[0] if len(log_probs) == 1 else torch.cat(log_probs)
+
+    def _nothing(self, batch: ActionBatch) -> Tensor:
+        """The log-probs of no decisions, [0], as precise as the parameters."""
+        doubles = any(tensor.dtype == torch.float64 for tensor in self.model.get_parameters().values())
+        return torch.zeros(0, dtype=torch.float64 if doubles else torch.float32, device=batch.samples.device)
 
     def evaluate_nothing(self, num_calls: int) -> None:
         """Take part in the evaluations of processes that make more than the ``num_calls`` of this one."""

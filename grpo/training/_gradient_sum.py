@@ -66,7 +66,7 @@ class GradientSum:
         for (_, flat), tensors in zip(begun, self._buckets, strict=True):
             for tensor, gradient in zip(tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True):
                 tensor.grad = gradient.view(tensor.shape).to(tensor.dtype) if has_gradient[id(tensor)] else None
-        return sums[len(self._tensors) :].to(told)
+        return sums[len(self._tensors) :]
 
     def _note(self, tensor: Tensor) -> None:
         """A gradient is complete; buckets begin in their order, the same on all processes."""
