@@ -16,7 +16,8 @@ from typing import Any
 import kubernetes_validate
 import pytest
 import yaml
-from fake_slurm import job_environment
+
+from cluster.fake_slurm import job_environment
 
 FILES = Path(__file__).parent.parent.parent / "examples" / "cluster"
 TRAIN = FILES / "train.py"

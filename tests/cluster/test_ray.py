@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 import ray
 import torch
-from fallible import MortalPlayer, Trouble
 
 import ray_train
+from cluster.fallible import MortalPlayer, Trouble
 from grpo import GRPOTrainer
 from grpo_adapters.gym import GymPolicy
 from ray_actors import ActorReward, Actors, ActorSampler
