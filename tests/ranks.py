@@ -26,7 +26,7 @@ class Ranks:
     """``size`` processes that wait for functions to run, each of which is given a world of all of them."""
 
     def __init__(self, size: int) -> None:
-        from torch.distributed import TCPStore
+        from torch._C._distributed_c10d import TCPStore
 
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(["torch", "torch.distributed", "grpo"])
@@ -94,15 +94,16 @@ def answers_of_ranks(size: int, function: Callable[..., Any], *arguments: Any, t
 
 def _serve(connection: Connection, rank: int, size: int, port: int) -> None:
     import torch
-    from torch.distributed import PrefixStore, TCPStore
+    from torch._C._distributed_c10d import PrefixStore, TCPStore
 
     from grpo import World
 
     torch.set_num_threads(1)
-    store = TCPStore("127.0.0.1", port, is_master=False)
+    store: Any = TCPStore("127.0.0.1", port, is_master=False)
     while True:
         count, function, arguments, timeout = connection.recv()
         world = World(PrefixStore(f"task/{count}", store.clone()), rank, size, timeout=timeout) if size > 1 else World()
+        answer: tuple[Any, BaseException | None, str]
         try:
             answer = (function(world, *arguments), None, "")
         except BaseException as error:

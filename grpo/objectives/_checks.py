@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 from torch import Tensor
 
@@ -56,7 +57,7 @@ def check_terms(
                 f"objective returned {_described(values)} as metric {name!r}, expected a tensor [{rows.total}] of real "
                 f"numbers on {loss.device}, one entry a {unit}: the trainer averages it"
             )
-    return terms if loss is terms.loss else Terms(loss, terms.metrics)
+    return terms if loss is terms.loss else replace(terms, loss=loss)
 
 
 def _described(values: object) -> str:

@@ -42,7 +42,7 @@ def check_same_settings(config: UpdateConfig, trainer: object, world: World) -> 
                 )
 
 
-def check_same_tensors(tensors: Mapping[str, Tensor], what: str, world: World, fix: str) -> None:
+def check_same_tensors(tensors: Mapping[str, Tensor], what: str, world: World, otherwise: str) -> None:
     """Raise a ValueError on all processes where tensors differ in name, form or value; parts are compared by form."""
     if world.is_alone:
         return
@@ -52,7 +52,7 @@ def check_same_tensors(tensors: Mapping[str, Tensor], what: str, world: World, f
         if others != told[0]:
             differing = [one[0] for one, other in zip(told[0], others, strict=False) if one != other]
             names = ", ".join(differing[:3]) if differing else f"number: {len(told[0])} and {len(others)}"
-            raise ValueError(f"{what} differ between rank 0 and rank {rank} in {names}: {fix}")
+            raise ValueError(f"{what} differ between rank 0 and rank {rank} in {names}{otherwise}")
 
 
 def sample_apart(models: Iterable[object], world: World) -> None:

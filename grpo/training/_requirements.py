@@ -37,6 +37,11 @@ def check_requirements(
                 f"{part!r} needs a reference policy, but there is none: pass "
                 f"reference_policy=copy.deepcopy(policy), or {instead}"
             )
+    if needs_of(objective).all_samples and config.micro_batch_size is not None:
+        raise ValueError(
+            f"{objective!r} looks at all samples of an optimiser step, and micro_batch_size={config.micro_batch_size} "
+            f"would show it parts: leave micro_batch_size out"
+        )
     needs = needs_of(estimator) | needs_of(objective)
     if config.group_size < needs.group_size:
         raise ValueError(

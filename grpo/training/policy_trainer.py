@@ -24,6 +24,7 @@ from grpo.models._checks import check_parameters
 from grpo.models._evaluator import Evaluator
 from grpo.models.policy import ActionsT, ComputesTogether, PolicyModel, ReportsMetrics, StatesT
 from grpo.training._agreement import check_same_settings, check_same_tensors, check_world, sample_apart
+from grpo.training._all_samples import TermsOfAll
 from grpo.training._diagnosis import describe_bad_gradient
 from grpo.training._metrics import StepMetrics
 from grpo.training._minibatches import WeightedRows
@@ -103,7 +104,7 @@ class PolicyTrainer(Generic[StatesT, ActionsT]):
         self._small_copies = Copies()
         doubles = any(parameter.dtype == torch.float64 for parameter in self._optimization.parameters.values())
         self._weights_dtype = torch.float64 if doubles else torch.float32
-        self._check_same_policy("are those that the trainer is made with: seed or load them alike on all processes")
+        self._check_same_policy("seed or load them alike on all processes before the trainer is made")
         self._join_world([policy])
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -121,14 +122,14 @@ class PolicyTrainer(Generic[StatesT, ActionsT]):
             for model in those_with(JoinsWorld, models):
                 model.join_world(self.world)
 
-    def _check_same_policy(self, when: str) -> None:
+    def _check_same_policy(self, fix: str, when: str = "") -> None:
         """Raise a ValueError on all processes if their policies differ."""
         if self.world.is_alone:
             return
         parameters = self.policy.get_parameters()
         buffers = {f"{place} {name}": buffer for place, (_, name, buffer) in enumerate(buffers_of(self.policy))}
-        check_same_tensors(parameters, "parameters of the policy", self.world, when)
-        check_same_tensors(buffers, "buffers of the policy", self.world, when)
+        check_same_tensors(parameters, "parameters of the policy", self.world, f"{when}: {fix}")
+        check_same_tensors(buffers, "buffers of the policy", self.world, f"{when}: {fix}")
 
     @property
     def _parts(self) -> dict[str, object]:
@@ -233,8 +234,9 @@ class PolicyTrainer(Generic[StatesT, ActionsT]):
         """Return when the step has ended well on all processes, and now and then only if it has ended alike."""
         if not self.world.is_alone and self.num_steps % self.world.compare_every == 0:
             self._check_same_policy(
-                f"came out of step {self.num_steps} differently: whatever the policy changes in itself must change in "
-                f"the same way on all processes; grpo.JoinsWorld tells it of the others"
+                "whatever the policy changes in itself must change in the same way on all processes; grpo.JoinsWorld "
+                "tells it of the others",
+                f" after step {self.num_steps}",
             )
         if not self.world.is_alone:
             self.world.agree()
@@ -254,6 +256,17 @@ class PolicyTrainer(Generic[StatesT, ActionsT]):
             self.world.fail(error)
             put_back_buffers(buffers)
             metrics.skip()
+
+    @property
+    def _all_take_part(self) -> bool:
+        """Whether processes take part in evaluations for which they have no rows."""
+        return self._evaluator.computes_together
+
+    def _evaluate_nothing(self) -> Tensor | None:
+        """Take part in an evaluation of other processes; what to go backward from, if anything."""
+        if not self._evaluator.computes_together:
+            return None
+        return cast("ComputesTogether", self.policy).evaluate_nothing()
 
     def _agree_on_backward(self, together: bool) -> None:
         """Go into a backward pass in which all processes take part only when all of them do."""
@@ -277,7 +290,7 @@ class PolicyTrainer(Generic[StatesT, ActionsT]):
         gradients = self._optimization.gradient_sum(self.world)
         gradients.clear()
         together = self._evaluator.computes_together
-        num_parts = int(self.world.maximum(torch.tensor(len(parts)))) if together else len(parts)
+        num_parts = int(self.world.maximum(torch.tensor(len(parts)))) if self._all_take_part else len(parts)
         for place in range(num_parts):
             is_last = place == num_parts - 1
             if together:
@@ -288,16 +301,17 @@ class PolicyTrainer(Generic[StatesT, ActionsT]):
                 with gradients.during(is_last):
                     metrics.add_micro_batch(part, terms.metrics, self._backward(terms, part.weight))
             else:
-                nothing = cast("ComputesTogether", self.policy).evaluate_nothing()
+                nothing = self._evaluate_nothing()
                 self._agree_on_backward(together)
-                nothing.backward()
+                if nothing is not None:
+                    nothing.backward()
         metrics.take_sums(gradients.finish(metrics.sums_of_micro_batches()))
 
     def _backward(self, terms: Terms, weight: Tensor) -> Tensor:
         """Add the gradient of a micro-batch to that of the optimiser step; its part of the loss."""
         loss = torch.dot(weight.to(terms.loss.dtype), terms.loss)
         if self.optimizer is not None:
-            loss.backward()
+            (terms.total if isinstance(terms, TermsOfAll) else loss).backward()
         return loss.detach()
 
     def _make_update(

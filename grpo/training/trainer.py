@@ -37,6 +37,7 @@ from grpo.objectives.grpo_objective import Objective
 from grpo.rollout.importance import importance_weights
 from grpo.rollout.sampler import Sampler, correction_for
 from grpo.training._agreement import check_world
+from grpo.training._all_samples import terms_of_all
 from grpo.training._metrics import StepMetrics, value_metrics
 from grpo.training._minibatches import LossWeights, MicroBatch, iterate_minibatches
 from grpo.training._optimization import level_of_caller, move_all
@@ -221,7 +222,22 @@ class Trainer(PolicyTrainer[StatesT, ActionsT]):
     def _terms(self, batch: ActionBatch, micro_batch: MicroBatch) -> Terms:
         """What the objective makes of some rows."""
         evaluation = self._evaluator.evaluate(batch, micro_batch.rows, requires_gradient=self._trains)
-        return self._checked(self.objective(evaluation, micro_batch.decisions), batch, micro_batch)
+        if self._all_take_part and needs_of(self.objective).all_samples:
+            terms: Any = terms_of_all(self.objective, evaluation, micro_batch, self.world)
+        else:
+            terms = self.objective(evaluation, micro_batch.decisions)
+        return self._checked(terms, batch, micro_batch)
+
+    @property
+    def _all_take_part(self) -> bool:
+        looks_at_all = not self.world.is_alone and needs_of(self.objective).all_samples
+        return bool(looks_at_all) or super()._all_take_part
+
+    def _evaluate_nothing(self) -> Tensor | None:
+        nothing = super()._evaluate_nothing()
+        if needs_of(self.objective).all_samples:
+            terms_of_all(self.objective, None, None, self.world)
+        return nothing
 
     def _num_rows(self, batch: ActionBatch) -> int:
         """Rows of all processes."""

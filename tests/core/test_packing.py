@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from models import EpisodePolicy, FunctionRewards
 
 from grpo import GRPOConfig, GRPOObjective, GRPOTrainer, SampleClippedSurrogate, Segments
-from grpo.training._minibatches import _pack
+from grpo.training._shared_units import packed
 
 
 @pytest.mark.parametrize(
@@ -32,14 +32,14 @@ from grpo.training._minibatches import _pack
 def test_a_sample_goes_into_the_pack_that_its_first_row_falls_into(
     sizes: list[int], chosen: list[int], num_rows: int | None, expected: list[list[int]]
 ) -> None:
-    packs = _pack(Segments.of_lengths(sizes), torch.tensor(chosen), num_rows)
+    packs = packed(Segments.of_lengths(sizes), torch.tensor(chosen), num_rows)
     assert [pack.tolist() for pack in packs] == expected
 
 
 @given(sizes=st.lists(st.integers(1, 9), min_size=1, max_size=12), num_rows=st.integers(1, 20))
 def test_packs_hold_everything_once_and_are_nearly_of_the_size(sizes: list[int], num_rows: int) -> None:
     chosen = torch.randperm(len(sizes))
-    packs = _pack(Segments.of_lengths(sizes), chosen, num_rows)
+    packs = packed(Segments.of_lengths(sizes), chosen, num_rows)
     assert torch.equal(torch.cat(packs), chosen)
     assert len(packs) <= math.ceil(sum(sizes) / num_rows)
     assert all(sum(sizes[unit] for unit in pack.tolist()) < num_rows + max(sizes) for pack in packs)
@@ -56,5 +56,5 @@ def test_updates_of_whole_samples() -> None:
     experience = trainer.collector.score([0], [[long, short, short, long]])
     generator = torch.Generator().manual_seed(config.seed)
     units = Segments.of_lengths([6, 3, 3, 6])
-    expected = sum(len(_pack(units, torch.randperm(4, generator=generator), 4)) for _ in range(3))
+    expected = sum(len(packed(units, torch.randperm(4, generator=generator), 4)) for _ in range(3))
     assert trainer.update(experience)["num_updates"] == expected

@@ -25,6 +25,7 @@ from grpo import (
     SoftAdaptiveSurrogate,
 )
 from grpo.config.rollout import LossAveraging
+from grpo.data.shared_segments import SharedSegments
 from grpo.training._minibatches import LossWeights
 
 LENGTHS = [3, 1, 2, 3]
@@ -129,7 +130,7 @@ def test_loss_and_gradient_are_trls(name: str) -> None:
     if name.endswith("masked"):
         kept = ~samples.expand(torch.tensor(TRUNCATED))
         weights = weights.where(kept, keeps_denominator=averaging != "per_decision")
-    weight = weights.within(Segments(1, samples.total))
+    weight, _ = weights.within(SharedSegments.whole(samples.total))
     loss = torch.dot(weight, objective(Evaluation(log_probs), decisions).loss)
     loss.backward()
     assert loss.item() == pytest.approx(expected_loss, abs=1e-7)

@@ -35,6 +35,7 @@ from grpo import (
     KLPenalizedRewards,
     KLPenaltySurrogate,
     MonteCarlo,
+    Needs,
     OnlineDPOTrainer,
     PPOConfig,
     PPOTrainer,
@@ -43,6 +44,7 @@ from grpo import (
     ReinforceConfig,
     ReinforceTrainer,
     SampleClippedSurrogate,
+    Terms,
     World,
     batch_normalized_advantages,
     group_centered_advantages,
@@ -156,7 +158,8 @@ def above_the_mean(experience: Any) -> Tensor:
     """A user's estimator that looks at all samples and does not say so."""
     rewards = experience.sample_rewards.values
     assert len(experience.states) == len(experience.actions) == len(rewards)
-    return (rewards - rewards.median()) / (1 + rewards.abs().max())
+    advantages: Tensor = (rewards - rewards.median()) / (1 + rewards.abs().max())
+    return advantages
 
 
 def estimator_of(name: str | None) -> Any:
@@ -177,11 +180,22 @@ def estimator_of(name: str | None) -> Any:
     return estimators[name]
 
 
+@Needs(critic=False, reference=False, all_samples=True)
+def centred_over_the_step(evaluation: Any, decisions: Any) -> Terms:
+    """A user's objective in which every decision's loss depends on all others of the optimiser step."""
+    advantages = decisions.advantages - decisions.advantages.mean()
+    log_probs = evaluation.log_probs - evaluation.log_probs.mean()
+    lengths = decisions.samples.expand(decisions.samples.lengths.double())
+    loss = -advantages * log_probs / lengths + 0.1 * log_probs.square()
+    return Terms(loss, {"spread": log_probs.detach().square()})
+
+
 def objective_of(name: str | None) -> Any:
     objectives: dict[str | None, Any] = {
         None: None,
         "penalty": GRPOObjective(surrogate=KLPenaltySurrogate(coefficient=AdaptiveKLCoefficient(0.001))),
         "gspo": GRPOObjective(surrogate=SampleClippedSurrogate()),
+        "own": centred_over_the_step,
     }
     return objectives[name]
 
@@ -261,16 +275,13 @@ def train(world: World, case: Case) -> dict[str, Any]:
     parameters = {name: tensor.detach().clone() for name, tensor in trainer.policy.get_parameters().items()}
     reference = {} if trainer.reference_policy is None else trainer.reference_policy.get_parameters()
     parts = [getattr(trainer, "advantage_estimator", None), trainer.objective]
-    coefficients = [
-        coefficient.value
-        for part in (*parts, *(getattr(part, "surrogate", None) for part in parts))
-        if hasattr(coefficient := getattr(part, "coefficient", None), "value")
-    ]
+    parts += [getattr(part, "surrogate", None) for part in parts]
+    coefficients: list[Any] = [getattr(part, "coefficient", None) for part in parts]
     return {
         "parameters": parameters,
         "reference": {name: tensor.detach().clone() for name, tensor in reference.items()},
         "metrics": metrics,
-        "coefficients": coefficients,
+        "coefficients": [coefficient.value for coefficient in coefficients if hasattr(coefficient, "value")],
         "seen": trainer.policy.seen.clone(),
         "generator": trainer.generator.get_state(),
     }
