@@ -10,8 +10,8 @@ CLUSTER := .venv-cluster
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test types units test-environments test-cluster test-gpu docs picture families benchmark benchmark-control \
-	benchmark-language benchmark-memory benchmark-engine wheel clean
+.PHONY: demo test types units test-processes test-environments test-cluster test-gpu docs picture families benchmark \
+	benchmark-control benchmark-language benchmark-memory benchmark-engine wheel clean
 
 demo: $(VENV)/examples  ## GRPO on a bandit whose arms drift
 	$(BIN)/python examples/dynamic_bandit.py
@@ -26,7 +26,10 @@ types: $(VENV)/dev
 	$(BIN)/mypy
 
 units: $(VENV)/dev
-	$(BIN)/pytest --numprocesses auto --maxprocesses 4 --dist worksteal
+	$(BIN)/pytest --numprocesses auto --maxprocesses 4 --dist worksteal --ignore tests/distributed
+
+test-processes: $(VENV)/dev  ## several processes train as one does; they take all cores, and so come one after the other
+	$(BIN)/pytest tests/distributed
 
 test-environments: $(ENVIRONMENTS)/ready $(VERIFIERS)/ready  ## environments of others, with their packages
 	PYTHONPATH=$(CURDIR):$(CURDIR)/adapters $(ENVIRONMENTS)/bin/python -m pytest tests/environments_of_others

@@ -11,7 +11,9 @@ from grpo.distributed.world import World
 class JoinsWorld(Protocol):
     """A policy, a reward model or a sampler that does something else as one of several.
 
-    It seeds environments apart from those of other processes, or adds up statistics of what all of them have seen.
+    It seeds environments apart from those of other processes (:meth:`grpo.World.own_seed`), or adds up statistics of
+    what all of them have seen: a policy that joins, and that is :class:`grpo.FollowsData`, is given the samples of its
+    own process only, in the same call on all of them.
     """
 
     def join_world(self, world: World) -> None:

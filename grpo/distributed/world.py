@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -16,6 +17,8 @@ from torch.distributed.rendezvous import rendezvous
 from grpo.distributed._exchange import Exchange, Kind, Operation
 from grpo.distributed.errors import RankError, RankLostError
 
+KNOWN = "is_known_to_other_processes"
+"""Attribute of errors that the other processes were told of."""
 SLOT = 512
 """Bytes of what a process tells the others at once; more takes a second exchange."""
 
@@ -182,6 +185,17 @@ class World:
         """Which of so many entries are this process's; sizes differ by one at the most."""
         return slice(count * self.rank // self.size, count * (self.rank + 1) // self.size)
 
+    def own_seed(self, seed: int) -> int:
+        """A seed of this process's own, that follows from one which all have; the first process keeps that.
+
+        Example:
+            >>> World().own_seed(7)
+            7
+        """
+        if self.rank == 0:
+            return seed
+        return random.Random(f"rank {self.rank} {seed}").getrandbits(63)  # noqa: S311
+
     @contextmanager
     def together(self) -> Iterator[None]:
         """A block that ends well on all processes, or on none: the failure of one is raised on all."""
@@ -194,7 +208,8 @@ class World:
 
     def fail(self, error: BaseException) -> None:
         """Let the other processes raise at the next place where they wait for this one, which goes its own way now."""
-        if self._exchange is not None and not isinstance(error, RankError | RankLostError):
+        if self._exchange is not None and not _is_known(error):
+            setattr(error, KNOWN, True)
             self._exchange.fail(error)
 
     def agree(self) -> None:
@@ -216,8 +231,23 @@ class World:
         self._exchange.wait(operation)
         return operation.gathered
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> World:
+        return self  # a copy of a part is one of the same process
+
+    def __reduce__(self) -> tuple[type[World], tuple[()]]:
+        return World, ()  # another process that is sent it is none of the group
+
     def __repr__(self) -> str:
         return f"World(rank={self.rank}, size={self.size})"
+
+
+def _is_known(error: BaseException | None) -> bool:
+    """Whether the other processes know of an error, or of the one that has led to it."""
+    while error is not None:
+        if isinstance(error, RankError | RankLostError) or hasattr(error, KNOWN):
+            return True
+        error = error.__cause__
+    return False
 
 
 class PendingSum:

@@ -156,7 +156,12 @@ class FollowsData(Protocol):
     """A policy with statistics of what it has seen, which are not trained: running means of observations, say."""
 
     def update_statistics(self, batch: Any) -> None:
-        """Take a batch into account. Called once, at the end of a step, so that within a step nothing moves."""
+        """Take a batch into account. Called once, at the end of a step, so that within a step nothing moves.
+
+        Of several processes each is given the batches of all of them, one after the other. A policy that is
+        :class:`grpo.JoinsWorld` is given its own only, which has no samples, and nothing but ``samples`` and ``rows``,
+        where the process has none; it adds up what it needs of the others itself.
+        """
         ...
 
 

@@ -123,7 +123,7 @@ class Run:
             self._run_folder.begin(description_of(self.trainer))
         try:
             self._is_going = True
-            with NotesSignals() as self._signals:
+            with NotesSignals() as self._signals, self.trainer.world.together():
                 self._loop(until)
         except BaseException as error:
             self._tell_error(error)
@@ -325,7 +325,15 @@ class Run:
             self.stopped_by = self.stopped_by or "condition"
         if self._signals.received is not None:
             self.stopped_by = self._signals.received
+        if not self.trainer.world.is_alone:
+            self._stop_together()
         return self.stopped_by is not None
+
+    def _stop_together(self) -> None:
+        """Stop where any process does, and be interrupted where any is."""
+        told = self.trainer.world.gather((self.stopped_by, self._signals.received))
+        self.stopped_by = next((reason for reason, _ in told if reason is not None), None)
+        self._signals.received = next((signal for _, signal in told if signal is not None), None)
 
     def _fulfils(self, condition: Callable[[Mapping[str, float]], bool] | None) -> bool:
         if condition is None or self.num_steps == 0:

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import os
 import random
 import sys
+import warnings
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, distributed
+from torch.nn.parallel import DistributedDataParallel
 
 from grpo.config.update import UpdateConfig
+from grpo.data._part_state import modules_in
 from grpo.data._protocols import type_name
 from grpo.distributed.world import ALONE, World
 from grpo.training._gradient_sum import is_sharded
+from grpo.training._optimization import level_of_caller
 
 CHUNK = 2**22  # entries
 
@@ -25,6 +30,32 @@ def check_world(world: object) -> World:
     if not isinstance(world, World):
         raise TypeError(f"world is {world!r}, expected a grpo.World, such as grpo.World.from_environment()")
     return world
+
+
+def check_is_told_of_others(world: object, policy: object) -> None:
+    """Refuse a policy that averages gradients over processes by itself, and warn where a trainer does not know them.
+
+    Raises:
+        TypeError: if a module of the policy is, or holds, a ``DistributedDataParallel``.
+
+    Warns:
+        UserWarning: if this process is one of several, and the trainer was given no world.
+    """
+    modules = [module for part in modules_in(policy).values() for module in part.modules()]
+    if any(isinstance(module, DistributedDataParallel) for module in modules):
+        raise TypeError(
+            f"policy {type_name(policy)} holds a DistributedDataParallel, which averages gradients over processes as "
+            f"if their shares were equal, and waits for ever where one has none: give it the module inside, "
+            f"model.module, and the trainer world=grpo.World.from_environment(), which sums them"
+        )
+    is_initialized = distributed.is_available() and distributed.is_initialized()
+    size = distributed.get_world_size() if is_initialized else int(os.environ.get("WORLD_SIZE") or 1)
+    if world is None and size > 1:
+        warnings.warn(
+            f"this process is one of {size}, but the trainer was given no world, and trains by itself: pass "
+            f"world=grpo.World.from_environment() to train together, or world=grpo.World() if that is meant",
+            stacklevel=level_of_caller(),
+        )
 
 
 def check_same_settings(config: UpdateConfig, trainer: object, world: World) -> None:
@@ -62,16 +93,12 @@ def sample_apart(models: Iterable[object], world: World) -> None:
     for model in models:
         generator = getattr(model, "generator", None)
         if isinstance(generator, torch.Generator):
-            generator.manual_seed(_seed_of_rank(generator.initial_seed(), world.rank))
-    torch.manual_seed(_seed_of_rank(torch.initial_seed(), world.rank))
-    random.seed(_seed_of_rank(random.getrandbits(63), world.rank))
+            generator.manual_seed(world.own_seed(generator.initial_seed()))
+    torch.manual_seed(world.own_seed(torch.initial_seed()))
+    random.seed(world.own_seed(random.getrandbits(63)))
     if "numpy" in sys.modules:
         numpy = sys.modules["numpy"]
-        numpy.random.seed(_seed_of_rank(int(numpy.random.randint(2**31)), world.rank) % 2**32)
-
-
-def _seed_of_rank(seed: int, rank: int) -> int:
-    return random.Random(f"rank {rank} {seed}").getrandbits(63)  # noqa: S311
+        numpy.random.seed(world.own_seed(int(numpy.random.randint(2**31))) % 2**32)
 
 
 @torch.no_grad()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -157,10 +158,13 @@ class StepMetrics:
 
 
 def _mean_over_processes(reported: Mapping[str, float], world: World) -> dict[str, float]:
-    """What models report, averaged over the processes where they do."""
+    """What models report, averaged over the processes where they do; counts, ``num_...``, are added up."""
+    if world.is_alone:
+        return dict(reported)
     told = world.gather(dict(reported))
     values = {name: [own[name] for own in told if name in own] for name in sorted({n for own in told for n in own})}
-    return {name: own[0] if len(set(own)) == 1 else sum(own) / len(own) for name, own in values.items()}
+    totals = {name: math.fsum(own) for name, own in values.items() if name.startswith("num_")}
+    return {name: own[0] if len(set(own)) == 1 else sum(own) / len(own) for name, own in values.items()} | totals
 
 
 def _total(sums: list[Tensor]) -> Tensor:

@@ -23,6 +23,9 @@ def check_requirements(
     Raises:
         TypeError: if something is missing that the policy should have, or a part is none.
         ValueError: if groups are too small, or there is no reference policy.
+
+    Warns:
+        UserWarning: if there is one that is not used.
     """
     check_takes_experience("advantage_estimator", estimator)
     if isinstance(objective, type) or not callable(objective):
@@ -47,6 +50,12 @@ def check_requirements(
         raise ValueError(
             f"group_size is {config.group_size}, expected at least {needs.group_size} for {estimator!r}: an "
             f"action is compared with the others of its group; raise group_size or pass another advantage_estimator"
+        )
+    if has_reference and needs.reference is False:
+        warnings.warn(
+            "reference_policy is not used: neither objective nor advantage_estimator reads it, set a kl_coefficient "
+            "above 0",
+            stacklevel=level_of_caller(),
         )
     return needs
 

@@ -23,7 +23,13 @@ from grpo.distributed.world import World
 from grpo.models._checks import check_parameters
 from grpo.models._evaluator import Evaluator
 from grpo.models.policy import ActionsT, ComputesTogether, PolicyModel, ReportsMetrics, StatesT
-from grpo.training._agreement import check_same_settings, check_same_tensors, check_world, sample_apart
+from grpo.training._agreement import (
+    check_is_told_of_others,
+    check_same_settings,
+    check_same_tensors,
+    check_world,
+    sample_apart,
+)
 from grpo.training._all_samples import TermsOfAll
 from grpo.training._diagnosis import describe_bad_gradient
 from grpo.training._metrics import StepMetrics
@@ -76,6 +82,7 @@ class PolicyTrainer(Generic[StatesT, ActionsT]):
         *,
         world: World | None = None,
     ) -> None:
+        check_is_told_of_others(world, policy)
         self.world = check_world(world)
         check_same_settings(config, self, self.world)
         self._evaluator = self._evaluator_of(policy)
@@ -204,31 +211,38 @@ class PolicyTrainer(Generic[StatesT, ActionsT]):
     @contextmanager
     def _whole_step(self, metrics: StepMetrics, collector: Any = None) -> Iterator[UndoesFailedStep]:
         """A step that either ends, and is counted, or leaves everything as it was."""
-        self._optimization.refresh()
-        self.phases.clear()
-        models = [*self._models.values(), *self._parts.values(), self]
-        num_steps = self.num_steps
-        undo = UndoesFailedStep(
-            models,
-            self._optimization,
-            self._adapting,
-            undoes_updates=self.config.undo_failed_updates,
-            collector=collector,
-            small_copies=self._small_copies,
-        )
-        with torch.enable_grad(), undo:
-            try:
-                self._optimization.follow_schedule(num_steps)
+        try:
+            self._optimization.refresh()
+            self.phases.clear()
+            undo = UndoesFailedStep(
+                [*self._models.values(), *self._parts.values(), self],
+                self._optimization,
+                self._adapting,
+                undoes_updates=self.config.undo_failed_updates,
+                collector=collector,
+                small_copies=self._small_copies,
+            )
+            with torch.enable_grad(), undo, self._counted():
+                self._optimization.follow_schedule(self.num_steps)
                 with self._left_out_where_not_finite(metrics):
                     yield undo
                 self.num_steps += 1
                 self._sync_reference(undo)
                 self._stay_together()
                 self.phases.end()
-            except BaseException as error:
-                self.num_steps = num_steps
-                self.world.fail(error)
-                raise
+        except BaseException as error:
+            self.world.fail(error)
+            raise
+
+    @contextmanager
+    def _counted(self) -> Iterator[None]:
+        """A step that is counted only if it ends well."""
+        num_steps = self.num_steps
+        try:
+            yield
+        except BaseException:
+            self.num_steps = num_steps
+            raise
 
     def _stay_together(self) -> None:
         """Return when the step has ended well on all processes, and now and then only if it has ended alike."""
@@ -329,6 +343,8 @@ class PolicyTrainer(Generic[StatesT, ActionsT]):
 
     def _may_fail_after_an_update(self, num_rows: int) -> bool:
         """Whether anything that may fail comes after the first update, so that it must be possible to undo that."""
+        if not self.world.is_alone:  # another process may fail in the same update
+            return True
         return self._syncs_reference_after(self.num_steps + 1) or self.config.num_updates(num_rows) > 1
 
     def _syncs_reference_after(self, num_steps: int) -> bool:

@@ -5,7 +5,6 @@ What is sampled, credited and minimised is decided elsewhere.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
@@ -27,6 +26,7 @@ from grpo.data.decisions import Decisions, Terms
 from grpo.data.experience import Experience
 from grpo.data.gathered import gather_experience, own_part
 from grpo.data.needs import Needs, needs_of
+from grpo.distributed.joins import JoinsWorld
 from grpo.distributed.world import World
 from grpo.divergences.estimators import kl_k3
 from grpo.models._masks import require_truncated
@@ -40,7 +40,7 @@ from grpo.training._agreement import check_world
 from grpo.training._all_samples import terms_of_all
 from grpo.training._metrics import StepMetrics, value_metrics
 from grpo.training._minibatches import LossWeights, MicroBatch, iterate_minibatches
-from grpo.training._optimization import level_of_caller, move_all
+from grpo.training._optimization import move_all
 from grpo.training._requirements import check_requirements, warn_of_untold_states
 from grpo.training._rollback import UndoesFailedStep
 from grpo.training._sampling_gap import SamplingGap
@@ -111,12 +111,6 @@ class Trainer(PolicyTrainer[StatesT, ActionsT]):
         super().__init__(config, policy, reference_policy, optimizer, world=world)
         if config.device is not None:
             move_all([reward_model], config.device)
-        if reference_policy is not None and needs.reference is False:
-            warnings.warn(
-                "reference_policy is not used: neither objective nor advantage_estimator reads it, set a "
-                "kl_coefficient above 0",
-                stacklevel=level_of_caller(),
-            )
         self.reward_model = reward_model
         self.advantage_estimator = advantage_estimator
         self.objective = objective
@@ -354,8 +348,9 @@ class Trainer(PolicyTrainer[StatesT, ActionsT]):
         if not self.world.is_alone:
             undo.take_buffers_of_rank_0(self.world)
         if self._follows_data:
-            for batch in self.world.gather(experience.batch):
-                if len(batch.samples) > 0:
+            adds_up = not missing_methods(self.policy, JoinsWorld)
+            for batch in [experience.batch] if adds_up else self.world.gather(experience.batch):
+                if adds_up or len(batch.samples) > 0:
                     cast("FollowsData", self.policy).update_statistics(batch)
         for part in self._adapting:
             part.adapt(experience if needs_of(part).all_samples is False else everything, metrics.result())

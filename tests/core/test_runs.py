@@ -278,8 +278,8 @@ def test_a_second_signal_ends_the_run_at_once(tmp_path: Path) -> None:
     class Interrupts(Callback):
         def after_step(self, run: Run, metrics: Mapping[str, float]) -> None:
             if run.num_steps == 3:
-                os.kill(os.getpid(), signal.SIGINT)
-                os.kill(os.getpid(), signal.SIGINT)
+                signal.raise_signal(signal.SIGINT)
+                signal.raise_signal(signal.SIGINT)
 
     run = make_run(tmp_path, checkpoints=Checkpoints(every=2), callbacks=[Interrupts()])
     with pytest.raises(KeyboardInterrupt):

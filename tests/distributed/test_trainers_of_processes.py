@@ -189,3 +189,17 @@ def test_an_objective_that_looks_at_all_samples_takes_no_micro_batches() -> None
 
     with pytest.raises(ValueError, match="micro_batch_size=2 would show it parts"):
         GRPOTrainer(GRPOConfig(micro_batch_size=2), TablePolicy(), rewards(), objective=objective)
+
+
+def test_a_process_of_several_that_is_told_of_no_world(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    with pytest.warns(UserWarning, match=r"one of 4, but the trainer was given no world, and trains by itself"):
+        GRPOTrainer(GRPOConfig(), TablePolicy(), rewards())
+    GRPOTrainer(GRPOConfig(), TablePolicy(), rewards(), world=World())
+
+
+def test_a_policy_that_averages_gradients_itself_is_refused() -> None:
+    policy: Any = Normalised()
+    policy.network = type("Wrapped", (nn.parallel.DistributedDataParallel,), {"__init__": nn.Module.__init__})()
+    with pytest.raises(TypeError, match=r"holds a DistributedDataParallel.*model\.module.*World\.from_environment"):
+        GRPOTrainer(GRPOConfig(), policy, rewards())

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import os
+import pickle
 import time
 from typing import Any
 
@@ -159,3 +161,9 @@ def test_one_process_without_torchrun(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RANK", "0")
     with pytest.raises(RuntimeError, match=r"WORLD_SIZE.*torchrun"):
         World.from_environment()
+
+
+def test_copies() -> None:
+    world = World(object(), 1, 2)
+    assert copy.deepcopy(world) is world
+    assert pickle.loads(pickle.dumps(world)).is_alone

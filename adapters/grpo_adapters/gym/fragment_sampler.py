@@ -10,6 +10,7 @@ import torch
 from gymnasium.vector import AutoresetMode
 from numpy.typing import NDArray
 
+from grpo import World
 from grpo_adapters.gym.checks import check_finite, check_masks, check_state, check_successors
 from grpo_adapters.gym.episode_sampler import EpisodeSampler
 from grpo_adapters.gym.plain_state import new_array
@@ -109,6 +110,25 @@ class FragmentSampler:
     def get_metrics(self) -> dict[str, float]:
         """Statistics of the last 100 episodes."""
         return self.statistics.metrics()
+
+    def join_world(self, world: World) -> None:
+        """Play other episodes than other processes do, from a seed that follows from this one's.
+
+        Raises:
+            ValueError: if environments of EnvPool's, whose seed is given when they are made, have the same on two
+                processes.
+        """
+        if self.environments.is_envpool:
+            seeds = world.gather(self.environments.seed)
+            if len(set(seeds)) < len(seeds):
+                raise ValueError(
+                    f"the environments of EnvPool's have the seeds {seeds} on the processes, expected different ones: "
+                    f"make them with seed=world.own_seed(seed) % 2**31"
+                )
+        elif world.rank > 0:
+            self._seed = self.environments.seed = world.own_seed(self._seed) % 2**31
+            self._next_seed = self._seed
+            self._forget_episodes()
 
     def restart(self) -> None:
         """Forget the last rollout: the next one begins new episodes, and no episode of it counts."""

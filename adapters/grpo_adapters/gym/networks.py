@@ -9,9 +9,12 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
+from grpo import World
+
 HIDDEN_GAIN = math.sqrt(2)
 POLICY_GAIN = 0.01
 VALUE_GAIN = 1.0
+ALONE = World()
 
 
 class MLP(nn.Module):
@@ -154,12 +157,19 @@ class RunningNormalization(nn.Module):
         return ((features - self.mean.to(features.dtype)) * scale).clamp(-self.CLIP, self.CLIP)
 
     @torch.no_grad()
-    def update(self, features: Tensor) -> None:
-        """Take features [n, *shape] into account (Chan, Golub and LeVeque 1983)."""
+    def update(self, features: Tensor, world: World = ALONE) -> None:
+        """Take features [n, *shape] of this process, and those of the others, into account.
+
+        References:
+            Chan, Golub and LeVeque 1983.
+        """
         features = features.double()
-        count = self.count + len(features)
-        difference = features.mean(0) - self.mean
-        spread = features.var(0, correction=0) * len(features) + self.variance * self.count
-        self.variance.copy_((spread + difference.square() * self.count * len(features) / count) / count)
-        self.mean.add_(difference * len(features) / count)
+        total = world.sum(torch.stack((features.sum(0), torch.full_like(self.mean, len(features)))))
+        added = total[1].flatten()[0]
+        mean = total[0] / added
+        count = self.count + added
+        difference = mean - self.mean
+        spread = world.sum((features - mean).square().sum(0)) + self.variance * self.count
+        self.variance.copy_((spread + difference.square() * self.count * added / count) / count)
+        self.mean.add_(difference * added / count)
         self.count.copy_(count)

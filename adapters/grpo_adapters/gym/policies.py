@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from grpo import Batch, Evaluation, NonFiniteError, Sampler, ValueEstimates
+from grpo import Batch, Evaluation, NonFiniteError, Sampler, ValueEstimates, World
 from grpo_adapters.gym.checks import allows_something
 from grpo_adapters.gym.distributions import distribution_for
 from grpo_adapters.gym.networks import MLP, POLICY_GAIN, VALUE_GAIN, ActorCriticMLP, RunningNormalization
@@ -64,6 +64,7 @@ class GymPolicy(nn.Module):
         self.encoder = ObservationEncoder(observation_space)
         self.distribution = distribution_for(action_space)
         self.generator = torch.Generator().manual_seed(seed)
+        self._world = World()
         self.normalization = RunningNormalization(self.encoder.shape) if normalize_observations else None
         num_outputs = self.distribution.num_outputs
         self.actor = self._network(actor, hidden_sizes, num_outputs, POLICY_GAIN)
@@ -172,10 +173,15 @@ class GymPolicy(nn.Module):
             noise = self.distribution.noise((len(features),), self.generator).to(self.device)
         return self.distribution.actions(self.decide(features, noise, allowed))
 
+    def join_world(self, world: World) -> None:
+        """Normalise by what all processes have seen."""
+        self._world = world
+
     def update_statistics(self, batch: TrajectoryBatch) -> None:
-        """Move the running normalisation, if there is one."""
+        """Move the running normalisation, if there is one; of a process without samples the batch tells nothing."""
         if self.normalization is not None:
-            self.normalization.update(batch.observations)
+            nothing = torch.zeros(0, *self.encoder.shape)
+            self.normalization.update(getattr(batch, "observations", nothing), self._world)
 
     def get_extra_state(self) -> Tensor:
         """The state of the random generator, uint8, which ``state_dict`` holds beside parameters and buffers."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from grpo import DiffersFromPolicy, ImportanceCorrection, ReportsMetrics, Stateful
+from grpo import DiffersFromPolicy, ImportanceCorrection, JoinsWorld, ReportsMetrics, Stateful, World
 from grpo_adapters.huggingface.agents.chat_template import ChatTemplate
 from grpo_adapters.huggingface.agents.dialogue import Dialogue, Limits, environment_call, environment_tools
 from grpo_adapters.huggingface.agents.environments import TextEnvironment, checked_opening
@@ -125,6 +125,11 @@ class AgentSampler:
         conversations = [dialogue.conversation for dialogue in dialogues]
         size = num_actions_per_state
         return [conversations[start : start + size] for start in range(0, len(conversations), size)]
+
+    def join_world(self, world: World) -> None:
+        """Let the engine draw other completions than those of other processes do."""
+        if isinstance(self._engine, JoinsWorld):
+            self._engine.join_world(world)
 
     def get_importance_correction(self) -> ImportanceCorrection | None:
         """What the engine recommends; None where the policy samples itself."""

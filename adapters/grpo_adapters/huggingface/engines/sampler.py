@@ -10,7 +10,7 @@ from typing import Any
 
 import httpx
 
-from grpo import ImportanceCorrection
+from grpo import ImportanceCorrection, World
 from grpo_adapters.huggingface.decoding.sampling import SamplingConfig
 from grpo_adapters.huggingface.engines.dialect import Dialect, Question
 from grpo_adapters.huggingface.engines.server import Server
@@ -180,6 +180,11 @@ class EngineSampler:
             self._checksum = current
             self._weights_version += 1
         return self._weights_version
+
+    def join_world(self, world: World) -> None:
+        """Draw other completions than other processes do, where there is a seed."""
+        if self.seed is not None:
+            self.seed = world.own_seed(self.seed)
 
     def get_importance_correction(self) -> ImportanceCorrection:
         """Samples that the policy thinks more than three times as likely as the engine did are left out."""

@@ -12,7 +12,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from grpo import NonFiniteError, PartialRewards, RewardModel, Stateful
+from grpo import JoinsWorld, NonFiniteError, PartialRewards, RewardModel, Stateful, World
 from grpo_adapters.huggingface.event_loop import is_async, run_together
 from grpo_adapters.huggingface.text.conversations import Action, Conversation
 from grpo_adapters.huggingface.text.states import Exchange, columns_of, exchanges_of, own_copy
@@ -104,6 +104,15 @@ class FunctionReward:
                 f"the first of which is {exchanges[0]}"
             )
         return PartialRewards(rewards, scored.to(self._device))
+
+    def join_world(self, world: World) -> None:
+        """Let functions with a ``generator`` draw other numbers than on other processes, and join those that do."""
+        for function in self._functions.values():
+            generator = getattr(function, "generator", None)
+            if isinstance(generator, torch.Generator):
+                generator.manual_seed(world.own_seed(generator.initial_seed()))
+            if isinstance(function, JoinsWorld):
+                function.join_world(world)
 
     def get_metrics(self) -> dict[str, float]:
         """``rewards/{function}/mean`` and ``/std`` of the values of the last step, unweighted, where it scored any."""
