@@ -51,9 +51,10 @@ picture:  ## the picture of the core's packages, into CONTRIBUTING.md
 families: $(VENV)/dev  ## what works with which family of language models, into docs/reference/language-model-families.md
 	$(BIN)/python tests/benchmarks/families.py
 
-benchmark: $(VENV)/dev  ## what a step costs beside a hand-written loop, and what runs and checkpoints cost
+benchmark: $(VENV)/dev  ## what a step costs beside a hand-written loop, what runs and checkpoints cost, and two processes
 	$(BIN)/python tests/benchmarks/step_overhead.py
 	$(BIN)/python tests/benchmarks/checkpoint_cost.py
+	$(BIN)/python tests/benchmarks/scaling.py
 
 benchmark-control: $(PEERS)/control  ## control beside Stable-Baselines3, in an environment of its own
 	$(PEERS)/bin/python tests/benchmarks/advantages_speed.py

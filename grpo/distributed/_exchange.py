@@ -61,6 +61,7 @@ class Exchange:
         self._notes = self._notes_after(0)
         self._group: Any = None
         self._count = 0
+        self._began_last = 0.0
         self._under_way: dict[int, Operation] = {}
         self._failed_at: int | None = None
         self._lost: str | None = None
@@ -74,6 +75,8 @@ class Exchange:
             self._settle(self._failed_at)
         if self._group is None:
             self._connect()
+        elif time.monotonic() - self._began_last > self._timeout:  # the others may have given this process up
+            self._raise_what_is_noted(self._count)
         return self._start(kind, tensor)
 
     def wait(self, operation: Operation) -> None:
@@ -103,6 +106,7 @@ class Exchange:
 
     def _start(self, kind: Kind, tensor: Tensor) -> Operation:
         operation = Operation(self._count, kind, tensor, None)
+        self._began_last = time.monotonic()
         self._count += 1
         self.num_bytes += tensor.nbytes
         try:

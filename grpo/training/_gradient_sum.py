@@ -54,19 +54,35 @@ class GradientSum:
 
     def finish(self, told: Tensor) -> Tensor:
         """Leave the sums in ``grad`` of each tensor; what is told besides, [M], is summed as well."""
-        while len(self._begun) < len(self._buckets):
-            self._begin(len(self._begun))
-        begun, self._begun = self._begun, []
         present = torch.tensor([tensor.grad is not None for tensor in self._tensors], dtype=torch.float64)
-        small = self._world.begin_sum(torch.cat((present, told.detach().to("cpu", torch.float64))))
-        for pending, _ in begun:
-            pending.wait()
-        sums = small.wait()
+        small = torch.cat((present, told.detach().to("cpu", torch.float64)))
+        flats, sums = self._sum_at_once(small) if self._is_one_operation else self._sum_in_buckets(small)
         has_gradient = dict(zip(map(id, self._tensors), (sums > 0).tolist(), strict=False))
-        for (_, flat), tensors in zip(begun, self._buckets, strict=True):
+        for flat, tensors in zip(flats, self._buckets, strict=True):
             for tensor, gradient in zip(tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True):
                 tensor.grad = gradient.view(tensor.shape).to(tensor.dtype) if has_gradient[id(tensor)] else None
         return sums[len(self._tensors) :]
+
+    @property
+    def _is_one_operation(self) -> bool:
+        """Whether a small model's gradients go together with what is told besides, which is no more precise."""
+        return len(self._buckets) == 1 and self._buckets[0][0].device.type == "cpu"
+
+    @torch.no_grad()
+    def _sum_at_once(self, small: Tensor) -> tuple[list[Tensor], Tensor]:
+        parts = self._gradients(0)
+        flat = torch.cat([*parts, small.to(parts[0].dtype)])
+        sums = self._world.begin_sum(flat).wait().split([len(flat) - len(small), len(small)])
+        return [sums[0]], sums[1].double()
+
+    def _sum_in_buckets(self, small: Tensor) -> tuple[list[Tensor], Tensor]:
+        while len(self._begun) < len(self._buckets):
+            self._begin(len(self._begun))
+        begun, self._begun = self._begun, []
+        pending_small = self._world.begin_sum(small)
+        for pending, _ in begun:
+            pending.wait()
+        return [flat for _, flat in begun], pending_small.wait()
 
     def _note(self, tensor: Tensor) -> None:
         """A gradient is complete; buckets begin in their order, the same on all processes."""
@@ -78,9 +94,12 @@ class GradientSum:
 
     @torch.no_grad()
     def _begin(self, bucket: int) -> None:
-        parts = [torch.zeros_like(t) if t.grad is None else t.grad for t in self._buckets[bucket]]
-        flat = torch.cat([part.reshape(-1).to(_width(part.dtype)) for part in parts])
+        flat = torch.cat(self._gradients(bucket))
         self._begun.append((self._world.begin_sum(flat), flat))
+
+    def _gradients(self, bucket: int) -> list[Tensor]:
+        parts = [torch.zeros_like(t) if t.grad is None else t.grad for t in self._buckets[bucket]]
+        return [part.reshape(-1).to(_width(part.dtype)) for part in parts]
 
 
 def is_sharded(tensor: Tensor) -> bool:

@@ -120,6 +120,7 @@ class Trainer(PolicyTrainer[StatesT, ActionsT]):
         self.phases = self.collector.phases
         self.last_experience: Experience | None = None
         self._needs = needs
+        self._objective_looks_at_all = bool(needs_of(objective).all_samples)
         self._models["reward_model"] = reward_model
         self._join_world([reward_model, self.sampler])
         self._reporting = those_with(ReportsMetrics, [policy, reward_model, self.sampler])
@@ -216,7 +217,7 @@ class Trainer(PolicyTrainer[StatesT, ActionsT]):
     def _terms(self, batch: ActionBatch, micro_batch: MicroBatch) -> Terms:
         """What the objective makes of some rows."""
         evaluation = self._evaluator.evaluate(batch, micro_batch.rows, requires_gradient=self._trains)
-        if self._all_take_part and needs_of(self.objective).all_samples:
+        if self._all_take_part and self._objective_looks_at_all:
             terms: Any = terms_of_all(self.objective, evaluation, micro_batch, self.world)
         else:
             terms = self.objective(evaluation, micro_batch.decisions)
@@ -224,12 +225,12 @@ class Trainer(PolicyTrainer[StatesT, ActionsT]):
 
     @property
     def _all_take_part(self) -> bool:
-        looks_at_all = not self.world.is_alone and needs_of(self.objective).all_samples
+        looks_at_all = not self.world.is_alone and self._objective_looks_at_all
         return bool(looks_at_all) or super()._all_take_part
 
     def _evaluate_nothing(self) -> Tensor | None:
         nothing = super()._evaluate_nothing()
-        if needs_of(self.objective).all_samples:
+        if self._objective_looks_at_all:
             terms_of_all(self.objective, None, None, self.world)
         return nothing
 

@@ -20,7 +20,7 @@ import gymnasium
 import torch
 import tyro
 
-from grpo import LinearSchedule, PPOConfig, PPOTrainer
+from grpo import LinearSchedule, PPOConfig, PPOTrainer, World
 from grpo_adapters.gym import EnvironmentReward, FragmentSampler, GymActorCritic
 from hand_written_ppo import CART_POLE, LUNAR_LANDER, HandTunedPPO, HandWrittenPPO, Settings
 from stable_baselines3_ppo import StableBaselines3PPO
@@ -38,7 +38,7 @@ class Options:
     """Rollouts of CartPole in a turn, 256 steps each."""
 
 
-def our_ppo(settings: Settings) -> PPOTrainer[Any, Any]:
+def our_ppo(settings: Settings, world: World | None = None) -> PPOTrainer[Any, Any]:
     """This library's trainer with the settings of the others."""
     envs = gymnasium.make_vec(
         settings.environment,
@@ -66,7 +66,7 @@ def our_ppo(settings: Settings) -> PPOTrainer[Any, Any]:
         seed=settings.seed,
     )
     sampler = FragmentSampler(envs, settings.num_steps, seed=settings.seed)
-    return PPOTrainer(config, GymActorCritic(sampler, seed=settings.seed), EnvironmentReward())
+    return PPOTrainer(config, GymActorCritic(sampler, seed=settings.seed), EnvironmentReward(), world=world)
 
 
 def jobs(settings: Settings) -> dict[str, Callable[[], object]]:

@@ -22,7 +22,7 @@ from language_work import (
     share_of_vowels,
 )
 
-from grpo import GRPOConfig, GRPOTrainer
+from grpo import GRPOConfig, GRPOTrainer, World
 from grpo_adapters.huggingface import CausalLMPolicy, Completion, SamplingConfig
 
 
@@ -39,7 +39,7 @@ class VowelReward:
     def to(self, device: Any) -> None: ...
 
 
-def build_trainer(work: Work) -> GRPOTrainer[Any, Any]:
+def build_trainer(work: Work, world: World | None = None) -> GRPOTrainer[Any, Any]:
     """The trainer with TRL's settings."""
     config = GRPOConfig(
         group_size=GROUP_SIZE,
@@ -53,7 +53,7 @@ def build_trainer(work: Work) -> GRPOTrainer[Any, Any]:
         build_tokenizer(work),
         sampling=SamplingConfig(max_new_tokens=MAX_NEW_TOKENS, temperature=1.0),
     )
-    return GRPOTrainer(config, policy, VowelReward())
+    return GRPOTrainer(config, policy, VowelReward(), world=world)
 
 
 def main(work: Work) -> None:
