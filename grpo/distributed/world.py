@@ -108,10 +108,10 @@ class World:
             torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
         try:
             store, rank, size = next(rendezvous("env://", timeout=limit))
-            # torchrun keeps its store when it starts processes again, with what those before have left in it.
-            store = distributed.distributed_c10d.PrefixStore(
-                f"attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store
-            )
+            if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
+                # torchrun keeps its store when it starts processes again, with what those before have left in it.
+                attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+                store = distributed.distributed_c10d.PrefixStore(f"attempt {attempt}", store)
             backend = backend or ("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
             distributed.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=limit)
         except RuntimeError as error:
