@@ -6,11 +6,12 @@ LANGUAGE_PEERS := .venv-language
 ENGINE := .venv-engine
 ENVIRONMENTS := .venv-environments
 VERIFIERS := .venv-verifiers
+CLUSTER := .venv-cluster
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test types units test-processes test-environments test-gpu docs picture families benchmark benchmark-control \
-	benchmark-language benchmark-memory benchmark-engine wheel clean
+.PHONY: demo test types units test-processes test-environments test-cluster test-gpu docs picture families benchmark \
+	benchmark-control benchmark-language benchmark-memory benchmark-engine wheel clean
 
 demo: $(VENV)/examples  ## GRPO on a bandit whose arms drift
 	$(BIN)/python examples/dynamic_bandit.py
@@ -33,6 +34,9 @@ test-processes: $(VENV)/dev  ## several processes train as one does; they take a
 test-environments: $(ENVIRONMENTS)/ready $(VERIFIERS)/ready  ## environments of others, with their packages
 	PYTHONPATH=$(CURDIR):$(CURDIR)/adapters $(ENVIRONMENTS)/bin/python -m pytest tests/environments_of_others
 	PYTHONPATH=$(CURDIR):$(CURDIR)/adapters $(VERIFIERS)/bin/python -m pytest tests/environments_of_others/test_verifiers.py
+
+test-cluster: $(CLUSTER)/ready  ## Ray, Slurm, Kubernetes: the examples and files, with their packages
+	PYTHONPATH=$(CURDIR):$(CURDIR)/adapters $(CLUSTER)/bin/python -m pytest tests/cluster
 
 test-gpu: $(if $(GPU_PYTHON),,$(VENV)/dev)  ## what differs on a GPU; GPU_PYTHON=python3 takes an interpreter of its own
 	PYTHONPATH=$(CURDIR):$(CURDIR)/adapters $(or $(GPU_PYTHON),$(BIN)/python) -m pytest tests/gpu --override-ini=filterwarnings= \
@@ -74,7 +78,7 @@ wheel: $(VENV)/dev  ## the wheel, into dist/
 	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
 
 clean:  ## everything that was built or installed here
-	rm -rf $(VENV) $(PEERS) $(LANGUAGE_PEERS) $(ENGINE) $(ENVIRONMENTS) $(VERIFIERS) dist docs/_build outputs \
+	rm -rf $(VENV) $(PEERS) $(LANGUAGE_PEERS) $(ENGINE) $(ENVIRONMENTS) $(VERIFIERS) $(CLUSTER) dist docs/_build outputs \
 		.mypy_cache .pytest_cache .ruff_cache .hypothesis
 
 $(VENV)/python: constraints.txt
@@ -113,6 +117,12 @@ $(ENVIRONMENTS)/ready: $(VENV)/dev constraints.txt tests/environments_of_others/
 $(VERIFIERS)/ready: $(VENV)/dev tests/environments_of_others/requirements-verifiers.txt
 	$(WITH_PARENT)
 	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check --requirement tests/environments_of_others/requirements-verifiers.txt
+	touch $@
+
+$(CLUSTER)/ready: $(VENV)/dev constraints.txt tests/cluster/requirements.txt
+	$(WITH_PARENT)
+	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt \
+		--requirement tests/cluster/requirements.txt
 	touch $@
 
 # The build for CPUs brings packages for CUDA that do not load beside its PyTorch, and is looked for under vLLM's own name.

@@ -33,7 +33,7 @@ class Ranks:
 
         context = multiprocessing.get_context("forkserver")
         adapters = [name for name in ("grpo_adapters.huggingface",) if name in sys.modules]
-        context.set_forkserver_preload(["torch", "torch.distributed", "grpo", *adapters])
+        context.set_forkserver_preload(["torch", "torch.distributed.checkpoint", "grpo", *adapters])
         self.store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
         self.size = size
         self.connections: list[Connection] = []

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import sys
 import time
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -19,7 +21,6 @@ LOOK = timedelta(seconds=0.05)
 """How long a process waits before it looks whether another one has failed."""
 
 Kind = Literal["SUM", "MAX", "gather"]
-_kept_for_ever: list[Any] = []
 
 
 @dataclass
@@ -36,6 +37,20 @@ class Operation:
     def form(self) -> list[Any]:
         """What another process must know to take part."""
         return [self.kind, self.tensor.numel(), str(self.tensor.dtype).removeprefix("torch.")]
+
+
+@dataclass
+class Open:
+    """The connections to the other processes, and what is on its way over them."""
+
+    group: Any = None
+    under_way: dict[int, Operation] = field(default_factory=dict)
+
+
+def _keep_what_is_under_way(kept: Open) -> None:
+    """Let connections last as long as this process where their end would wait for operations that never come."""
+    if kept.under_way:
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(kept))
 
 
 class Exchange:
@@ -59,10 +74,10 @@ class Exchange:
         self._timeout = timeout
         self._num_failures = 0
         self._notes = self._notes_after(0)
-        self._group: Any = None
+        self._open = Open()
+        weakref.finalize(self, _keep_what_is_under_way, self._open)
         self._count = 0
         self._began_last = 0.0
-        self._under_way: dict[int, Operation] = {}
         self._failed_at: int | None = None
         self._lost: str | None = None
         self.num_bytes = 0
@@ -73,7 +88,7 @@ class Exchange:
             raise RankLostError(self._lost)
         if self._failed_at is not None:
             self._settle(self._failed_at)
-        if self._group is None:
+        if self._open.group is None:
             self._connect()
         elif time.monotonic() - self._began_last > self._timeout:  # the others may have given this process up
             self._raise_what_is_noted(self._count)
@@ -112,14 +127,14 @@ class Exchange:
         try:
             if kind == "gather":
                 operation.gathered = [torch.empty_like(tensor) for _ in range(self._size)]
-                operation.work = self._group.allgather([operation.gathered], [tensor])
+                operation.work = self._open.group.allgather([operation.gathered], [tensor])
             else:
                 options = distributed.distributed_c10d.AllreduceOptions()
                 options.reduceOp = getattr(distributed.ReduceOp, kind)
-                operation.work = self._group.allreduce([tensor], options)
+                operation.work = self._open.group.allreduce([tensor], options)
         except RuntimeError as error:
             self._lose(f"an operation could not be begun ({_first_line(error)})", error)
-        self._under_way[operation.index] = operation
+        self._open.under_way[operation.index] = operation
         return operation
 
     def _wait(self, operation: Operation, look: Callable[[], None]) -> None:
@@ -135,7 +150,7 @@ class Exchange:
                     break
                 if time.monotonic() > deadline:
                     self._lose_those_missing(f"waits/{operation.index}", error)
-        del self._under_way[operation.index]
+        del self._open.under_way[operation.index]
 
     def _connect(self) -> None:
         """Meet the others."""
@@ -143,7 +158,7 @@ class Exchange:
         self._raise_what_is_noted(0)
         limit = timedelta(seconds=self._timeout + 60)  # waiting is bounded here, sooner
         try:
-            self._group = distributed.distributed_c10d.ProcessGroupGloo(self._notes, self._rank, self._size, limit)
+            self._open.group = distributed.distributed_c10d.ProcessGroupGloo(self._notes, self._rank, self._size, limit)
         except RuntimeError as error:
             self._lose(f"the {self._size} processes could not be connected ({_first_line(error)})", error)
 
@@ -167,12 +182,12 @@ class Exchange:
 
     def _settle(self, failed_at: int) -> None:
         """After a failure: end together with the others whatever any process has begun."""
-        own = [self._under_way[index].form for index in range(failed_at, self._count)]
+        own = [self._open.under_way[index].form for index in range(failed_at, self._count)]
         self._meet("begun", json.dumps(own))
         begun = [json.loads(self._notes.get(f"begun/{rank}")) for rank in range(self._size)]
         for kind, numel, dtype in max(begun, key=len)[len(own) :]:
             self._start(kind, torch.zeros(numel, dtype=getattr(torch, dtype)))
-        for operation in list(self._under_way.values()):
+        for operation in list(self._open.under_way.values()):
             self._wait(operation, lambda: None)
         self._failed_at = None
         self._num_failures += 1
@@ -195,7 +210,7 @@ class Exchange:
         if failure["operation"] > index:
             return
         if failure["rank"] is None:
-            self._end(failure["text"])
+            self._lost = failure["text"]
             raise RankLostError(failure["text"])
         self._failed_at = failure["operation"]
         raise RankError(failure["text"], failure["rank"], failure["classes"])
@@ -225,14 +240,8 @@ class Exchange:
         """End this process's part for good, and the others'."""
         text = f"{what}: start all processes again, from the last checkpoint where there is one"
         self._note({"rank": None, "operation": 0, "text": text, "classes": []})
-        self._end(text)
-        raise RankLostError(text) from cause
-
-    def _end(self, text: str) -> None:
-        """Take part in nothing any more."""
         self._lost = text
-        # The end of a group waits for what is under way in it, which never comes.
-        _kept_for_ever.append((self._group, self._under_way))
+        raise RankLostError(text) from cause
 
 
 def _first_line(error: BaseException) -> str:

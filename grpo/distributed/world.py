@@ -8,6 +8,7 @@ import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from itertools import count
 from typing import Any
 
 import torch
@@ -21,6 +22,9 @@ KNOWN = "is_known_to_other_processes"
 """Attribute of errors that the other processes were told of."""
 SLOT = 512
 """Bytes of what a process tells the others at once; more takes a second exchange."""
+
+
+_numbers_of_worlds = count()
 
 
 class World:
@@ -89,7 +93,7 @@ class World:
         """
         settings: dict[str, Any] = {"timeout": timeout, "compare_every": compare_every}
         if distributed.is_available() and distributed.is_initialized():
-            store = distributed.distributed_c10d._get_default_store()
+            store = _next_part_of(distributed.distributed_c10d._get_default_store())
             return cls(store, distributed.get_rank(), distributed.get_world_size(), **settings)
         missing = [name for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
         if "RANK" in missing and "WORLD_SIZE" in missing:
@@ -104,6 +108,10 @@ class World:
             torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
         try:
             store, rank, size = next(rendezvous("env://", timeout=limit))
+            if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
+                # torchrun keeps its store when it starts processes again, with what those before have left in it.
+                attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+                store = distributed.distributed_c10d.PrefixStore(f"attempt {attempt}", store)
             backend = backend or ("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
             distributed.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=limit)
         except RuntimeError as error:
@@ -112,7 +120,7 @@ class World:
                 f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']} within {timeout:g} s, or cannot use them "
                 f"({error})"
             ) from error
-        return cls(store, rank, size, **settings)
+        return cls(_next_part_of(store), rank, size, **settings)
 
     @property
     def is_alone(self) -> bool:
@@ -265,6 +273,11 @@ class PendingSum:
             if self._operation.tensor is not self._tensor:
                 self._tensor.copy_(self._operation.tensor.view_as(self._tensor))
         return self._tensor
+
+
+def _next_part_of(store: Any) -> Any:
+    """A part of a store for one more world: all processes make theirs in the same order."""
+    return distributed.distributed_c10d.PrefixStore(f"world {next(_numbers_of_worlds)}", store)
 
 
 ALONE = World()

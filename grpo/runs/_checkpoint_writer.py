@@ -89,6 +89,11 @@ class CheckpointWriter:
             self._raise(must=False)
 
     @property
+    def is_written(self) -> bool:
+        """Whether one waits for the other processes; never where there are none."""
+        return False
+
+    @property
     def stops_on_failure(self) -> bool:
         """Whether the run ends where a checkpoint cannot be written."""
         return self._settings.on_failure == "stop"

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
+from grpo.distributed.world import ALONE, World
 from grpo.runs._checkpoint_writer import CheckpointWriter
 from grpo.runs._description import differing_keys
 from grpo.runs._files import LinesFile, write_text
+from grpo.runs._latest import latest_whole
 from grpo.runs._lock import FolderInUseError, FolderLock
-from grpo.runs._storage import CheckpointError, checkpoints_in, latest_whole, remove
+from grpo.runs._part_writer import PartWriter
+from grpo.runs._storage import CheckpointError, checkpoints_in, remove
 from grpo.runs.checkpoints import Checkpoints
 
 FILES = ("metrics", "evaluations", "times")
@@ -23,16 +28,20 @@ DESCRIPTION, CHECKPOINTS = "run.json", "checkpoints"
 class RunFolder:
     """What a run writes: its description, a line for each step in some files, and checkpoints.
 
+    Of several processes the first writes, and all write checkpoints.
+
     Args:
         path: of the folder.
         settings: of the checkpoints; None for a run that writes none.
+        world: the processes of the run.
     """
 
-    def __init__(self, path: Path, settings: Checkpoints | None) -> None:
+    def __init__(self, path: Path, settings: Checkpoints | None, world: World = ALONE) -> None:
         self.path = path
         self.checkpoints = path / CHECKPOINTS
-        self.files = {name: LinesFile(path / f"{name}.jsonl") for name in FILES}
-        self.writer = None if settings is None else CheckpointWriter(self.checkpoints, settings)
+        self.files = {name: LinesFile(path / f"{name}.jsonl") for name in FILES} if world.rank == 0 else {}
+        self.writer = None if settings is None else _writer(self.checkpoints, settings, world)
+        self._world = world
         self._lock = FolderLock(path)
         self._is_ours = False
 
@@ -43,6 +52,12 @@ class RunFolder:
             FileExistsError: if it holds another run, or another one writes here now.
             OSError: if it cannot be written to.
         """
+        with self._world.together():
+            if self._world.rank == 0:
+                self._begin(description)
+        self._is_ours = True
+
+    def _begin(self, description: Mapping[str, Any]) -> None:
         if not self._is_ours and (
             (self.path / DESCRIPTION).exists() or self._has_lines() or checkpoints_in(self.checkpoints)
         ):
@@ -60,7 +75,6 @@ class RunFolder:
             self._lock.give_back()
             error.add_note(f"the run cannot write into {self.path}: choose a folder that it may write to")
             raise
-        self._is_ours = True
 
     @contextmanager
     def alone(self) -> Iterator[None]:
@@ -69,21 +83,25 @@ class RunFolder:
         Raises:
             FolderInUseError: if another one writes here now.
         """
-        if self.path.is_dir():
-            self._lock.take()
+        with self._world.together():
+            if self._world.rank == 0 and self.path.is_dir():
+                self._lock.take()
         try:
             yield
         finally:
             self._lock.give_back()
 
-    def latest(self) -> tuple[Path, dict[str, Any], dict[str, Any]] | None:
+    def latest(self, sharded: Callable[[], Mapping[str, Tensor]]) -> tuple[Path, dict[str, Any], dict[str, Any]] | None:
         """The latest checkpoint that is whole, what was noted of it, and its state; None where nothing was done yet.
+
+        Args:
+            sharded: tells the tensors of which this process is to hold a part, by their places in the state.
 
         Raises:
             CheckpointError: if steps were made, but no checkpoint is whole: nothing is written over.
         """
-        found = latest_whole(self.checkpoints)
-        if found is None and (self._has_lines() or checkpoints_in(self.checkpoints)):
+        found = latest_whole(self.checkpoints, self._world, sharded)
+        if found is None and self._world.any(self._has_lines() or bool(checkpoints_in(self.checkpoints))):
             raise CheckpointError(
                 f"{self.path} holds a run, but no checkpoint that is whole, so that it cannot be gone on with: choose "
                 f"another folder, or delete this one to begin anew"
@@ -115,6 +133,11 @@ class RunFolder:
         Checkpoints of later steps, which are not whole, and what else a writer that was killed has left, are deleted.
         """
         self._is_ours = True
+        with self._world.together():
+            if self._world.rank == 0:
+                self._take_over(checkpoint)
+
+    def _take_over(self, checkpoint: Path | None) -> None:
         if checkpoint is None:
             for file in self.files.values():
                 file.go_on_from(0)
@@ -128,7 +151,18 @@ class RunFolder:
 
     def write(self, file: str, line: Mapping[str, Any]) -> None:
         """Append a line to a file."""
-        self.files[file].write(line)
+        if file in self.files:
+            self.files[file].write(line)
+
+    @property
+    def is_written(self) -> bool:
+        """Whether this process has written its part of a checkpoint, which waits for those of the others."""
+        return self.writer is not None and self.writer.is_written
+
+    def wait(self) -> None:
+        """Let a checkpoint that is being written be there."""
+        if self.writer is not None:
+            self.writer.wait()
 
     def close(self) -> None:
         """Let everything be written, and let go of the files.
@@ -175,3 +209,7 @@ class RunFolder:
 
     def _has_lines(self) -> bool:
         return any(file.length > 0 for file in self.files.values())
+
+
+def _writer(folder: Path, settings: Checkpoints, world: World) -> CheckpointWriter:
+    return CheckpointWriter(folder, settings) if world.is_alone else PartWriter(folder, settings, world)

@@ -10,9 +10,11 @@ import torch
 from torch import Tensor
 
 from grpo.data._protocols import type_name
+from grpo.runs._sharded import is_sharded
 
-ARRAY, BYTES = "__array__", "__bytes__"
-"""The only name in a dictionary that stands for an array of NumPy's, or for bytes."""
+ARRAY, BYTES, SHARED = "__array__", "__bytes__", "__shared__"
+"""The only name in a dictionary that stands for an array of NumPy's, bytes, or a tensor that processes store once."""
+RESERVED = (ARRAY, BYTES, SHARED)
 ATOMS = (type(None), bool, float, complex, str, torch.dtype, torch.device, torch.Size)
 LONGEST_INTEGER = 255 * 8 - 1  # bits, of what PyTorch reads back
 
@@ -25,12 +27,12 @@ def to_plain(value: Any, path: str = "state") -> Any:
     """
     if type(value) in ATOMS or (type(value) is int and value.bit_length() <= LONGEST_INTEGER):
         return value
-    if isinstance(value, Tensor) and type(value.detach()) is Tensor:
+    if isinstance(value, Tensor) and (type(value.detach()) is Tensor or is_sharded(value)):
         return value.detach()
     if isinstance(value, Mapping):
-        if not all(type(name) in (str, int, bool) and name not in (ARRAY, BYTES) for name in value):
+        if not all(type(name) in (str, int, bool) and name not in RESERVED for name in value):
             raise TypeError(
-                f"{path} has the names {list(value)[:5]}, expected texts and integers, and not {ARRAY!r} or {BYTES!r}"
+                f"{path} has the names {list(value)[:5]}, expected texts and integers, and none of {RESERVED}"
             )
         return {name: to_plain(part, f"{path}.{name}") for name, part in value.items()}
     if type(value) in (list, tuple):

@@ -8,7 +8,8 @@ import os
 import re
 import shutil
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -16,9 +17,12 @@ import torch
 
 from grpo.runs._plain_data import from_plain
 
-FORMAT = 1
-"""Of what is written here; a library reads its own and earlier ones."""
+ONE_PROCESS, SEVERAL_PROCESSES = 1, 2
+"""The formats of what one process writes, and of what each of several writes a part of."""
+FORMAT = SEVERAL_PROCESSES
+"""The latest; a library reads its own and earlier ones."""
 STATE, MANIFEST, CHECKSUMS = "state.pt", "manifest.json", "SHA256SUMS"
+CHECKSUM = re.compile(r"([0-9a-f]{64})  ([\w.-]+)\n")
 CHECKPOINT = re.compile(r"step-(\d{9,})")
 UNFINISHED, REPLACED = ".unfinished-", ".replaced-"
 
@@ -46,25 +50,46 @@ def write_state(folder: Path, state: Mapping[str, Any], manifest: Mapping[str, A
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir(parents=True)
     try:
-        sums = {}
-        with _HashedFile(unfinished / STATE) as file:
-            torch.save(state, cast("Any", file))
-        sums[STATE] = file.hexdigest()
-        with _HashedFile(unfinished / MANIFEST) as file:
-            file.write(json.dumps({"format": FORMAT, **manifest}, indent=1).encode())
-        sums[MANIFEST] = file.hexdigest()
-        with _HashedFile(unfinished / CHECKSUMS) as file:
-            file.write("".join(f"{digest}  {name}\n" for name, digest in sums.items()).encode())
-        _flush_folder(unfinished)
-        if folder.exists():
-            remove(aside(folder))
-            folder.rename(aside(folder))
-        unfinished.rename(folder)
-        _flush_folder(folder.parent)
-        remove(aside(folder))
+        sums = {STATE: write_data(unfinished / STATE, state)}
+        finish(unfinished, folder, sums, {"format": ONE_PROCESS, **manifest})
     except BaseException:
         shutil.rmtree(unfinished, ignore_errors=True)
         raise
+
+
+def finish(unfinished: Path, folder: Path, sums: Mapping[str, str], manifest: Mapping[str, Any]) -> None:
+    """Give a folder, in which all files are written, its manifest and its name.
+
+    Args:
+        unfinished: the folder.
+        folder: what it is to be called; one that is there already is replaced.
+        sums: the checksum of each file in it.
+        manifest: what is to be known of it, as JSON, the format included.
+    """
+    sums = {**sums, MANIFEST: write_bytes(unfinished / MANIFEST, json.dumps(manifest, indent=1).encode())}
+    lines = "".join(f"{digest}  {name}\n" for name, digest in sums.items())
+    write_bytes(unfinished / CHECKSUMS, lines.encode())
+    _flush_folder(unfinished)
+    if folder.exists():
+        remove(aside(folder))
+        folder.rename(aside(folder))
+    unfinished.rename(folder)
+    _flush_folder(folder.parent)
+    remove(aside(folder))
+
+
+def write_data(path: Path, data: Any) -> str:
+    """Write plain data into a file, flushed to the disk; its checksum."""
+    with _HashedFile(path) as file:
+        torch.save(data, cast("Any", file))
+    return file.hexdigest()
+
+
+def write_bytes(path: Path, content: bytes) -> str:
+    """Write a file, flushed to the disk; its checksum."""
+    with _HashedFile(path) as file:
+        file.write(content)
+    return file.hexdigest()
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
@@ -74,8 +99,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         IncompleteError: if it is not as it was written.
         CheckpointError: if it was written by a later version of this library.
     """
-    sums = _read_checksums(folder)
-    manifest: dict[str, Any] = json.loads(_verified(folder / MANIFEST, sums[MANIFEST]))
+    manifest: dict[str, Any] = json.loads(read_bytes(folder / MANIFEST, read_checksums(folder)))
     if manifest["format"] > FORMAT:
         version = manifest.get("versions", {}).get("anygrpo", "unknown")
         raise CheckpointError(
@@ -86,21 +110,60 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 
 
 def read_state(folder: Path) -> dict[str, Any]:
-    """The state that a folder holds, on the CPU; nothing that is loaded runs code.
+    """The state that one process wrote into a folder, on the CPU; nothing that is loaded runs code.
 
     Raises:
         IncompleteError: if it is not as it was written.
     """
-    path, expected = folder / STATE, _read_checksums(folder)[STATE]
+    plain = read_data(folder / STATE, read_checksums(folder))
+    with refuses_what_is_foreign(folder / STATE):
+        state: dict[str, Any] = from_plain(plain)
+        return state
+
+
+def read_data(path: Path, sums: Mapping[str, str]) -> Any:
+    """The plain data in a file, on the CPU.
+
+    Raises:
+        IncompleteError: if it is not as it was written.
+    """
     try:
         with path.open("rb") as file:
-            actual = hashlib.file_digest(file, "sha256").hexdigest()
-            if actual == expected:
-                file.seek(0)
-                return _loaded(file)
+            _require_same(path, hashlib.file_digest(file, "sha256").hexdigest(), sums)
+            file.seek(0)
+            with refuses_what_is_foreign(path), warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # PyTorch warns of pickles that it then refuses
+                return torch.load(file, map_location="cpu", weights_only=True)
     except OSError as error:
-        raise IncompleteError(f"{folder} is not whole: {STATE} cannot be read ({error})") from error
-    raise IncompleteError(f"{folder} is not whole: {STATE} has changed since it was written")
+        raise _unreadable(path, error) from error
+
+
+def read_bytes(path: Path, sums: Mapping[str, str]) -> bytes:
+    """What is in a file.
+
+    Raises:
+        IncompleteError: if it is not as it was written.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    _require_same(path, hashlib.sha256(content).hexdigest(), sums)
+    return content
+
+
+def check_file(path: Path, sums: Mapping[str, str]) -> None:
+    """Raise an IncompleteError if a file is not as it was written."""
+    try:
+        _require_same(path, digest_of(path), sums)
+    except OSError as error:
+        raise _unreadable(path, error) from error
+
+
+def digest_of(path: Path) -> str:
+    """The checksum of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def present(folder: Path) -> Path:
@@ -114,23 +177,6 @@ def checkpoints_in(folder: Path) -> list[Path]:
         return []
     found = [(int(match[1]), path) for path in folder.iterdir() if (match := CHECKPOINT.fullmatch(path.name))]
     return [path for _, path in sorted(found, reverse=True)]
-
-
-def latest_whole(folder: Path) -> tuple[Path, dict[str, Any], dict[str, Any]] | None:
-    """The latest checkpoint that is whole, its manifest, and its state; None without any.
-
-    Raises:
-        CheckpointError: if it was written by a later version of this library.
-
-    Warns:
-        UserWarning: for each later one that is not whole, with the reason.
-    """
-    for path in checkpoints_in(folder):
-        try:
-            return path, read_manifest(path), read_state(path)
-        except IncompleteError as error:
-            warnings.warn(f"{error}. It is left out, and the one before it is taken", stacklevel=2)
-    return None
 
 
 def remove(folder: Path) -> None:
@@ -158,38 +204,41 @@ def checkpoint_path(folder: Path, step: int) -> Path:
     return folder / f"step-{step:09d}"
 
 
-def _read_checksums(folder: Path) -> dict[str, str]:
+def read_checksums(folder: Path) -> dict[str, str]:
+    """The checksum of each file in a folder that holds a state.
+
+    Raises:
+        IncompleteError: if they are not there as they were written.
+    """
     try:
         text = (folder / CHECKSUMS).read_text()
     except (OSError, UnicodeDecodeError) as error:
         raise IncompleteError(f"{folder} is not whole: {CHECKSUMS} cannot be read ({error})") from error
-    pattern = rf"([0-9a-f]{{64}})  {re.escape(STATE)}\n([0-9a-f]{{64}})  {re.escape(MANIFEST)}\n"
-    lines = re.fullmatch(pattern, text)
-    if lines is None:
+    sums = {name: digest for digest, name in CHECKSUM.findall(text)}
+    if MANIFEST not in sums or text != "".join(f"{digest}  {name}\n" for name, digest in sums.items()):
         raise IncompleteError(f"{folder} is not whole: {CHECKSUMS} has changed since it was written")
-    return {STATE: lines[1], MANIFEST: lines[2]}
+    return sums
 
 
-def _verified(path: Path, expected: str) -> bytes:
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise IncompleteError(f"{path.parent} is not whole: {path.name} cannot be read ({error})") from error
-    if hashlib.sha256(content).hexdigest() != expected:
+def _require_same(path: Path, digest: str, sums: Mapping[str, str]) -> None:
+    if sums.get(path.name) != digest:
         raise IncompleteError(f"{path.parent} is not whole: {path.name} has changed since it was written")
-    return content
 
 
-def _loaded(file: BinaryIO) -> dict[str, Any]:
+def _unreadable(path: Path, error: OSError) -> IncompleteError:
+    return IncompleteError(f"{path.parent} is not whole: {path.name} cannot be read ({error})")
+
+
+@contextmanager
+def refuses_what_is_foreign(path: Path) -> Iterator[None]:
+    """A block that reads what is in a file, as its checksum says; it may still not be what this library wrote."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # PyTorch warns of pickles that it then refuses
-            return cast("dict[str, Any]", from_plain(torch.load(file, map_location="cpu", weights_only=True)))
-    except OSError:
+        yield
+    except (OSError, CheckpointError):
         raise
     except Exception as error:
         raise CheckpointError(
-            f"{file.name} is as its checksum says, but not what this library writes, and is not loaded, since it might "
+            f"{path} is as its checksum says, but not what this library writes, and is not loaded, since it might "
             f"run code: take a checkpoint that you trust ({type(error).__name__})"
         ) from error
 

@@ -16,8 +16,10 @@ from grpo.data.state import require_keys
 from grpo.runs._comparison import BestIs, is_better
 from grpo.runs._description import versions
 from grpo.runs._folder import CHECKPOINTS
+from grpo.runs._latest import latest_whole
 from grpo.runs._plain_data import to_plain
-from grpo.runs._storage import CheckpointError, latest_whole, present, read_manifest, read_state, write_state
+from grpo.runs._sharded import whole
+from grpo.runs._storage import CheckpointError, present, read_manifest, read_state, write_state
 from grpo.runs.callback import Callback
 from grpo.runs.run import Run
 
@@ -100,7 +102,9 @@ class BestWeights(_FollowsMetric):
     def _seen(self, run: Run, value: float, *, is_better: bool) -> None:
         if is_better:
             assert run.folder is not None
-            state = to_plain(part_states({"policy": run.trainer.policy}))
+            state = to_plain(whole(part_states({"policy": run.trainer.policy})))
+            if run.world.rank > 0:
+                return
             note = {"step": run.num_steps, "metric": self.metric, "value": value, "versions": versions()}
             write_state(run.folder / FOLDER, state, note)
 

@@ -28,7 +28,8 @@ Evaluator = Callable[[Any], Mapping[str, float]]
 class Evaluate(Callback):
     """Evaluates the policy before the first step and every so many steps, as :attr:`grpo.Run.evaluation` tells.
 
-    Random generators are put back afterwards: how often a run is evaluated changes nothing of what is trained.
+    Random generators are put back afterwards: how often a run is evaluated changes nothing of what is trained. Of
+    several processes each evaluates, and all take the metrics of the first.
 
     Args:
         evaluator: from the policy to metrics, a :class:`grpo.PolicyEvaluation` or a function.
@@ -69,7 +70,8 @@ class Evaluate(Callback):
                     f"evaluator returned {value!r:.200} as {name!r}, a {type_name(value)}, expected a float: call "
                     f"float(...) on a number of another kind, and give each of several a name of its own"
                 )
-        self._noted = {f"{self.name}/{name}": float(value) for name, value in metrics.items()}
+        noted = {f"{self.name}/{name}": float(value) for name, value in metrics.items()}
+        self._noted = run.world.broadcast(noted)
         self._require_own_names(run)
         run.note_evaluation(self._noted)
 

@@ -4,26 +4,45 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from grpo.data._protocols import missing_methods
+from torch import Tensor
+
+from grpo.data._checks import check_states
+from grpo.data._protocols import missing_methods, type_name
 from grpo.data.state import copied, is_stateful, load_state, require_keys
+from grpo.distributed.errors import RankError, RankLostError
+from grpo.distributed.world import World
 from grpo.models._random_states import global_random_states, set_global_random_states
 from grpo.rollout.sampler import CutsEpisodes
 from grpo.runs._description import description_of
 from grpo.runs._folder import RunFolder
+from grpo.runs._sharded import sharded_in
+from grpo.runs._shares import renew_generators, require_same_number, require_same_source, share_of
 from grpo.runs._storage import CheckpointError
 from grpo.runs.callback import Callback, require_callbacks
 from grpo.runs.checkpoints import Checkpoints
 from grpo.runs.signals import NotesSignals, RunInterrupted
 from grpo.runs.state_sources import source_of
 from grpo.runs.until import Until
+from grpo.training._optimization import level_of_caller
 from grpo.training.policy_trainer import PolicyTrainer
 
 COUNTERS = ("num_steps", "num_samples", "num_decisions", "seconds")
+
+
+class _Told(NamedTuple):
+    """What a process tells the others after each step."""
+
+    seconds: float
+    stopped_by: str | None
+    fulfils: bool
+    signal: str | None
+    is_written: bool
+    num_states: int
 
 
 class CallbackError(RuntimeError):
@@ -32,6 +51,10 @@ class CallbackError(RuntimeError):
 
 class Run:
     """A trainer, where its states come from, and what happens between its steps.
+
+    Where the trainer is one of several processes, each has a run of its own, made in the same way: all draw the same
+    states, and each gives its trainer its share of them. They end together, whatever ends one. The first process
+    writes the files, and all of them the checkpoints, in a folder that all see.
 
     Args:
         trainer: any trainer of this library, or one of your own that inherits from :class:`grpo.PolicyTrainer`.
@@ -45,6 +68,7 @@ class Run:
 
     Attributes:
         trainer: the trainer.
+        world: the processes that train together, as the trainer was told.
         folder: where the run writes, or None.
         callbacks: told what happens.
         num_steps: steps so far, those before it was resumed included; as of the following.
@@ -90,10 +114,12 @@ class Run:
         self.callbacks = require_callbacks(callbacks)
         self._source = source_of(states)
         self._checkpoints = checkpoints
-        self._run_folder = None if self.folder is None else RunFolder(self.folder, checkpoints)
+        self._world: World = trainer.world
+        self._run_folder = None if self.folder is None else RunFolder(self.folder, checkpoints, self._world)
         self._signals = NotesSignals()
         self._is_going = False
         self._saved_step: int | None = None
+        self._num_states = 0
         self.num_steps = self.num_samples = self.num_decisions = 0
         self.seconds = 0.0
         self.metrics: dict[str, float] = {}
@@ -110,8 +136,10 @@ class Run:
             until: when the run is over.
 
         Raises:
-            RunInterrupted: if a signal has ended the run.
+            RunInterrupted: if a signal has ended the run, of this process or of another one.
             CallbackError: if a callback raises; the run is saved before.
+            RankError: if another process has failed.
+            RankLostError: if another process is gone.
             FileExistsError: if the folder holds another run, which this one was not resumed from.
         """
         if not isinstance(until, Until):
@@ -123,42 +151,76 @@ class Run:
             self._run_folder.begin(description_of(self.trainer))
         try:
             self._is_going = True
-            with NotesSignals() as self._signals, self.trainer.world.together():
+            with NotesSignals() as self._signals, self._world.together():
                 self._loop(until)
         except BaseException as error:
             self._tell_error(error)
+            self._close()
             raise
+        else:
+            with self._world.together():
+                self._close()
         finally:
             self._is_going = False
-            if self._run_folder is not None:
-                self._run_folder.close()
         if self._signals.received is not None:
             raise RunInterrupted(self._signals.received)
 
+    def _close(self) -> None:
+        if self._run_folder is not None:
+            self._run_folder.close()
+
     def _loop(self, until: Until) -> None:
         began = time.perf_counter() - self.seconds
-        self._save(must=True)
-        self._tell("start")
-        self._compare()
+        with self._on_all():
+            require_same_source(self._source, self._world)
+            self._save(must=True)
+            self._tell("start")
+            self._compare()
         while not self._is_over(until):
-            metrics = self.trainer.step(self._next_states())
+            with self._on_all():
+                states = self._next_states()
+            metrics = self.trainer.step(states)
             self.seconds = time.perf_counter() - began
-            self._note(metrics)
-            self._tell("after_step", metrics)
-            if self._checkpoints is not None and self.num_steps % self._checkpoints.every == 0:
-                self._save()
-        self._save()
-        self._compare(at_end=True)
-        self._tell("end")
+            with self._on_all():
+                self._note(metrics)
+                self._tell("after_step", metrics)
+                if self._checkpoints is not None and self.num_steps % self._checkpoints.every == 0:
+                    self._save()
+        with self._on_all():
+            self._save()
+            self._compare(at_end=True)
+            self._tell("end")
+
+    @contextmanager
+    def _on_all(self) -> Iterator[None]:
+        """A block whose failure is raised on all processes, that of a callback after the run was saved."""
+        try:
+            yield
+        except BaseException as error:
+            self._world.fail(error)
+            if isinstance(error, CallbackError) or (isinstance(error, RankError) and error.is_a(CallbackError)):
+                self._save_before(error)
+            raise
 
     def _next_states(self) -> Any:
+        """This process's share of the states of the next step."""
         try:
-            return self._source.next_states(self.num_steps)
+            states = self._source.next_states(self.num_steps)
         except StopIteration as error:
             raise ValueError(
                 f"the states have come to an end after {self.num_steps} steps: end the run earlier, by "
                 f"Until(steps={self.num_steps}), or give it more; a StateLoader goes through rows again and again"
             ) from error
+        if self._world.is_alone or states is getattr(getattr(self.trainer, "sampler", None), "states", None):
+            return states  # the running environments of a sampler are this process's own
+        check_states(states)
+        self._num_states = len(states)
+        return share_of(states, self._world)
+
+    @property
+    def world(self) -> World:
+        """The processes that train together."""
+        return self._world
 
     def stop(self, reason: str) -> None:
         """End the run after the step under way; ``reason`` is kept in :attr:`stopped_by`."""
@@ -201,19 +263,50 @@ class Run:
             return self._resume(self._run_folder, override=override)
 
     def _resume(self, folder: RunFolder, *, override: bool) -> bool:
-        found = folder.latest()
+        found = folder.latest(self._sharded)
         if found is None:
             folder.take_over(None)
             return False
         path, manifest, state = found
-        changed = folder.changes_since(manifest, description_of(self.trainer), override=override)
-        self._load_or_leave(path, state)
+        with self._world.together():
+            changed = folder.changes_since(manifest, description_of(self.trainer), override=override)
+        num_ranks = manifest.get("ranks", 1)
+        self._load_or_leave(path, state if num_ranks == self._world.size else self._as_of_other_ranks(state))
+        if num_ranks != self._world.size:
+            self._begin_anew_what_is_of_a_rank(num_ranks)
         if changed:
-            warnings.warn(f"the run goes on with another config: {'; '.join(changed)}", stacklevel=3)
+            self._warn(f"the run goes on with another config: {'; '.join(changed)}")
             self.trainer.apply_learning_rate()
         folder.take_over(path)
         self._saved_step = None if changed else self.num_steps  # the next start saves it with its new settings
         return True
+
+    def _sharded(self) -> dict[str, Tensor]:
+        """Tensors of which this process holds a part, by their places in the state, and of what is optimized."""
+        state = {"trainer": self.trainer.state_dict()}
+        optimizer = self.trainer.optimizer
+        held = [tensor for group in optimizer.param_groups for tensor in group["params"]] if optimizer else []
+        moments = {"trainer": {"optimizer": {"state": dict(enumerate(held))}}}
+        return sharded_in(moments) | sharded_in(state)
+
+    def _as_of_other_ranks(self, state: dict[str, Any]) -> dict[str, Any]:
+        """A state that other ranks wrote, with this process's own sampler, whose episodes nobody else plays."""
+        own = self.trainer.state_dict()["parts"]
+        kept = {role: own[role] for role in ("sampler",) if role in own}
+        return {**state, "trainer": {**state["trainer"], "parts": {**state["trainer"]["parts"], **kept}}}
+
+    def _begin_anew_what_is_of_a_rank(self, num_ranks: int) -> None:
+        renew_generators(self.trainer, self._world.rank)
+        sampler = getattr(self.trainer, "sampler", None)
+        also = f", and {type_name(sampler)} begins anew" if is_stateful(sampler) else ""
+        self._warn(
+            f"the run goes on with {self._world.size} ranks, and was saved by {num_ranks}: states go on where they "
+            f"were, random generators are derived anew from seed, step and rank{also}"
+        )
+
+    def _warn(self, text: str) -> None:
+        if self._world.rank == 0:
+            warnings.warn(text, stacklevel=level_of_caller())
 
     def state_dict(self) -> dict[str, Any]:
         """All that a run consists of, copied.
@@ -250,7 +343,8 @@ class Run:
         """Load the state of a checkpoint; if it does not fit, nothing has changed."""
         before = self.state_dict()
         try:
-            self.load_state_dict(state)
+            with self._world.together():
+                self.load_state_dict(state)
         except Exception as error:
             self.trainer.load_state_dict(before["trainer"])
             for name, part in self._stateful_parts.items():
@@ -258,6 +352,8 @@ class Run:
                     load_state(part, before["parts"][name], name)
             self._count_from(before)
             set_global_random_states(before["random"])
+            if isinstance(error, RankError | RankLostError):
+                raise
             raise CheckpointError(f"{path} does not fit this run: {error}") from error
 
     def _load(self, state: Mapping[str, Any]) -> None:
@@ -266,6 +362,7 @@ class Run:
             load_state(part, state["parts"][name], name)
         self._count_from(state)
         if self._run_folder is not None and state["folder"] is not None:
+            self._world.any(False)  # so that no file is cut before all have taken their states
             self._run_folder.load_state_dict(state["folder"])
         set_global_random_states(state["random"])
 
@@ -315,25 +412,34 @@ class Run:
                 self._run_folder.writer.warn_of_unknown(told, at_end=at_end)
 
     def _is_over(self, until: Until) -> bool:
-        """Whether the run has ended, and by what."""
+        """Whether the run has ended, and by what, on all processes alike."""
+        told = self._told_by_all(until)
+        self.seconds = told[0].seconds
+        self.stopped_by = next(filter(None, (each.stopped_by for each in told)), None)
         counters = {"steps": self.num_steps, "decisions": self.num_decisions, "samples": self.num_samples}
         for name, count in {**counters, "seconds": self.seconds}.items():
             bound = getattr(until, name)
             if bound is not None and count >= bound:
                 self.stopped_by = self.stopped_by or f"{name}={bound}"
-        if self._fulfils(until.condition):
+        if any(each.fulfils for each in told):
             self.stopped_by = self.stopped_by or "condition"
-        if self._signals.received is not None:
-            self.stopped_by = self._signals.received
-        if not self.trainer.world.is_alone:
-            self._stop_together()
+        signals = [each.signal for each in told if each.signal is not None]
+        if signals:
+            self.stopped_by = self._signals.received = signals[0]
         return self.stopped_by is not None
 
-    def _stop_together(self) -> None:
-        """Stop where any process does, and be interrupted where any is."""
-        told = self.trainer.world.gather((self.stopped_by, self._signals.received))
-        self.stopped_by = next((reason for reason, _ in told if reason is not None), None)
-        self._signals.received = next((signal for _, signal in told if signal is not None), None)
+    def _told_by_all(self, until: Until) -> list[_Told]:
+        """What may end the run on any process; a checkpoint that all have written gets its name."""
+        with self._on_all():
+            fulfils = self._fulfils(until.condition)
+            folder = self._run_folder
+            is_written = folder is not None and folder.is_written
+            own = _Told(self.seconds, self.stopped_by, fulfils, self._signals.received, is_written, self._num_states)
+            told = self._world.gather(own)
+            if folder is not None and all(each.is_written for each in told):
+                folder.wait()
+            require_same_number([each.num_states for each in told])
+            return told
 
     def _fulfils(self, condition: Callable[[Mapping[str, float]], bool] | None) -> bool:
         if condition is None or self.num_steps == 0:
@@ -347,19 +453,19 @@ class Run:
         for callback in tuple(self.callbacks):
             try:
                 getattr(callback, event)(self, *map(dict, arguments))
-            except CallbackError:
+            except (CallbackError, RankError, RankLostError):
                 raise
             except Exception as error:
                 raise self._failure_of(f"{type(callback).__name__}.{event}", error) from error
 
     def _failure_of(self, source: str, error: Exception) -> CallbackError:
-        """Save the run, and say whose error it is."""
-        failure = CallbackError(f"{source} raised {type(error).__name__} after step {self.num_steps}: {error}")
+        return CallbackError(f"{source} raised {type(error).__name__} after step {self.num_steps}: {error}")
+
+    def _save_before(self, failure: BaseException) -> None:
         try:
             self._save(must=True)
         except Exception as another:
             failure.add_note(f"the run could not be saved either: {type(another).__name__}: {another}")
-        return failure
 
     def _tell_error(self, error: BaseException) -> None:
         for callback in tuple(self.callbacks):

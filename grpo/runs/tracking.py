@@ -31,28 +31,29 @@ class Track(Callback):
     """Tells a tracker the metrics of steps and evaluations, and what the time of a step went into, ``time/sampling``.
 
     They are logged under the number of steps so far, 1 for those of the first step. Whoever has made the tracker closes
-    it.
+    it. Of several processes the first logs.
 
     Args:
-        tracker: takes them. If it is :class:`grpo.Stateful`, its state is saved with the run, so that no step is logged
-            twice where the run goes on.
+        tracker: takes them; None in processes that need none. If it is :class:`grpo.Stateful`, its state is saved with
+            the run, so that no step is logged twice where the run goes on.
 
     Raises:
         TypeError: if it has no method ``log``.
     """
 
-    def __init__(self, tracker: LogsMetrics) -> None:
-        require_methods(tracker, LogsMetrics, "tracker")
+    def __init__(self, tracker: LogsMetrics | None) -> None:
+        if tracker is not None:
+            require_methods(tracker, LogsMetrics, "tracker")
         self.tracker = tracker
 
     def after_step(self, run: Run, metrics: Mapping[str, float]) -> None:
         """Log what a step told."""
         times = {f"time/{phase}": seconds for phase, seconds in run.trainer.phases.seconds.items()}
-        self.tracker.log({**metrics, **times}, run.num_steps)
+        self._log(run, {**metrics, **times})
 
     def after_evaluation(self, run: Run, metrics: Mapping[str, float]) -> None:
         """Log what an evaluation told."""
-        self.tracker.log(metrics, run.num_steps)
+        self._log(run, metrics)
 
     def state_dict(self) -> dict[str, Any]:
         """The tracker's state, if it tells one."""
@@ -61,14 +62,22 @@ class Track(Callback):
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Go on from what ``state_dict`` returned."""
         require_keys(state_dict, {"tracker"}, self)
-        if state_dict["tracker"] is not None:
+        if state_dict["tracker"] is not None and self.tracker is not None:
             load_state(self.tracker, state_dict["tracker"], "tracker")
+
+    def _log(self, run: Run, metrics: Mapping[str, float]) -> None:
+        if run.world.rank > 0:
+            return
+        if self.tracker is None:
+            raise ValueError("Track has no tracker in the process that logs, the first: give it one there")
+        self.tracker.log(metrics, run.num_steps)
 
 
 class SampleLog(Callback):
     """Writes samples to look at, the first few of every so many steps, to ``samples.jsonl`` in the run's folder.
 
-    A line has the step, the state, the action, the reward, and the index of the group.
+    A line has the step, the state, the action, the reward, and the index of the group. Of several processes the first
+    writes, and of its own samples.
 
     Args:
         every: steps between them.
@@ -91,6 +100,8 @@ class SampleLog(Callback):
         """Open the file."""
         if run.folder is None:
             raise ValueError("SampleLog needs a folder to write to: construct the run with folder=")
+        if run.world.rank > 0:
+            return
         path = run.folder / "samples.jsonl"
         if self._file is None or self._file.path != path:
             self._file = LinesFile(path)

@@ -34,6 +34,8 @@ class WatchForTrouble(Callback):
 
     def after_step(self, run: Run, metrics: Mapping[str, float]) -> None:
         """Look at the metrics of a step."""
+        if run.world.rank > 0:
+            return
         self._look_at_first_update(metrics)
         self._look_at_entropy(metrics)
         self._look_at_groups(run, metrics)

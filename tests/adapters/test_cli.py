@@ -13,7 +13,7 @@ import pytest
 import torch
 from language_models import build_model, build_tokenizer
 
-from grpo import GRPOConfig, ImportanceCorrection
+from grpo import GRPOConfig, ImportanceCorrection, World
 from grpo_adapters.cli import main
 from grpo_adapters.cli.arguments import take_option
 from grpo_adapters.cli.errors import UsageError
@@ -211,7 +211,7 @@ def test_seeds_differ() -> None:
 
 def test_no_two_steps_and_no_two_seeds_begin_with_the_same_episodes() -> None:
     settings = {"environment": "CartPole-v1", "algorithm": "grpo", "num_groups": 3, "num_envs": 2}
-    starts = [TRAINERS["grpo"](load_options(settings | {"seed": seed}))[1] for seed in (0, 1)]
+    starts = [TRAINERS["grpo"](load_options(settings | {"seed": seed}), World())[1] for seed in (0, 1)]
     batches = [states(step) for states in starts for step in (0, 1)]
     assert [len(batch) for batch in batches] == [3] * 4
     assert len({start for batch in batches for start in batch}) == 12

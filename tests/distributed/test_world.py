@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from ranks import answers_of_ranks, on_ranks
+from torch._C._distributed_c10d import HashStore
 
 from grpo import RankError, RankLostError, World
 
@@ -164,6 +165,6 @@ def test_one_process_without_torchrun(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_copies() -> None:
-    world = World(torch.distributed.HashStore(), 1, 2)
+    world = World(HashStore(), 1, 2)
     assert copy.deepcopy(world) is world
     assert pickle.loads(pickle.dumps(world)).is_alone

@@ -24,6 +24,7 @@ from grpo import (
     ReinforceConfig,
     ReinforceTrainer,
     Run,
+    World,
 )
 from grpo_adapters.cli.arguments import config_file, parse, require_fields, take_option
 from grpo_adapters.cli.errors import UsageError, as_usage_errors
@@ -162,14 +163,14 @@ def resolve(options: GymOptions) -> GymOptions:
     return options.model_copy(update=rest)
 
 
-def build(options: GymOptions, more: Sequence[Callback]) -> Run:
+def build(options: GymOptions, more: Sequence[Callback], world: World) -> Run:
     """The run of these options."""
     make(options.environment).close()
     callbacks: list[Callback] = [Evaluate(partial(_evaluation, options), options.evaluate_every), BestWeights(METRIC)]
     if options.stop_at is not None:
         callbacks.append(EarlyStopping(METRIC, bar=options.stop_at))
     with as_usage_errors():
-        trainer, states = TRAINERS[options.algorithm](options)
+        trainer, states = TRAINERS[options.algorithm](options, world)
         return options.run_of(trainer, states, [*callbacks, *more])
 
 
@@ -258,30 +259,33 @@ def _policy(options: GymOptions, environment: Any) -> Any:
     )
 
 
-def _ppo(options: GymPPOOptions) -> tuple[Any, Any]:
+def _ppo(options: GymPPOOptions, world: World) -> tuple[Any, Any]:
+    own = world.part_of(options.num_envs)
+    if options.num_envs < world.size:
+        raise UsageError(f"num_envs is {options.num_envs}, expected at least one for each of {world.size} processes")
     sampler = FragmentSampler(
-        _environments(options.environment, options.num_envs),
+        _environments(options.environment, own.stop - own.start),
         options.num_steps,
-        seed=options.seed * SEEDS_OF_A_RUN,
+        seed=options.seed * SEEDS_OF_A_RUN + own.start,
         environments_in_state="restart" if options.environments_in_state == "restart" else "copy",
     )
     policy = _policy(options, sampler)
-    return PPOTrainer(PPOConfig(**options.part(PPOConfig)), policy, EnvironmentReward()), sampler.states
+    return PPOTrainer(PPOConfig(**options.part(PPOConfig)), policy, EnvironmentReward(), world=world), sampler.states
 
 
-def _grpo(options: GymGRPOOptions) -> tuple[Any, Any]:
+def _grpo(options: GymGRPOOptions, world: World) -> tuple[Any, Any]:
     policy = _policy(options, _episodes(options))
     config = GRPOConfig(**options.part(GRPOConfig))
-    return GRPOTrainer(config, policy, EnvironmentReward()), _starts(options, options.num_groups)
+    return GRPOTrainer(config, policy, EnvironmentReward(), world=world), _starts(options, options.num_groups)
 
 
-def _reinforce(options: GymReinforceOptions) -> tuple[Any, Any]:
+def _reinforce(options: GymReinforceOptions, world: World) -> tuple[Any, Any]:
     policy = _policy(options, _episodes(options))
     config = ReinforceConfig(**options.part(ReinforceConfig))
-    return ReinforceTrainer(config, policy, EnvironmentReward()), _starts(options, options.num_groups)
+    return ReinforceTrainer(config, policy, EnvironmentReward(), world=world), _starts(options, options.num_groups)
 
 
-TRAINERS: dict[str, Callable[[Any], tuple[Any, Any]]] = {"ppo": _ppo, "grpo": _grpo, "reinforce": _reinforce}
+TRAINERS: dict[str, Callable[[Any, World], tuple[Any, Any]]] = {"ppo": _ppo, "grpo": _grpo, "reinforce": _reinforce}
 
 
 def _episodes(options: GymOptions) -> EpisodeSampler:

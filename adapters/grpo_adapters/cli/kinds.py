@@ -11,7 +11,7 @@ from typing import Annotated, Any, cast
 import tyro
 from pydantic import BaseModel, PositiveInt
 
-from grpo import Callback, Run
+from grpo import Callback, Run, World
 from grpo_adapters.cli.errors import UsageError
 from grpo_adapters.cli.options import RunOptions, explained
 
@@ -47,7 +47,7 @@ class Kind:
         parse: from the words of a command line to options.
         load: from settings that were stored to options.
         resolve: fills in what the options leave open.
-        build: from options, nothing in them left open, and more callbacks to a run.
+        build: from options, nothing in them left open, more callbacks, and the processes that train together, to a run.
         evaluate: from options, what is asked for, and what gives a policy its weights, to what is to be told.
         name: what a run of these options trains, in words.
     """
@@ -55,7 +55,7 @@ class Kind:
     parse: Callable[[Sequence[str]], RunOptions]
     load: Callable[[Mapping[str, Any]], RunOptions]
     resolve: Callable[[Any], RunOptions]
-    build: Callable[[Any, Sequence[Callback]], Run]
+    build: Callable[[Any, Sequence[Callback], World], Run]
     evaluate: Callable[[Any, EvaluationOptions, Callable[[Any], None]], str]
     name: Callable[[Any], str]
 

@@ -23,6 +23,7 @@ from grpo import (
     Run,
     SampleLog,
     StateLoader,
+    World,
 )
 from grpo_adapters.cli.arguments import config_file, parse, require_fields
 from grpo_adapters.cli.errors import UsageError, as_usage_errors
@@ -114,7 +115,7 @@ def resolve(options: LanguageModelOptions) -> LanguageModelOptions:
     )
 
 
-def build(options: LanguageModelOptions, more: Sequence[Callback]) -> Run:
+def build(options: LanguageModelOptions, more: Sequence[Callback], world: World) -> Run:
     """The run of these options."""
     rows = read_rows(options.data)
     callbacks: list[Callback] = [SampleLog(options.samples_every, describe=_texts)]
@@ -125,7 +126,8 @@ def build(options: LanguageModelOptions, more: Sequence[Callback]) -> Run:
     with as_usage_errors():
         policy = _policy(options)
         config = GRPOConfig(**options.part(GRPOConfig))
-        trainer = GRPOTrainer(config, policy, reward, policy.reference() if config.kl_coefficient else None)
+        reference = policy.reference() if config.kl_coefficient else None
+        trainer = GRPOTrainer(config, policy, reward, reference, world=world)
         states = StateLoader(rows, options.prompts_per_step, seed=options.seed)
         return options.run_of(trainer, states, [*callbacks, SavesModel(), *more])
 
@@ -160,7 +162,8 @@ class SavesModel(Callback):
     def end(self, run: Run) -> None:
         """Write them."""
         assert run.folder is not None
-        run.trainer.policy.save_pretrained(run.folder / MODEL)
+        if run.world.rank == 0:
+            run.trainer.policy.save_pretrained(run.folder / MODEL)
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:

@@ -12,7 +12,7 @@ from typing import Any
 
 import tyro
 
-from grpo import Callback, Evaluate, Run
+from grpo import Callback, Evaluate, Run, World
 from grpo_adapters.cli.arguments import config_file, parse, require_fields
 from grpo_adapters.cli.errors import UsageError, as_usage_errors
 from grpo_adapters.cli.kinds import EvaluationOptions, Kind
@@ -28,7 +28,8 @@ class ModuleOptions(RunOptions):
 
     Attributes:
         target: file.py:function or package.module:function. The function returns a trainer; a trainer and its states; a
-            trainer, its states and callbacks; or a grpo.Run. If it takes an argument seed, it is given that.
+            trainer, its states and callbacks; or a grpo.Run. If it takes an argument seed, it is given that; world, the
+            processes that torchrun has started.
         seed: handed on to the function, if it takes a seed.
     """
 
@@ -59,9 +60,18 @@ def resolve(options: ModuleOptions) -> ModuleOptions:
     return options.model_copy(update={"checkpoint_every": every, "target": target})
 
 
-def build(options: ModuleOptions, more: Sequence[Callback]) -> Run:
+def build(options: ModuleOptions, more: Sequence[Callback], world: World) -> Run:
     """The run of what the function returns."""
-    made = _made(options)
+    run = _run_of(options, _made(options, world), more)
+    if run.world.size != world.size:
+        raise UsageError(
+            f"{options.target} makes a trainer of {run.world.size} process, but there are {world.size}: let the "
+            f"function take an argument world, and give it to the trainer, world=world"
+        )
+    return run
+
+
+def _run_of(options: ModuleOptions, made: Any, more: Sequence[Callback]) -> Run:
     if isinstance(made, Run):
         if made.folder is None:
             raise UsageError(
@@ -77,7 +87,7 @@ def build(options: ModuleOptions, more: Sequence[Callback]) -> Run:
 
 def evaluate_run(options: ModuleOptions, asked: EvaluationOptions, load: Callable[[Any], None]) -> str:
     """Evaluate a trained policy by the evaluations that its run has."""
-    run = build(options, ())
+    run = build(options, (), World())
     evaluations = [callback for callback in run.callbacks if isinstance(callback, Evaluate)]
     if not evaluations:
         raise UsageError(
@@ -145,22 +155,23 @@ def _functions(module: Any) -> list[str]:
     ]
 
 
-def _made(options: ModuleOptions) -> Any:
+def _made(options: ModuleOptions, world: World) -> Any:
     function = attribute(options.target)
     if not callable(function):
         raise UsageError(f"{options.target} is a {type(function).__name__}, expected a function")
     parameters = inspect.signature(function).parameters
-    takes_seed = "seed" in parameters
+    given = {name: value for name, value in {"seed": options.seed, "world": world}.items() if name in parameters}
     unknown = [
         name
         for name, each in parameters.items()
-        if name != "seed" and each.default is each.empty and each.kind not in (each.VAR_POSITIONAL, each.VAR_KEYWORD)
+        if name not in given and each.default is each.empty and each.kind not in (each.VAR_POSITIONAL, each.VAR_KEYWORD)
     ]
     if unknown:
         raise UsageError(
-            f"{options.target} takes {', '.join(unknown)}, expected no argument but seed: give the others a default"
+            f"{options.target} takes {', '.join(unknown)}, expected no argument but seed and world: give the others a "
+            f"default"
         )
-    return function(seed=options.seed) if takes_seed else function()
+    return function(**given)
 
 
 def _parts(target: str, made: Any) -> tuple[Any, Any, Sequence[Callback]]:

@@ -15,11 +15,12 @@ from pydantic import BaseModel, PositiveFloat, PositiveInt
 from rich.console import Console
 from rich.text import Text
 
-from grpo import Callback, CheckpointError, Run, RunInterrupted, Track, Until, WatchForTrouble
+from grpo import Callback, CheckpointError, Run, RunInterrupted, Track, Until, WatchForTrouble, World
 from grpo_adapters.cli.arguments import parse
 from grpo_adapters.cli.errors import UsageError, as_usage_errors
 from grpo_adapters.cli.kinds import Kind, kind_called
 from grpo_adapters.cli.options import RunOptions, explained
+from grpo_adapters.cli.processes import by_all, was_started_again
 from grpo_adapters.cli.records import CONFIG, read_record
 from grpo_adapters.cli.toml_files import from_text, read_toml, require_known, to_toml
 from grpo_adapters.progress import Progress
@@ -50,6 +51,15 @@ class ResumeOptions(BaseModel, frozen=True, extra="forbid"):
 
 def train(words: Sequence[str]) -> int:
     """Begin a run; the exit status."""
+    return by_all(lambda world: _train(words, world))
+
+
+def resume(words: Sequence[str]) -> int:
+    """Go on with a run; the exit status."""
+    return by_all(lambda world: _resume(words, world))
+
+
+def _train(words: Sequence[str], world: World) -> int:
     if not words:
         raise UsageError(USAGE)
     name = words[0] if words[0] in ("gym", "lm") else "module"
@@ -57,23 +67,25 @@ def train(words: Sequence[str]) -> int:
         raise UsageError(f"there is no training {words[0]!r}: {USAGE}")
     kind = kind_called(name)
     options = kind.parse(words if name == "module" else words[1:])
+    if was_started_again() and (options.folder / CONFIG).is_file():
+        return _resume([str(options.folder)], world)
     if name != "module":
         _require_no_run(options.folder)
     _use_threads(options)
     options = kind.resolve(options)
     _require_end(options)
-    with _trackers(options, goes_on=False) as callbacks:
+    with _trackers(options, world, goes_on=False) as callbacks:
         progress = Progress(options.until)
-        run = kind.build(options, [*callbacks, WatchForTrouble(progress.warn), progress])
+        run = kind.build(options, [*callbacks, WatchForTrouble(progress.warn), progress], world)
         assert run.folder is not None
-        _require_no_run(run.folder)
-        with as_usage_errors():
-            store(options, name, run.folder)
+        with world.together(), as_usage_errors():
+            if world.rank == 0:
+                _require_no_run(run.folder)
+                store(options, name, run.folder)
         return _carry_out(run, options.until, kind.name(options))
 
 
-def resume(words: Sequence[str]) -> int:
-    """Go on with a run; the exit status."""
+def _resume(words: Sequence[str], world: World) -> int:
     asked = parse(ResumeOptions, words, command="resume", required=("folder",))
     name, before = stored(asked.folder)
     kind = kind_called(name)
@@ -81,9 +93,9 @@ def resume(words: Sequence[str]) -> int:
     options = kind.load(settings)
     _require_end(options)
     _use_threads(options)
-    with _trackers(options, goes_on=True) as callbacks:
+    with _trackers(options, world, goes_on=True) as callbacks:
         progress = Progress(options.until)
-        run = kind.build(options, [*callbacks, WatchForTrouble(progress.warn), progress])
+        run = kind.build(options, [*callbacks, WatchForTrouble(progress.warn), progress], world)
         if run.folder is None or run.folder.resolve() != asked.folder.resolve():
             raise UsageError(f"the run writes to {run.folder}, not to {asked.folder}: call it where that is the same")
         try:
@@ -91,7 +103,9 @@ def resume(words: Sequence[str]) -> int:
         except (CheckpointError, FileExistsError, FileNotFoundError) as error:
             by_command = "say it by --override key=value"
             raise UsageError(str(error).replace("call run.resume(override=True)", by_command)) from error
-        store(options, name, asked.folder)
+        with world.together():
+            if world.rank == 0:
+                store(options, name, asked.folder)
         _say(f"goes on from step {run.num_steps:,}" if found else "no checkpoint was written yet: begins anew")
         return _carry_out(run, options.until, kind.name(options))
 
@@ -153,11 +167,14 @@ def _use_threads(options: RunOptions) -> None:
 
 
 @contextmanager
-def _trackers(options: RunOptions, *, goes_on: bool) -> Iterator[list[Callback]]:
+def _trackers(options: RunOptions, world: World, *, goes_on: bool) -> Iterator[list[Callback]]:
     """Callbacks that tell the trackers which were asked for."""
     with ExitStack() as stack:
         if not options.trackers:
             yield []
+            return
+        if world.rank > 0:
+            yield [Track(None)]
             return
         config = {name: str(value) for name, value in options}
         with as_usage_errors():

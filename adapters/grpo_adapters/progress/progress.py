@@ -29,7 +29,7 @@ class Progress(Callback):
     """Shows how far a run is, its reward and last evaluation with their curves, and what its time goes into.
 
     A terminal and a notebook have a display that is drawn anew at most four times a second; anywhere else lines are
-    printed, at most one every five seconds besides the first and the last.
+    printed, at most one every five seconds besides the first and the last. Of several processes the first shows.
 
     Args:
         until: what the run is called with, for how much is left; None where that is not known.
@@ -62,7 +62,7 @@ class Progress(Callback):
     def start(self, run: Run) -> None:
         """Begin to show."""
         self._begin(self._fraction(run), run.seconds)
-        self._display = _display_for(self.console)
+        self._display = _display_for(self.console) if run.world.rank == 0 else None
         self._draw(run, at_once=True)
 
     def after_step(self, run: Run, metrics: Mapping[str, float]) -> None:

@@ -1,0 +1,65 @@
+"""What each of several processes does differently in a run that all of them make."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from grpo.data._part_state import each_once
+from grpo.data.seeds import seeded_generator
+from grpo.data.state import is_stateful
+from grpo.distributed.world import World
+from grpo.runs._plain_data import to_plain
+
+
+def share_of(states: Any, world: World) -> Any:
+    """A process's part of the states of a step, by index; of a tensor a tensor, of any other batch a list."""
+    if isinstance(states, Tensor | list | tuple):
+        return world.share(states)
+    part = world.part_of(len(states))
+    return [states[index] for index in range(part.start, part.stop)]
+
+
+def require_same_source(source: Any, world: World) -> None:
+    """Raise a ValueError if the source of another process is elsewhere, or of other rows or another seed."""
+    own = repr(to_plain(source.state_dict())) if is_stateful(source) and not world.is_alone else ""
+    digests = world.gather(hashlib.sha256(own.encode()).hexdigest())
+    _require_equal(digests, "the source of states is another, or elsewhere")
+
+
+def require_same_number(counts: Sequence[int]) -> None:
+    """Raise a ValueError if processes have drawn different numbers of states."""
+    _require_equal(counts, f"the number of states is another ({', '.join(map(str, counts))} by rank)")
+
+
+def renew_generators(trainer: Any, rank: int) -> None:
+    """Let what a process draws follow from seed, step and rank: the models' own generators, and those of everything."""
+    owned = each_once(trainer._owned)
+    for role, part in owned.items():
+        generator = getattr(part, "generator", None)
+        if isinstance(generator, torch.Generator):
+            generator.manual_seed(_seed(trainer, rank, role))
+    random.seed(_seed(trainer, rank, "Python"))
+    torch.manual_seed(_seed(trainer, rank, "PyTorch"))
+    numpy = sys.modules.get("numpy")
+    if numpy is not None:
+        numpy.random.seed(_seed(trainer, rank, "NumPy") % 2**32)
+
+
+def _seed(trainer: Any, rank: int, purpose: str) -> int:
+    return seeded_generator(f"{purpose} of rank {rank} at step {trainer.num_steps}", trainer.config.seed).initial_seed()
+
+
+def _require_equal(values: Sequence[Any], what: str) -> None:
+    for rank, value in enumerate(values):
+        if value != values[0]:
+            raise ValueError(
+                f"{what} on rank {rank} than on rank 0: give the runs of all processes the same states, with the same "
+                f"seed; each takes its share of every batch"
+            )
