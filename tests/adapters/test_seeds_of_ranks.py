@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch.distributed import HashStore
+from torch._C._distributed_c10d import HashStore
 
 from grpo import World
 from grpo_adapters.huggingface import AgentSampler, FunctionReward
@@ -22,10 +22,19 @@ class Noise:
         return torch.rand(len(completions), generator=self.generator).tolist()
 
 
+class Nowhere:
+    """An environment that nobody enters."""
+
+    def reset(self, state: Any) -> list[dict[str, Any]]:
+        return []
+
+    def step(self, message: Any) -> Any: ...
+
+
 def seeds(rank: int) -> tuple[int | None, int | None, list[float]]:
     world = World(HashStore(), rank, 2)
     engine, within, noise = EngineSampler("http://localhost:1", seed=5), EngineSampler("http://localhost:1"), Noise()
-    for part in (engine, AgentSampler(lambda state: None, engine=within), FunctionReward(noise)):
+    for part in (engine, AgentSampler(Nowhere, engine=within), FunctionReward(noise)):
         part.join_world(world)
     return engine.seed, within.seed, noise([0] * 4)
 

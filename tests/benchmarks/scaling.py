@@ -132,7 +132,7 @@ class Processes:
             process.stdin.flush()
         lines = [process.stdout.readline() for process in self.processes if process.stdout is not None]
         if not all(lines):
-            raise RuntimeError(f"a process has died: see what {self.processes[0].args} says, given a line")
+            raise RuntimeError(f"a process of {__file__} has died: see what it says with --worker, given a line")
         answers = [json.loads(line) for line in lines]
         return {**answers[0], "seconds": max(answer["seconds"] for answer in answers)}
 

@@ -24,7 +24,8 @@ def fragments(world: World, plays_before: bool) -> dict[str, Any]:
     for _ in range(2):
         metrics = trainer.step(sampler.states)
         assert trainer.last_experience is not None
-        seen.append(trainer.last_experience.batch.observations)
+        batch: Any = trainer.last_experience.batch
+        seen.append(batch.observations)
     assert policy.normalization is not None
     return {
         "seen": torch.cat(seen),

@@ -242,7 +242,7 @@ def training(world: World, faults: Faults, seed: int, *, skips: bool, may_be_emp
     surrogate = KLPenaltySurrogate(coefficient=AdaptiveKLCoefficient(target=0.003))
     optimizer = Optimizer(policy.parameters(), lr=0.05)
     optimizer.faults = faults
-    policy.network[2].weight.register_post_accumulate_grad_hook(partial(_fail_in_backward, faults))
+    list(policy.parameters())[-2].register_post_accumulate_grad_hook(partial(_fail_in_backward, faults))
     trainer = GRPOTrainer(
         config,
         policy,

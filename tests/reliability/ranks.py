@@ -27,7 +27,7 @@ from typing import Any
 
 import torch
 import tyro
-from torch.distributed import TCPStore
+from torch._C._distributed_c10d import TCPStore
 
 import grpo.training._rollback
 from grpo import RankError, RankLostError, Until, World
