@@ -213,13 +213,22 @@ class NotesState(Callback):
         self.faults.at("callback")
 
 
+class SameStates:
+    """The states of all ranks, the same in each step; each takes its share, of which only the last is never empty."""
+
+    def __init__(self, world: World, seed: int, *, may_be_none: bool) -> None:
+        count = random.Random(f"{seed}").randint(1 if may_be_none else 2 * world.size, 4 * world.size)
+        self.states = [place % NUM_STATES for place in range(count)]
+
+    def next_states(self, step: int) -> list[int]:
+        return self.states
+
+
 def training(world: World, faults: Faults, seed: int, *, skips: bool, may_be_empty: bool) -> tuple[Run, NotesState]:
-    """A training whose settings follow from a seed; where they ``may_be_empty`` ranks may have no samples."""
+    """A training whose settings follow from a seed; if it ``may_be_empty`` ranks but the last may have no samples."""
     draws = random.Random(seed)
     torch.manual_seed(seed)
     random.seed(seed)
-    num_states = draws.randint(1 if may_be_empty else world.size, 2 + 3 * world.size)
-    states = [place % NUM_STATES for place in range(num_states)]
     policy = Policy(faults)
     reference = copy.deepcopy(policy)
     config = GRPOConfig(
@@ -245,7 +254,7 @@ def training(world: World, faults: Faults, seed: int, *, skips: bool, may_be_emp
         world=world,
     )
     callback = NotesState(faults)
-    return Run(trainer, states, callbacks=[callback]), callback
+    return Run(trainer, SameStates(world, seed, may_be_none=may_be_empty), callbacks=[callback]), callback
 
 
 def _fail_in_backward(faults: Faults, parameter: Tensor) -> None:
