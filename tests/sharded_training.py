@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from language_models import CHAT_TEMPLATE, build_model, build_tokenizer, random_completions
 from peft import LoraConfig
-from ranks import process_group
+from processes import process_group
 from torch import Tensor, distributed
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard

@@ -35,7 +35,11 @@ def sample_until_spread(
         Yu et al. 2025 (DAPO), arXiv:2503.14476, section 3.2.
     """
     world = first.world
-    rounds = [first if first.slots is not None else replace(first, slots=torch.arange(len(first.groups)))]
+    rounds = [
+        first
+        if first.slots is not None
+        else replace(first, slots=torch.arange(len(first.groups), device=first.groups.device))
+    ]
     num_resampled = 0
     while len(rounds) <= settings.max_rounds:
         equal = rounds[-1].select_groups(~rounds[-1].has_spread)
@@ -44,7 +48,7 @@ def sample_until_spread(
             break
         again, slots = _states_in_place_of(equal, counts, settings)
         samples = sample(again)
-        rounds.append(replace(samples, slots=slots if samples.slots is None else slots[samples.slots]))
+        rounds.append(replace(samples, slots=slots if samples.slots is None else slots[samples.slots.to(slots.device)]))
         num_resampled += len(again)
     return _kept(first, rounds, num_resampled)
 
@@ -60,7 +64,7 @@ def _states_in_place_of(equal: ScoredSamples, counts: list[int], settings: Dynam
     places = torch.arange(len(drawn)) * sum(counts) // len(drawn) - sum(counts[: equal.world.rank])
     own = ((places >= 0) & (places < len(equal.groups))).nonzero().squeeze(1)
     again = drawn if len(own) == len(drawn) else select_entries(drawn, own)
-    return again, equal.slots[places[own]]
+    return again, equal.slots[places[own].to(equal.slots.device)]
 
 
 def _kept(first: ScoredSamples, rounds: list[ScoredSamples], num_resampled: int) -> ScoredSamples:

@@ -73,7 +73,7 @@ class ScoredSamples:
             Segments.of_lengths(sizes[sizes > 0]),
             values[kept],
             metrics={"num_unscored": float(len(scored) - len(kept))},
-            slots=(sizes > 0).nonzero().squeeze(1).cpu(),
+            slots=(sizes > 0).nonzero().squeeze(1),
         )
 
     def checked(self, segments: Segments, batch: ActionBatch | None = None) -> ScoredSamples:

@@ -67,4 +67,5 @@ class SharedSegments:
         """Values of the segments that have entries here at their places among all."""
         if self._places is None:
             return values
-        return values.new_full((self.count,), otherwise).index_copy(0, self._places, values)
+        everywhere = torch.full((self.count,), otherwise, dtype=values.dtype, device=values.device)
+        return everywhere.index_copy(0, self._places, values)

@@ -363,5 +363,7 @@ class Trainer(PolicyTrainer[StatesT, ActionsT]):
         with self._left_out_where_not_finite(metrics):
             log_probs = self._evaluator.log_probs(experience.batch, self.config.micro_batch_size)
             kl = kl_k3(experience.old_log_probs, log_probs).double()
-            total, count = self.world.sum(torch.stack((kl.sum(), kl.new_tensor(len(kl))))).tolist()
+            total, count = self.world.sum(
+                torch.stack((kl.sum(), torch.tensor(float(len(kl)), dtype=kl.dtype, device=kl.device)))
+            ).tolist()
             metrics.note({"policy_kl": total / count})

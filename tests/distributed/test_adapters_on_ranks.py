@@ -7,7 +7,7 @@ from typing import Any
 import gymnasium
 import pytest
 import torch
-from ranks import answers_of_ranks, on_ranks
+from processes import answers_of_ranks, on_ranks
 
 from grpo import GRPOConfig, GRPOTrainer, PPOConfig, PPOTrainer, World
 from grpo_adapters.bandit import GaussianRewards, SoftmaxPolicy, StationaryBandit, seeded_generator

@@ -10,7 +10,7 @@ from io import StringIO
 from pathlib import Path
 
 import pytest
-from ranks import on_ranks
+from processes import on_ranks
 
 from grpo import World
 from grpo_adapters.cli import main

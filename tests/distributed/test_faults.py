@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 from models import FunctionRewards, TablePolicy
-from ranks import on_ranks
+from processes import on_ranks
 
 import grpo.training._rollback
 from grpo import Callback, GRPOConfig, GRPOTrainer, RankError, Run, Until, World

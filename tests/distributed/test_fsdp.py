@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from language_models import build_model, build_tokenizer
-from ranks import on_ranks
+from processes import on_ranks
 from sharded_training import (
     Case,
     Outcome,

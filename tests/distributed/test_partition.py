@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from ranks import on_ranks
+from processes import on_ranks
 from runs_of_ranks import Case, train
 
 from grpo import World

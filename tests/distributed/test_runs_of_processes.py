@@ -16,7 +16,7 @@ from typing import Any
 import bandit_of_ranks
 import pytest
 import torch
-from ranks import answers_of_ranks, on_ranks
+from processes import answers_of_ranks, on_ranks
 
 from grpo import (
     Callback,

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from models import FunctionRewards, Quiet, TablePolicy
-from ranks import answers_of_ranks, on_ranks
+from processes import answers_of_ranks, on_ranks
 from torch import Tensor, nn
 
 from grpo import GRPOConfig, GRPOTrainer, Needs, RankError, Terms, World

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from ranks import answers_of_ranks, on_ranks
+from processes import answers_of_ranks, on_ranks
 from torch._C._distributed_c10d import HashStore
 
 from grpo import RankError, RankLostError, World
