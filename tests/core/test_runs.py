@@ -274,10 +274,7 @@ def test_a_signal_ends_the_run_after_it_was_saved(tmp_path: Path) -> None:
     assert again.num_steps == 3
 
 
-def test_a_second_signal_ends_the_run_at_once(tmp_path: Path, request: pytest.FixtureRequest) -> None:
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
-    request.addfinalizer(lambda: signal.signal(signal.SIGINT, before))
-
+def test_a_second_signal_ends_the_run_at_once(tmp_path: Path) -> None:
     class Interrupts(Callback):
         def after_step(self, run: Run, metrics: Mapping[str, float]) -> None:
             if run.num_steps == 3:
