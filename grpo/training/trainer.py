@@ -245,6 +245,8 @@ class Trainer(PolicyTrainer[StatesT, ActionsT]):
     @property
     def _looks_at_all(self) -> bool:
         """Whether the estimator, or a part that adapts, may look at samples of other processes."""
+        if self.world.is_alone:
+            return False
         parts = {id(part): part for part in (self.advantage_estimator, *self._adapting)}
         return any(needs_of(part).all_samples is not False for part in parts.values())
 
