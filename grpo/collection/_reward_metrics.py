@@ -12,8 +12,7 @@ def rollout_metrics(experience: Experience) -> dict[str, float]:
     metrics = {} if "reward" in experience.metrics else reward_metrics(experience.sample_rewards)
     truncated = experience.truncated
     if truncated is not None:
-        counts = torch.stack((truncated.sum(), torch.tensor(len(truncated), device=truncated.device))).double()
-        num_truncated, num_samples = experience.world.sum(counts).tolist()
+        num_truncated, num_samples = experience.world.totals(truncated.sum().item(), len(truncated))
         metrics["frac_truncated"] = num_truncated / num_samples
     return {**metrics, **experience.metrics}
 
@@ -21,9 +20,9 @@ def rollout_metrics(experience: Experience) -> dict[str, float]:
 def reward_metrics(rewards: GroupedRewards) -> dict[str, float]:
     """What the rewards were like: ``reward``, ``reward_std`` and ``frac_reward_zero_std``."""
     std = rewards.std
-    counts = torch.tensor([len(rewards.values), len(rewards.groups)], dtype=torch.float64, device=std.device)
-    sums = torch.stack((rewards.values.sum(), std.sum(), std.count_nonzero()))
-    reward, reward_std, with_spread, samples, groups = rewards.world.sum(torch.cat((sums.double(), counts))).tolist()
+    sums = torch.stack((rewards.values.sum(), std.sum(), std.count_nonzero())).tolist()
+    counts = len(rewards.values), len(rewards.groups)
+    reward, reward_std, with_spread, samples, groups = rewards.world.totals(*sums, *counts)
     return {
         "reward": reward / samples,
         "reward_std": reward_std / groups,

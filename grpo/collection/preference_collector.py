@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic
 
-import torch
 from torch import Tensor
 
 from grpo.collection._reward_metrics import rollout_metrics
@@ -80,7 +79,7 @@ def pair_best_with_worst(experience: Experience) -> CollectedPreferences:
         "num_groups_zero_std": has_spread.count(False),
         "num_groups_identical": has_spread.count(True) - len(preferences),
     }
-    everyone = experience.world.sum(torch.tensor(list(counts.values()))).tolist()
+    everyone = experience.world.totals(*counts.values())
     metrics = {name: float(count) for name, count in zip(counts, everyone, strict=True)}
     return CollectedPreferences(preferences, rollout_metrics(experience) | metrics)
 

@@ -46,17 +46,22 @@ def gather_experience(experience: Experience) -> Experience:
     parts = [part for part in world.gather(_sendable(experience)) if part["groups"]]
     device = experience.samples.device
     cuts = {name: Segments.of_lengths(list(chain(*(part[name] for part in parts))), device) for name in CUTS}
-    columns = {name: _joined([part[name] for part in parts], device) for name in COLUMNS}
-    truncated = _joined([part["truncated"] for part in parts], device)
-    values = [_joined([part["values"][place] for part in parts], device) for place in range(2)]
+    columns = {name: joined_columns([part[name] for part in parts], device) for name in COLUMNS}
+    rewards = columns["rewards"]
+    assert rewards is not None
+    truncated = joined_columns([part["truncated"] for part in parts], device)
+    values = [joined_columns([part["values"][place] for part in parts], device) for place in range(2)]
     return Experience(
         states=join_groups([part["states"] for part in parts]),
         actions=join_groups([part["actions"] for part in parts]),
         batch=GatheredBatch(**cuts, truncated=truncated, sampling_log_probs=columns["sampling_log_probs"]),
         groups=Segments.of_lengths(list(chain(*(part["groups"] for part in parts))), device),
+        rewards=rewards,
+        old_log_probs=columns["old_log_probs"],
+        reference_log_probs=columns["reference_log_probs"],
         values=None if values[0] is None or values[1] is None else ValueEstimates(values[0], values[1]),
+        sampling_log_probs=columns["sampling_log_probs"],
         metrics=experience.metrics,
-        **columns,  # type: ignore[arg-type]
     )
 
 
@@ -88,6 +93,7 @@ def _sendable(experience: Experience) -> dict[str, Any]:
     }
 
 
-def _joined(parts: list[Tensor | None], device: torch.device) -> Tensor | None:
+def joined_columns(parts: list[Tensor | None], device: torch.device) -> Tensor | None:
+    """A column of all processes, from those that have it; None where none has."""
     known = [part.to(device) for part in parts if part is not None]
     return torch.cat(known) if known else None

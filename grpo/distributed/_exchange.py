@@ -232,7 +232,8 @@ class Exchange:
             missing = [rank for rank in range(self._size) if not self._notes.check([f"{place}/{rank}"])]
         except RuntimeError:
             pass  # the store is gone, and who is missing cannot be told
-        self._raise_what_is_noted(sys.maxsize)
+        if self._failed_at is None:  # else it is the failure after which all were to meet
+            self._raise_what_is_noted(sys.maxsize)
         who = f"rank {', '.join(map(str, missing))}" if missing else "another process"
         self._lose(f"{who} did not come to where the others are within {self._timeout:g} s", cause)
 

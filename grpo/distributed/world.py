@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import pickle
 import random
@@ -136,6 +137,18 @@ class World:
         """The sum over all processes, of a tensor that has one shape on all of them."""
         return self._reduced(tensor, "SUM")
 
+    def totals(self, *numbers: float) -> list[float]:
+        """The sums over all processes of some numbers.
+
+        Example:
+            >>> World().totals(3, 0.5)
+            [3, 0.5]
+        """
+        if self._exchange is None:
+            return list(numbers)
+        totals: list[float] = self.sum(torch.tensor(numbers, dtype=torch.float64)).tolist()
+        return totals
+
     def maximum(self, tensor: Tensor) -> Tensor:
         """The maximum over all processes, entry by entry."""
         return self._reduced(tensor, "MAX")
@@ -160,21 +173,14 @@ class World:
         if self._exchange is None:
             return [value]
         content = pickle.dumps(value)
-        first = torch.zeros(SLOT, dtype=torch.uint8)
-        head = len(content).to_bytes(8, "little") + content[: SLOT - 8]
-        first[: len(head)] = torch.frombuffer(bytearray(head), dtype=torch.uint8)
-        parts = [bytes(part.tolist()) for part in self._gathered(first)]
-        lengths = [int.from_bytes(part[:8], "little") for part in parts]
-        contents = [part[8:] for part in parts]
-        longest = max(lengths) - (SLOT - 8)
-        if longest > 0:
-            rest = torch.zeros(longest, dtype=torch.uint8)
-            tail = content[SLOT - 8 :]
-            if tail:
-                rest[: len(tail)] = torch.frombuffer(bytearray(tail), dtype=torch.uint8)
-            rests = self._gathered(rest)
-            contents = [head + part.numpy().tobytes() for head, part in zip(contents, rests, strict=True)]
-        return [pickle.loads(part[:length]) for part, length in zip(contents, lengths, strict=True)]  # noqa: S301
+        content = len(content).to_bytes(8, "little") + content
+        parts = self._gathered(content[:SLOT], SLOT)
+        lengths = [8 + int.from_bytes(part[:8], "little") for part in parts]
+        if max(lengths) > SLOT:
+            rests = self._gathered(content[SLOT:], max(lengths) - SLOT)
+            parts = [part + rest for part, rest in zip(parts, rests, strict=True)]
+        # They come from processes of the same training, over connections between them.
+        return [pickle.loads(part[8:length]) for part, length in zip(parts, lengths, strict=True)]  # noqa: S301
 
     def broadcast(self, value: Any, source: int = 0) -> Any:
         """What one process has, on all of them: anything that can be pickled."""
@@ -233,11 +239,13 @@ class World:
         self._exchange.wait(self._exchange.begin(kind, own))
         return own.to(tensor)
 
-    def _gathered(self, tensor: Tensor) -> list[Tensor]:
+    def _gathered(self, content: bytes, length: int) -> list[bytes]:
+        """What each process sends, filled up to one length for all."""
         assert self._exchange is not None
-        operation = self._exchange.begin("gather", tensor)
+        filled = torch.frombuffer(bytearray(content.ljust(length, b"\0")), dtype=torch.uint8)
+        operation = self._exchange.begin("gather", filled)
         self._exchange.wait(operation)
-        return operation.gathered
+        return [ctypes.string_at(part.data_ptr(), length) for part in operation.gathered]
 
     def __deepcopy__(self, memo: dict[int, Any]) -> World:
         return self  # a copy of a part is one of the same process

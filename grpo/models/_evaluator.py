@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -94,7 +94,7 @@ class Evaluator:
         critic: Any = self.policy
         if len(batch.rows) == 0:
             if self.computes_together:
-                self.model.evaluate_nothing()  # type: ignore[attr-defined]
+                self.evaluate_nothing(1)
             return ValueEstimates(self._nothing(batch), self._nothing(batch))
         estimates = check_values(
             critic.estimate_values(batch),
@@ -156,7 +156,7 @@ class Evaluator:
     def evaluate_nothing(self, num_calls: int) -> None:
         """Take part in so many evaluations of other processes."""
         for _ in range(num_calls):
-            self.model.evaluate_nothing()  # type: ignore[attr-defined]
+            cast("ComputesTogether", self.model).evaluate_nothing()
 
     def check_same_segments(self, batch: ActionBatch, other: ActionBatch) -> None:
         """This policy's batch must have its decisions where the batch of the policy that is trained has them."""

@@ -26,9 +26,10 @@ from torch.distributed.checkpoint.metadata import (
 )
 from torch.distributed.checkpoint.planner import SavePlan
 
+from grpo.distributed.parts import is_sharded
 from grpo.distributed.world import World
 from grpo.runs._plain_data import SHARED, from_plain
-from grpo.runs._sharded import is_sharded, like, tensors_in
+from grpo.runs._sharded import like, tensors_in
 from grpo.runs._storage import (
     MANIFEST,
     IncompleteError,

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from grpo.data._protocols import type_name
-from grpo.runs._sharded import is_sharded
+from grpo.distributed.parts import is_sharded
 
 ARRAY, BYTES, SHARED = "__array__", "__bytes__", "__shared__"
 """The only name in a dictionary that stands for an array of NumPy's, bytes, or a tensor that processes store once."""

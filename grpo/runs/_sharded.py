@@ -9,11 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-
-def is_sharded(value: object) -> bool:
-    """Whether it is a DTensor of PyTorch's, which nobody has who has not imported them."""
-    module = sys.modules.get("torch.distributed.tensor")
-    return module is not None and isinstance(value, module.DTensor)
+from grpo.distributed.parts import is_sharded
 
 
 def whole(value: Any) -> Any:

@@ -16,8 +16,8 @@ from torch.nn.parallel import DistributedDataParallel
 from grpo.config.update import UpdateConfig
 from grpo.data._part_state import modules_in
 from grpo.data._protocols import type_name
+from grpo.distributed.parts import is_sharded
 from grpo.distributed.world import ALONE, World
-from grpo.training._gradient_sum import is_sharded
 from grpo.training._optimization import level_of_caller
 
 CHUNK = 2**22  # entries
@@ -62,7 +62,8 @@ def check_same_settings(config: UpdateConfig, trainer: object, world: World) -> 
     """Raise a ValueError on all processes where trainers or their configs differ."""
     if world.is_alone:
         return
-    own = {"trainer": type_name(trainer), **{name: _text(getattr(config, name)) for name in type(config).model_fields}}
+    names = type(config).model_fields.keys() - {"device"}  # each process has a GPU of its own
+    own = {"trainer": type_name(trainer), **{name: _text(getattr(config, name)) for name in sorted(names)}}
     told = world.gather(own)
     for name, value in own.items():
         for rank, settings in enumerate(told):

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from grpo.data.decisions import Decisions, Terms
 from grpo.data.evaluation import Evaluation
+from grpo.data.gathered import joined_columns
 from grpo.data.segments import Segments
 from grpo.distributed.world import World
 from grpo.training._minibatches import MicroBatch
@@ -45,7 +46,7 @@ def terms_of_all(
         return None
     device = evaluation.log_probs.device
     parts = [own if rank == world.rank else part for rank, part in enumerate(told) if part is not None]
-    whole = {name: _joined([part[name] for part in parts], device) for name in own}
+    whole = {name: joined_columns([part[name] for part in parts], device) for name in own}
     lengths, weight = whole["lengths"], whole["weight"]
     assert lengths is not None
     assert weight is not None
@@ -73,8 +74,3 @@ def _part(evaluation: Evaluation, micro_batch: MicroBatch) -> Part:
 
 def _sendable(column: Tensor | None) -> Tensor | None:
     return None if column is None else column.detach().cpu()
-
-
-def _joined(columns: list[Tensor | None], device: torch.device) -> Tensor | None:
-    known = [column.to(device) for column in columns if column is not None]
-    return torch.cat(known) if known else None

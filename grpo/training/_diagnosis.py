@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from grpo.data.action_batches import ActionBatch
-from grpo.distributed.parts import layout_of, whole
+from grpo.distributed.parts import is_sharded, whole
 from grpo.models._evaluator import Evaluator
 from grpo.training._minibatches import WeightedRows
 
@@ -21,7 +21,7 @@ def describe_bad_gradient(
     if not bad:
         return _describe_large_gradient(parameters)
     message = f"gradient of {', '.join(bad[:3])} is not finite"
-    if any(layout_of(tensor) is not None for tensor in parameters.values()):
+    if any(is_sharded(tensor) for tensor in parameters.values()):
         return message  # which row makes it so cannot be asked of one process alone
     trainable = [tensor for tensor in parameters.values() if tensor.requires_grad]
     for micro_batch in minibatch if trainable else ():

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor
 
+from grpo.distributed.parts import is_sharded
 from grpo.distributed.world import PendingSum, World
 
 BUCKET = 25 * 2**20  # bytes
@@ -25,6 +27,7 @@ class GradientSum:
 
     def __init__(self, tensors: Sequence[Tensor], world: World) -> None:
         self._world = world
+        self._given = list(tensors)
         self._tensors = [tensor for tensor in tensors if not is_sharded(tensor)]
         self._buckets = _in_buckets(self._tensors)
         self._bucket_of = {id(tensor): bucket for bucket, tensors in enumerate(self._buckets) for tensor in tensors}
@@ -36,8 +39,7 @@ class GradientSum:
 
     def is_for(self, tensors: Sequence[Tensor]) -> bool:
         """Whether it sums the gradients of these tensors."""
-        own = [tensor for tensor in tensors if not is_sharded(tensor)]
-        return len(own) == len(self._tensors) and all(map(lambda a, b: a is b, own, self._tensors))
+        return len(tensors) == len(self._given) and all(map(operator.is_, tensors, self._given))
 
     def clear(self) -> None:
         """Forget what an optimiser step that failed has begun."""
@@ -100,11 +102,6 @@ class GradientSum:
     def _gradients(self, bucket: int) -> list[Tensor]:
         parts = [torch.zeros_like(t) if t.grad is None else t.grad for t in self._buckets[bucket]]
         return [part.reshape(-1).to(_width(part.dtype)) for part in parts]
-
-
-def is_sharded(tensor: Tensor) -> bool:
-    """Whether a tensor lies in parts on several processes (a DTensor)."""
-    return hasattr(tensor, "device_mesh")
 
 
 def _width(dtype: torch.dtype) -> torch.dtype:

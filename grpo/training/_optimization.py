@@ -16,10 +16,10 @@ from grpo.config.update import UpdateConfig
 from grpo.data._protocols import type_name
 from grpo.data.errors import NonFiniteError
 from grpo.data.state import copied, load_state
-from grpo.distributed.parts import local_part
+from grpo.distributed.parts import is_sharded, local_part, whole
 from grpo.distributed.world import World
 from grpo.models._checks import check_parameters
-from grpo.training._gradient_sum import GradientSum, is_sharded
+from grpo.training._gradient_sum import GradientSum
 
 
 class Optimization:
@@ -205,12 +205,13 @@ class Optimization:
                 f"no gradient reached a parameter that the optimizer holds: {source} must compute "
                 f"log-probs from the very tensors in get_parameters"
             )
-        grad_norm = total_norm(gradients)
+        parts = by_sharding(gradients)
+        grad_norm = total_norm(parts)
         if not math.isfinite(grad_norm):
             raise NonFiniteError("the gradient is not finite")
         bound = self._config.max_grad_norm
         if bound is not None and grad_norm > bound:
-            for part in by_sharding(gradients):
+            for part in parts:
                 torch._foreach_mul_(part, bound / grad_norm)
         self.optimizer.step()
         return grad_norm
@@ -242,15 +243,19 @@ def _keep_dtypes(optimizer: torch.optim.Optimizer, stored: Mapping[int, Mapping[
                 current[name] = value.to(own.device, copy=True)
 
 
-def total_norm(gradients: list[Tensor]) -> float:
-    """Norm of all gradients together, in float32 or better; of all parts where they lie on several processes."""
-    return math.hypot(*(_norm(part) for part in by_sharding(gradients)))
+def total_norm(parts: list[list[Tensor]]) -> float:
+    """Norm of all gradients together, in float32 or better; of those that are whole here, and those that are not."""
+    return math.hypot(*map(_norm, parts))
 
 
 def by_sharding(gradients: list[Tensor]) -> list[list[Tensor]]:
     """Those that are here as a whole, and those that lie in parts on several processes, where there are any."""
-    parts = [[tensor for tensor in gradients if is_sharded(tensor) is sharded] for sharded in (False, True)]
-    return [part for part in parts if part]
+    sharded = [tensor for tensor in gradients if is_sharded(tensor)]
+    if not sharded:
+        return [gradients]
+    known = set(map(id, sharded))
+    here = [tensor for tensor in gradients if id(tensor) not in known]
+    return [here, sharded] if here else [sharded]
 
 
 def _norm(gradients: list[Tensor]) -> float:
@@ -258,8 +263,7 @@ def _norm(gradients: list[Tensor]) -> float:
     norms = torch._foreach_norm(gradients, dtype=torch.float64 if doubles else torch.float32)
     if len({gradient.device for gradient in gradients}) > 1:
         norms = tuple(norm.to(norms[0].device) for norm in norms)
-    norm: Any = torch.linalg.vector_norm(torch.stack(norms))
-    return float(norm.full_tensor() if is_sharded(norm) else norm)
+    return whole(torch.linalg.vector_norm(torch.stack(norms))).item()
 
 
 def trainable(parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:

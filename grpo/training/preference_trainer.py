@@ -85,11 +85,11 @@ class PreferenceTrainer(PolicyTrainer[StatesT, ActionsT]):
             raise ValueError("preferences is empty on all processes, expected at least one: there is nothing to learn")
         pairs, reference_log_probs = self._encoded(preferences)
         self.phases.begin("updating")
-        num_pairs, num_decisions = self.world.sum(torch.tensor([len(pairs), pairs.batch.samples.total])).tolist()
+        num_pairs, num_decisions = self.world.totals(len(pairs), pairs.batch.samples.total)
         metrics.note({"num_pairs": float(num_pairs), "num_decisions": float(num_decisions)})
         metrics.note({"learning_rate": self._optimization.learning_rate})
         metrics.note_reports(self._reporting)
-        undo.before_updates(may_fail_later=self._may_fail_after_an_update(num_pairs))
+        undo.before_updates(may_fail_later=self._may_fail_after_an_update(int(num_pairs)))
         self._evaluator.policy.train()
         for minibatch in pairs.minibatches(self.config, self.generator, self._weights_dtype, self.world):
             with self._left_out_where_not_finite(metrics):

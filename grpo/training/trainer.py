@@ -236,7 +236,8 @@ class Trainer(PolicyTrainer[StatesT, ActionsT]):
 
     def _num_rows(self, batch: ActionBatch) -> int:
         """Rows of all processes."""
-        return len(batch.rows) if self.world.is_alone else int(self.world.sum(torch.tensor(len(batch.rows))))
+        [num_rows] = self.world.totals(len(batch.rows))
+        return int(num_rows)
 
     def _reads_old_log_probs(self, num_rows: int) -> bool:
         """Whether anything reads the log-probs of the policy that sampled: it is no longer the one of later updates."""
@@ -267,8 +268,7 @@ class Trainer(PolicyTrainer[StatesT, ActionsT]):
                 f"this trainer's collector"
             )
         metrics.note(rollout_metrics(experience))
-        counts = torch.tensor([len(experience.samples), experience.samples.total])
-        num_samples, num_decisions = self.world.sum(counts).tolist()
+        num_samples, num_decisions = self.world.totals(len(experience.samples), experience.samples.total)
         metrics.note({"num_samples": float(num_samples), "num_decisions": float(num_decisions)})
         metrics.note(self._sampling_gap.metrics(experience))
         metrics.note({"learning_rate": self._optimization.learning_rate})
@@ -365,7 +365,5 @@ class Trainer(PolicyTrainer[StatesT, ActionsT]):
         with self._left_out_where_not_finite(metrics):
             log_probs = self._evaluator.log_probs(experience.batch, self.config.micro_batch_size)
             kl = kl_k3(experience.old_log_probs, log_probs).double()
-            total, count = self.world.sum(
-                torch.stack((kl.sum(), torch.tensor(float(len(kl)), dtype=kl.dtype, device=kl.device)))
-            ).tolist()
+            total, count = self.world.totals(kl.sum().item(), len(kl))
             metrics.note({"policy_kl": total / count})

@@ -203,3 +203,13 @@ def test_a_policy_that_averages_gradients_itself_is_refused() -> None:
     policy.network = type("Wrapped", (nn.parallel.DistributedDataParallel,), {"__init__": nn.Module.__init__})()
     with pytest.raises(TypeError, match=r"holds a DistributedDataParallel.*model\.module.*World\.from_environment"):
         GRPOTrainer(GRPOConfig(), policy, rewards())
+
+
+def on_devices_of_their_own(world: World) -> float:
+    config = GRPOConfig(device=("cpu", "cpu:0")[world.rank])
+    trainer: GRPOTrainer[Any, Any] = GRPOTrainer(config, TablePolicy(), rewards(), world=world)
+    return trainer.step([world.rank])["num_samples"]
+
+
+def test_each_process_may_have_a_device_of_its_own() -> None:
+    assert on_ranks(2, on_devices_of_their_own) == [16, 16]

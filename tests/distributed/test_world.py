@@ -168,3 +168,22 @@ def test_copies() -> None:
     world = World(HashStore(), 1, 2)
     assert copy.deepcopy(world) is world
     assert pickle.loads(pickle.dumps(world)).is_alone
+
+
+def dies_after_another_failed(world: World) -> str:
+    world.sum(torch.ones(1))
+    try:
+        with world.together():
+            if world.rank == 1:
+                raise KeyError("first")
+    except KeyError:
+        os._exit(3)
+    except RankError:
+        world.sum(torch.ones(1))
+    return "went on"
+
+
+def test_a_rank_that_is_gone_after_it_failed_ends_the_others() -> None:
+    (_, error, _), _ = answers_of_ranks(2, dies_after_another_failed, timeout=2.0)
+    assert isinstance(error, RankLostError)
+    assert "rank 1" in str(error)
