@@ -1,10 +1,11 @@
 """Throughput of two processes of one thread over that of one, each with the same work: PPO, and a language model.
 
-One process, and two that train one policy together, take turns, step by step, so that whatever else the machine does
-falls on both; where that is much, CPU time tells more, which leaves out what processes wait for each other. PPO plays
-LunarLander as in ``control_speed.py``; each process has its own environments and brings 64 rows into each update. The
-language model is the tiny one of ``language_work.py``, with completions of varied lengths; each process has its own
-prompts. The ratio is the median over the rounds of that within a round. Bytes are those that a process hands over in a
+One process, two that know nothing of each other, and two that train one policy together take turns, step by step, so
+that whatever else the machine does falls on all; "apart" is what two cores of this machine can give at all. CPU time
+leaves out what processes wait for each other. PPO plays LunarLander as in ``control_speed.py``; each process has its own
+environments, and brings 64 rows into each update, or 1,024. The language model is the tiny one of
+``language_work.py``, with completions of varied lengths; each process has its own prompts. A ratio is the median over
+the rounds of that within a round. Bytes are those that a process hands over in a
 step, beside 2 P (n - 1) / n numbers for each sum of P gradients over n processes. The last line holds all as JSON.
 """
 
@@ -39,18 +40,20 @@ class Options:
     num_steps: int = 1024
     """Steps in each of 16 LunarLanders in a rollout."""
     work: Literal["control", "language"] | None = None
-    """What to measure; both for None."""
+    """What to measure; all for None."""
+    rows: int | None = None
+    """What each process brings into an update in LunarLander; 64, and then 1024, for None."""
     worker: bool = False
     """Be a process that makes a step when it is asked to."""
 
 
-def control(world: World, num_steps: int) -> tuple[Any, Callable[[], dict[str, float]]]:
+def control(world: World, num_steps: int, rows: int) -> tuple[Any, Callable[[], dict[str, float]]]:
     """PPO in LunarLander."""
     from control_speed import our_ppo
 
     from hand_written_ppo import LUNAR_LANDER
 
-    settings = replace(LUNAR_LANDER, num_steps=num_steps, batch_size=LUNAR_LANDER.batch_size * world.size)
+    settings = replace(LUNAR_LANDER, num_steps=num_steps, batch_size=rows * world.size)
     trainer = our_ppo(settings, world)
     return trainer, lambda: trainer.step(list(range(settings.num_envs)))
 
@@ -78,7 +81,7 @@ def work_in_turns(options: Options) -> None:
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what libraries print is no answer
     torch.set_num_threads(1)
     world = World.from_environment()
-    trainer, step = control(world, options.num_steps) if options.work == "control" else language(world)
+    trainer, step = language(world) if options.rows is None else control(world, options.num_steps, options.rows)
     num_parameters = sum(tensor.numel() for tensor in trainer.policy.get_parameters().values())
     for _ in sys.stdin:
         before, began, cpu_began = world.num_bytes, time.perf_counter(), time.process_time()
@@ -95,9 +98,9 @@ def work_in_turns(options: Options) -> None:
 
 
 class Processes:
-    """Some that train one policy together, a step when they are asked for it."""
+    """Some that train one policy together, or each its own, a step when they are asked for it."""
 
-    def __init__(self, size: int, arguments: Sequence[str]) -> None:
+    def __init__(self, size: int, arguments: Sequence[str], *, apart: bool = False) -> None:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
@@ -111,7 +114,7 @@ class Processes:
                 text=True,
                 env=os.environ
                 | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
-                | ({} if size == 1 else together | {"RANK": str(rank)}),
+                | ({} if apart else together | {"RANK": str(rank)}),
             )
             for rank in range(size)
         ]
@@ -137,22 +140,27 @@ class Processes:
         return {**answers[0], "seconds": max(answer["seconds"] for answer in answers)}
 
 
-def measure(work: str, options: Options) -> dict[str, float]:
-    """Decisions per second of one process and of two, and what they send each other."""
-    arguments = ["--work", work, "--num-steps", str(options.num_steps)]
+def measure(arguments: Sequence[str], num_rounds: int) -> dict[str, float]:
+    """Decisions per second of one process, of two apart and of two together, and what these send each other."""
     with ExitStack() as stack:
-        alone, together = (stack.enter_context(Processes(size, arguments)) for size in (1, SIZE))
-        rounds = [(alone.step(), together.step()) for _ in range(options.rounds + 1)][1:]
-    cpu_ratios = [
-        (two["decisions"] / two["cpu_seconds"]) / (one["decisions"] / one["cpu_seconds"]) for one, two in rounds
-    ]
-    speeds = [[answer["decisions"] / answer["seconds"] for answer in answers] for answers in rounds]
-    last = rounds[-1][1]
+        alone, apart, together = (
+            stack.enter_context(Processes(size, arguments, apart=is_apart))
+            for size, is_apart in ((1, True), (SIZE, True), (SIZE, False))
+        )
+        rounds = [(alone.step(), apart.step(), together.step()) for _ in range(num_rounds + 1)][1:]
+    for _, two_apart, _ in rounds:
+        two_apart["decisions"] *= SIZE  # of those, a process counts its own only
+    speeds, per_cpu_second = (
+        [[answer["decisions"] / answer[unit] for answer in answers] for answers in rounds]
+        for unit in ("seconds", "cpu_seconds")
+    )
+    last = rounds[-1][2]
     return {
-        "one": round(statistics.median(one for one, _ in speeds), 1),
-        "two": round(statistics.median(two for _, two in speeds), 1),
-        "ratio": round(statistics.median(two / one for one, two in speeds), 3),
-        "CPU ratio": round(statistics.median(cpu_ratios), 3),
+        "one": round(statistics.median(one for one, _, _ in speeds), 1),
+        "two": round(statistics.median(two for _, _, two in speeds), 1),
+        "ratio": round(statistics.median(two / one for one, _, two in speeds), 3),
+        "apart": round(statistics.median(two / one for one, two, _ in speeds), 3),
+        "CPU ratio": round(statistics.median(two / one for one, _, two in per_cpu_second), 3),
         "bytes": last["bytes"],
         "model": last["model"],
         "updates": last["updates"],
@@ -165,10 +173,16 @@ def main(options: Options) -> None:
         work_in_turns(options)
         return
     found: dict[str, Any] = {}
-    for work in ("control", "language") if options.work is None else (options.work,):
+    works: dict[str, list[str]] = {}
+    if options.work != "language":
+        for rows in (64, 1024) if options.rows is None else (options.rows,):
+            works[f"control, {rows} rows"] = ["--rows", str(rows), "--num-steps", str(options.num_steps)]
+    if options.work != "control":
+        works["language"] = []
+    for name, arguments in works.items():
         load = os.getloadavg()[0]
-        found[work] = {**measure(work, options), "load before": round(load, 1)}
-        print(work, found[work], flush=True)
+        found[name] = {**measure(arguments, options.rounds), "load before": round(load, 1)}
+        print(name, found[name], flush=True)
     print(json.dumps(found))
 
 
