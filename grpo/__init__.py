@@ -100,10 +100,10 @@ from grpo.rollout.importance import effective_sample_size, importance_weights
 from grpo.rollout.sampler import CutsEpisodes, DiffersFromPolicy, HasSampler, Restarts, Sampler
 from grpo.runs._storage import CheckpointError
 from grpo.runs.best import BestWeights, EarlyStopping, load_best_weights, load_latest_weights
-from grpo.runs.callback import Callback
+from grpo.runs.callback import Callback, CallbackError
 from grpo.runs.checkpoints import Checkpoints
 from grpo.runs.evaluation import Evaluate, PolicyEvaluation, mean_with_interval, pass_at_k
-from grpo.runs.run import CallbackError, Run
+from grpo.runs.run import Run
 from grpo.runs.signals import RunInterrupted
 from grpo.runs.state_sources import StateLoader, StateSource
 from grpo.runs.tracking import LogsMetrics, SampleLog, Track

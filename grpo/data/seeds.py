@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import random
-
 import torch
+
+from grpo.distributed.seeds import derived_seed
 
 
 def seeded_generator(purpose: str, seed: int) -> torch.Generator:
@@ -12,4 +12,4 @@ def seeded_generator(purpose: str, seed: int) -> torch.Generator:
 
     Two generators given the same number draw the same stream: rewards would depend on what a policy samples.
     """
-    return torch.Generator().manual_seed(random.Random(f"{purpose} {seed}").getrandbits(63))  # noqa: S311
+    return torch.Generator().manual_seed(derived_seed(purpose, seed))

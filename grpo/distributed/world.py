@@ -5,7 +5,6 @@ from __future__ import annotations
 import ctypes
 import os
 import pickle
-import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -18,6 +17,7 @@ from torch.distributed.rendezvous import rendezvous
 
 from grpo.distributed._exchange import Exchange, Kind, Operation
 from grpo.distributed.errors import RankError, RankLostError
+from grpo.distributed.seeds import derived_seed
 
 KNOWN = "is_known_to_other_processes"
 """Attribute of errors that the other processes were told of."""
@@ -206,9 +206,7 @@ class World:
             >>> World().own_seed(7)
             7
         """
-        if self.rank == 0:
-            return seed
-        return random.Random(f"rank {self.rank} {seed}").getrandbits(63)  # noqa: S311
+        return seed if self.rank == 0 else derived_seed(f"rank {self.rank}", seed)
 
     @contextmanager
     def together(self) -> Iterator[None]:

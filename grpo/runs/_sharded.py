@@ -40,6 +40,16 @@ def sharded_in(value: Any) -> dict[str, Tensor]:
     return {place: tensor for place, tensor in tensors_in(value) if is_sharded(tensor)}
 
 
+def sharded_of(trainer: Any) -> dict[str, Tensor]:
+    """Those of a trainer, by their places in a run's state, and of what is optimized by those of its moments."""
+    state = {"trainer": trainer.state_dict()}
+    held = (
+        [tensor for group in trainer.optimizer.param_groups for tensor in group["params"]] if trainer.optimizer else []
+    )
+    moments = {"trainer": {"optimizer": {"state": dict(enumerate(held))}}}
+    return sharded_in(moments) | sharded_in(state)
+
+
 def like(place: str, shape: torch.Size, sharded: Mapping[str, Tensor]) -> Tensor | None:
     """The sharded tensor of that shape at a place, or at the one that it is in; None where there is none."""
     for outer in (place, place.rpartition("[")[0]):

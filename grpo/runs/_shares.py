@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from grpo.data._part_state import each_once
-from grpo.data.seeds import seeded_generator
+from grpo.data._protocols import type_name
 from grpo.data.state import is_stateful
+from grpo.distributed.seeds import derived_seed
 from grpo.distributed.world import World
 from grpo.runs._plain_data import to_plain
 
@@ -38,6 +39,24 @@ def require_same_number(counts: Sequence[int]) -> None:
     _require_equal(counts, f"the number of states is another ({', '.join(map(str, counts))} by rank)")
 
 
+def as_of_other_ranks(state: dict[str, Any], trainer: Any) -> dict[str, Any]:
+    """A run's state that other ranks wrote, with this process's own sampler, whose episodes nobody else plays."""
+    own = trainer.state_dict()["parts"]
+    kept = {role: own[role] for role in ("sampler",) if role in own}
+    return {**state, "trainer": {**state["trainer"], "parts": {**state["trainer"]["parts"], **kept}}}
+
+
+def begin_anew_what_is_of_a_rank(trainer: Any, num_ranks: int) -> str:
+    """Go on from the state of other ranks; what is told of it."""
+    renew_generators(trainer, trainer.world.rank)
+    sampler = getattr(trainer, "sampler", None)
+    also = f", and {type_name(sampler)} begins anew" if is_stateful(sampler) else ""
+    return (
+        f"the run goes on with {trainer.world.size} ranks, and was saved by {num_ranks}: states go on where they were, "
+        f"random generators are derived anew from seed, step and rank{also}"
+    )
+
+
 def renew_generators(trainer: Any, rank: int) -> None:
     """Let what a process draws follow from seed, step and rank: the models' own generators, and those of everything."""
     owned = each_once(trainer._owned)
@@ -53,7 +72,7 @@ def renew_generators(trainer: Any, rank: int) -> None:
 
 
 def _seed(trainer: Any, rank: int, purpose: str) -> int:
-    return seeded_generator(f"{purpose} of rank {rank} at step {trainer.num_steps}", trainer.config.seed).initial_seed()
+    return derived_seed(f"{purpose} of rank {rank} at step {trainer.num_steps}", trainer.config.seed)
 
 
 def _require_equal(values: Sequence[Any], what: str) -> None:

@@ -3,10 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
+
+from grpo.distributed.errors import RankError, RankLostError
 
 if TYPE_CHECKING:
     from grpo.runs.run import Run
+
+
+class CallbackError(RuntimeError):
+    """A callback has raised an error, which is this one's cause; the run was saved before, if it is at all."""
+
+    @classmethod
+    def of(cls, source: str, num_steps: int, error: Exception) -> Self:
+        """Tell whose error it was, and after which step."""
+        return cls(f"{source} raised {type(error).__name__} after step {num_steps}: {error}")
 
 
 class Callback:
@@ -57,3 +68,28 @@ def require_callbacks(callbacks: Any) -> list[Callback]:
                 f"pass an instance"
             )
     return list(callbacks)
+
+
+def tell(run: Run, event: str, *arguments: Mapping[str, float]) -> None:
+    """Call a method of all callbacks of a run.
+
+    Raises:
+        CallbackError: if one raises.
+        RankError, RankLostError: as the callback raises them, since another process is at fault.
+    """
+    for callback in tuple(run.callbacks):
+        try:
+            getattr(callback, event)(run, *map(dict, arguments))
+        except (CallbackError, RankError, RankLostError):
+            raise
+        except Exception as error:
+            raise CallbackError.of(f"{type(callback).__name__}.{event}", run.num_steps, error) from error
+
+
+def tell_error(run: Run, error: BaseException) -> None:
+    """Tell all callbacks of a run that it has failed; what they raise is noted on the error."""
+    for callback in tuple(run.callbacks):
+        try:
+            callback.on_error(run, error)
+        except Exception as another:
+            error.add_note(f"{type(callback).__name__}.on_error failed too: {type(another).__name__}: {another}")

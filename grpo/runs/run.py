@@ -7,46 +7,34 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, NamedTuple
-
-from torch import Tensor
+from typing import Any
 
 from grpo.data._checks import check_states
-from grpo.data._protocols import missing_methods, type_name
+from grpo.data._protocols import missing_methods
 from grpo.data.state import copied, is_stateful, load_state, require_keys
 from grpo.distributed.errors import RankError, RankLostError
 from grpo.distributed.world import World
 from grpo.models._random_states import global_random_states, set_global_random_states
 from grpo.rollout.sampler import CutsEpisodes
 from grpo.runs._description import description_of
+from grpo.runs._ending import COUNTERS, Told, why_over
 from grpo.runs._folder import RunFolder
-from grpo.runs._sharded import sharded_in
-from grpo.runs._shares import renew_generators, require_same_number, require_same_source, share_of
+from grpo.runs._sharded import sharded_of
+from grpo.runs._shares import (
+    as_of_other_ranks,
+    begin_anew_what_is_of_a_rank,
+    require_same_number,
+    require_same_source,
+    share_of,
+)
 from grpo.runs._storage import CheckpointError
-from grpo.runs.callback import Callback, require_callbacks
+from grpo.runs.callback import Callback, CallbackError, require_callbacks, tell, tell_error
 from grpo.runs.checkpoints import Checkpoints
 from grpo.runs.signals import NotesSignals, RunInterrupted
 from grpo.runs.state_sources import source_of
 from grpo.runs.until import Until
 from grpo.training._optimization import level_of_caller
 from grpo.training.policy_trainer import PolicyTrainer
-
-COUNTERS = ("num_steps", "num_samples", "num_decisions", "seconds")
-
-
-class _Told(NamedTuple):
-    """What a process tells the others after each step."""
-
-    seconds: float
-    stopped_by: str | None
-    fulfils: bool
-    signal: str | None
-    is_written: bool
-    num_states: int
-
-
-class CallbackError(RuntimeError):
-    """A callback has raised an error, which is this one's cause; the run was saved before, if it is at all."""
 
 
 class Run:
@@ -154,7 +142,7 @@ class Run:
             with NotesSignals() as self._signals, self._world.together():
                 self._loop(until)
         except BaseException as error:
-            self._tell_error(error)
+            tell_error(self, error)
             self._close()
             raise
         else:
@@ -174,7 +162,7 @@ class Run:
         with self._on_all():
             require_same_source(self._source, self._world)
             self._save(must=True)
-            self._tell("start")
+            tell(self, "start")
             self._compare()
         while not self._is_over(until):
             with self._on_all():
@@ -183,13 +171,13 @@ class Run:
             self.seconds = time.perf_counter() - began
             with self._on_all():
                 self._note(metrics)
-                self._tell("after_step", metrics)
+                tell(self, "after_step", metrics)
                 if self._checkpoints is not None and self.num_steps % self._checkpoints.every == 0:
                     self._save()
         with self._on_all():
             self._save()
             self._compare(at_end=True)
-            self._tell("end")
+            tell(self, "end")
 
     @contextmanager
     def _on_all(self) -> Iterator[None]:
@@ -232,7 +220,7 @@ class Run:
         """Take in the metrics of an evaluation of the policy as it is now, and tell the callbacks."""
         self.evaluation.update(metrics)
         self._write("evaluations", metrics)
-        self._tell("after_evaluation", metrics)
+        tell(self, "after_evaluation", metrics)
 
     def resume(self, *, override: bool = False) -> bool:
         """Go on from the latest checkpoint in the folder that is whole.
@@ -263,7 +251,7 @@ class Run:
             return self._resume(self._run_folder, override=override)
 
     def _resume(self, folder: RunFolder, *, override: bool) -> bool:
-        found = folder.latest(self._sharded)
+        found = folder.latest(lambda: sharded_of(self.trainer))
         if found is None:
             folder.take_over(None)
             return False
@@ -271,38 +259,16 @@ class Run:
         with self._world.together():
             changed = folder.changes_since(manifest, description_of(self.trainer), override=override)
         num_ranks = manifest.get("ranks", 1)
-        self._load_or_leave(path, state if num_ranks == self._world.size else self._as_of_other_ranks(state))
-        if num_ranks != self._world.size:
-            self._begin_anew_what_is_of_a_rank(num_ranks)
+        is_of_others = num_ranks != self._world.size
+        self._load_or_leave(path, as_of_other_ranks(state, self.trainer) if is_of_others else state)
+        if is_of_others:
+            self._warn(begin_anew_what_is_of_a_rank(self.trainer, num_ranks))
         if changed:
             self._warn(f"the run goes on with another config: {'; '.join(changed)}")
             self.trainer.apply_learning_rate()
         folder.take_over(path)
         self._saved_step = None if changed else self.num_steps  # the next start saves it with its new settings
         return True
-
-    def _sharded(self) -> dict[str, Tensor]:
-        """Tensors of which this process holds a part, by their places in the state, and of what is optimized."""
-        state = {"trainer": self.trainer.state_dict()}
-        optimizer = self.trainer.optimizer
-        held = [tensor for group in optimizer.param_groups for tensor in group["params"]] if optimizer else []
-        moments = {"trainer": {"optimizer": {"state": dict(enumerate(held))}}}
-        return sharded_in(moments) | sharded_in(state)
-
-    def _as_of_other_ranks(self, state: dict[str, Any]) -> dict[str, Any]:
-        """A state that other ranks wrote, with this process's own sampler, whose episodes nobody else plays."""
-        own = self.trainer.state_dict()["parts"]
-        kept = {role: own[role] for role in ("sampler",) if role in own}
-        return {**state, "trainer": {**state["trainer"], "parts": {**state["trainer"]["parts"], **kept}}}
-
-    def _begin_anew_what_is_of_a_rank(self, num_ranks: int) -> None:
-        renew_generators(self.trainer, self._world.rank)
-        sampler = getattr(self.trainer, "sampler", None)
-        also = f", and {type_name(sampler)} begins anew" if is_stateful(sampler) else ""
-        self._warn(
-            f"the run goes on with {self._world.size} ranks, and was saved by {num_ranks}: states go on where they "
-            f"were, random generators are derived anew from seed, step and rank{also}"
-        )
 
     def _warn(self, text: str) -> None:
         if self._world.rank == 0:
@@ -415,26 +381,17 @@ class Run:
         """Whether the run has ended, and by what, on all processes alike."""
         told = self._told_by_all(until)
         self.seconds = told[0].seconds
-        self.stopped_by = next(filter(None, (each.stopped_by for each in told)), None)
-        counters = {"steps": self.num_steps, "decisions": self.num_decisions, "samples": self.num_samples}
-        for name, count in {**counters, "seconds": self.seconds}.items():
-            bound = getattr(until, name)
-            if bound is not None and count >= bound:
-                self.stopped_by = self.stopped_by or f"{name}={bound}"
-        if any(each.fulfils for each in told):
-            self.stopped_by = self.stopped_by or "condition"
-        signals = [each.signal for each in told if each.signal is not None]
-        if signals:
-            self.stopped_by = self._signals.received = signals[0]
+        self.stopped_by = why_over(until, {name: getattr(self, name) for name in COUNTERS}, told)
+        self._signals.received = self._signals.received or next(filter(None, (each.signal for each in told)), None)
         return self.stopped_by is not None
 
-    def _told_by_all(self, until: Until) -> list[_Told]:
+    def _told_by_all(self, until: Until) -> list[Told]:
         """What may end the run on any process; a checkpoint that all have written gets its name."""
         with self._on_all():
             fulfils = self._fulfils(until.condition)
             folder = self._run_folder
             is_written = folder is not None and folder.is_written
-            own = _Told(self.seconds, self.stopped_by, fulfils, self._signals.received, is_written, self._num_states)
+            own = Told(self.seconds, self.stopped_by, fulfils, self._signals.received, is_written, self._num_states)
             told = self._world.gather(own)
             if folder is not None and all(each.is_written for each in told):
                 folder.wait()
@@ -447,29 +404,10 @@ class Run:
         try:
             return bool(condition(self.metrics | self.evaluation))
         except Exception as error:
-            raise self._failure_of("Until.condition", error) from error
-
-    def _tell(self, event: str, *arguments: Mapping[str, float]) -> None:
-        for callback in tuple(self.callbacks):
-            try:
-                getattr(callback, event)(self, *map(dict, arguments))
-            except (CallbackError, RankError, RankLostError):
-                raise
-            except Exception as error:
-                raise self._failure_of(f"{type(callback).__name__}.{event}", error) from error
-
-    def _failure_of(self, source: str, error: Exception) -> CallbackError:
-        return CallbackError(f"{source} raised {type(error).__name__} after step {self.num_steps}: {error}")
+            raise CallbackError.of("Until.condition", self.num_steps, error) from error
 
     def _save_before(self, failure: BaseException) -> None:
         try:
             self._save(must=True)
         except Exception as another:
             failure.add_note(f"the run could not be saved either: {type(another).__name__}: {another}")
-
-    def _tell_error(self, error: BaseException) -> None:
-        for callback in tuple(self.callbacks):
-            try:
-                callback.on_error(self, error)
-            except Exception as another:
-                error.add_note(f"{type(callback).__name__}.on_error failed too: {type(another).__name__}: {another}")

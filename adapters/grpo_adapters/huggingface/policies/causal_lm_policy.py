@@ -44,6 +44,7 @@ from grpo_adapters.huggingface.models.training_mode import (
     switch_dropout_off,
 )
 from grpo_adapters.huggingface.policies.completion_batch import CompletionBatch, check_fits
+from grpo_adapters.huggingface.policies.peculiarities import peculiarities
 from grpo_adapters.huggingface.policies.policy_state import changing_weights, check_policy_state, laid_out_as
 from grpo_adapters.huggingface.policies.row_layout import RowLayout
 from grpo_adapters.huggingface.text.completions import Completion
@@ -145,7 +146,7 @@ class CausalLMPolicy:
         self.fuses_head = is_body_and_head(self.causal_model)
         computed = self._hidden_states if self.fuses_head else self._logits
         self._layout = RowLayout(self.causal_model, computed, self._traits, packing)
-        self._warn_of_the_model()
+        self._warn_of_peculiarities()
         if self._shards is not None:
             self._shards.begin()
 
@@ -157,34 +158,12 @@ class CausalLMPolicy:
             self.sum_gradients = shards.sum_gradients
             self.join_world = shards.join_world
 
-    def _warn_of_the_model(self) -> None:
-        """Tell the caller of the constructor what makes this model slow, large, or another one in training."""
-        if not self.fuses_head:
-            warnings.warn(
-                f"the logits of {type(self.causal_model).__name__} are not a linear layer of its body's hidden "
-                f"states: log-probs are computed from all logits, which takes more memory",
-                stacklevel=3,
-            )
-        if not self._traits.caches:
-            warnings.warn(
-                f"{type(self.causal_model).__name__} does not go on from a cache of earlier tokens: to sample a token, "
-                f"all before it are computed again, which takes more time",
-                stacklevel=3,
-            )
+    def _warn_of_peculiarities(self) -> None:
+        """Tell the caller of the constructor."""
         noisy = noisy_in_training(self.model, self.causal_model) if self._disables_dropout else []
-        if noisy:
-            warnings.warn(
-                f"{type(self.causal_model).__name__} computes other logits in training than in sampling, though "
-                f"dropout is off: so does {', '.join(noisy)} in training mode. What is trained is then not the policy "
-                f"that sampled: look for noise among the settings of the model's config",
-                stacklevel=3,
-            )
-        if not end_tokens(self.causal_model, self.tokenizer) and not self.sampling.stop_strings:
-            warnings.warn(
-                "neither the tokenizer nor the model has an end token: every completion goes on for max_new_tokens, "
-                "unless stop_strings are given",
-                stacklevel=3,
-            )
+        ends = bool(end_tokens(self.causal_model, self.tokenizer) or self.sampling.stop_strings)
+        for text in peculiarities(self.causal_model, self._traits, self.fuses_head, noisy, ends=ends):
+            warnings.warn(text, stacklevel=3)
 
     @property
     def device(self) -> torch.device:
