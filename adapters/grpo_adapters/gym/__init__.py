@@ -17,7 +17,7 @@ from grpo_adapters.gym.evaluation import EvaluationResult, act, evaluate
 from grpo_adapters.gym.fragment_sampler import FragmentSampler
 from grpo_adapters.gym.networks import MLP, ActorCriticMLP, RunningNormalization
 from grpo_adapters.gym.policies import GymActorCritic, GymPolicy
-from grpo_adapters.gym.reward_models import EnvironmentReward
+from grpo_adapters.gym.reward_models import EnvironmentReward, NormalizedReward
 from grpo_adapters.gym.rollout_files import ReplayDifference, replay, save_rollouts
 from grpo_adapters.gym.spaces import ObservationEncoder
 from grpo_adapters.gym.trajectories import Trajectory, TrajectoryBatch
@@ -38,6 +38,7 @@ __all__ = [
     "GymActorCritic",
     "GymPolicy",
     "MultiCategorical",
+    "NormalizedReward",
     "ObservationEncoder",
     "ReplayDifference",
     "RunningNormalization",
