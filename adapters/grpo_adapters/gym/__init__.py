@@ -20,6 +20,7 @@ from grpo_adapters.gym.policies import GymActorCritic, GymPolicy
 from grpo_adapters.gym.reward_models import EnvironmentReward, NormalizedReward
 from grpo_adapters.gym.rollout_files import ReplayDifference, replay, save_rollouts
 from grpo_adapters.gym.spaces import ObservationEncoder
+from grpo_adapters.gym.stepwise import Decided, StepwisePolicy
 from grpo_adapters.gym.trajectories import Trajectory, TrajectoryBatch
 from grpo_adapters.gym.vector_environments import EnvironmentFailedError
 from grpo_adapters.gym.videos import record_video
@@ -29,6 +30,7 @@ __all__ = [
     "ActionDistribution",
     "ActorCriticMLP",
     "Categorical",
+    "Decided",
     "DiagonalGaussian",
     "EnvironmentFailedError",
     "EnvironmentReward",
@@ -42,6 +44,7 @@ __all__ = [
     "ObservationEncoder",
     "ReplayDifference",
     "RunningNormalization",
+    "StepwisePolicy",
     "Trajectory",
     "TrajectoryBatch",
     "act",

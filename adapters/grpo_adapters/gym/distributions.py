@@ -46,8 +46,12 @@ class ActionDistribution(Protocol):
         """Log-probs [n] of the decisions and entropies [n], nats, differentiable."""
         ...
 
+    def played(self, decisions: Tensor) -> Tensor:
+        """The decisions as actions of the space, on the device where they are."""
+        ...
+
     def actions(self, decisions: Tensor) -> NDArray[Any]:
-        """The decisions as the environment takes them."""
+        """The decisions as an environment takes them."""
         ...
 
 
@@ -82,10 +86,14 @@ class Categorical(nn.Module):
         chosen = log_probs.gather(-1, decisions.unsqueeze(-1)).squeeze(-1)
         return chosen, -(log_probs.exp() * log_probs).sum(-1)
 
+    def played(self, decisions: Tensor) -> Tensor:
+        """The choices counted from the start of the space."""
+        return decisions + self.start if self.start else decisions
+
     def actions(self, decisions: Tensor) -> NDArray[Any]:
         """The choices counted from the start of the space."""
-        choices: NDArray[Any] = decisions.cpu().numpy()
-        return choices + self.start if self.start else choices
+        choices: NDArray[Any] = self.played(decisions).cpu().numpy()
+        return choices
 
 
 class MultiCategorical(nn.Module):
@@ -123,9 +131,13 @@ class MultiCategorical(nn.Module):
         entropy = torch.stack([-(part.exp() * part).sum(-1) for part in parts]).sum(0)
         return torch.cat(chosen, -1).sum(-1), entropy
 
+    def played(self, decisions: Tensor) -> Tensor:
+        """The choices counted from the starts of the space."""
+        return decisions + torch.from_numpy(self.starts).to(decisions)
+
     def actions(self, decisions: Tensor) -> NDArray[Any]:
         """The choices counted from the starts of the space."""
-        choices: NDArray[Any] = decisions.cpu().numpy() + self.starts
+        choices: NDArray[Any] = self.played(decisions).cpu().numpy()
         return choices
 
 
@@ -197,13 +209,17 @@ class DiagonalGaussian(nn.Module):
         slope = 2 * (math.log(2) - drawn - nn.functional.softplus(-2 * drawn)) + self.log_half_range
         return torch.where(self.squashed, slope, 0.0)
 
-    def actions(self, decisions: Tensor) -> NDArray[Any]:
+    def played(self, decisions: Tensor) -> Tensor:
         """The actions within their bounds."""
-        drawn = decisions.cpu().numpy()
-        squashed = self.squashed_dimensions
-        low, high = np.where(squashed, self.low, 0), np.where(squashed, self.high, 0)
-        actions = np.where(squashed, low + (high - low) * (np.tanh(drawn) + 1) / 2, drawn)
-        return np.clip(actions, self.low, self.high).astype(self.dtype)
+        low, high = (torch.from_numpy(bound).to(decisions) for bound in (self.low, self.high))
+        within = low + (high - low) * ((torch.tanh(decisions) + 1) / 2)
+        return torch.where(self.squashed.to(decisions.device), within, decisions).clamp(low, high)
+
+    def actions(self, decisions: Tensor) -> NDArray[Any]:
+        """The actions within their bounds, in the precision of the space."""
+        rounded = self.played(decisions).cpu().numpy().astype(self.dtype)
+        actions: NDArray[Any] = np.clip(rounded, self.low, self.high)
+        return actions
 
 
 def gumbel_noise(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:

@@ -16,7 +16,7 @@ from grpo import NonFiniteError
 from grpo_adapters.gym.checks import allows_something, check_seed, check_state, not_finite, nothing_allowed
 from grpo_adapters.gym.spaces import Features, ObservationEncoder, check_same_spaces, spaces_of
 from grpo_adapters.gym.statistics import EpisodeStatistics
-from grpo_adapters.gym.trajectories import Trajectory
+from grpo_adapters.gym.trajectories import Trajectory, placed
 from grpo_adapters.gym.vector_environments import EnvironmentFailedError
 
 if TYPE_CHECKING:
@@ -148,10 +148,10 @@ class EpisodeSampler:
             observations = torch.from_numpy(np.stack([episode.observations[-1] for _, episode in playing]))
             masks = _stacked([episode.masks[-1] for _, episode in playing], policy.distribution.sizes)
             decisions = policy.decide(
-                observations.to(device, dtype),
+                placed(observations, device, dtype),
                 step_noise[: len(playing)],
                 None if masks is None else masks.to(device),
-            ).cpu()
+            ).decisions.cpu()
             actions = policy.distribution.actions(decisions)
             still_playing = []
             for (environment, episode), decision, action in zip(playing, decisions, actions, strict=True):

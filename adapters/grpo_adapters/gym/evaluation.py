@@ -17,7 +17,8 @@ from grpo import NonFiniteError
 from grpo_adapters.gym.checks import check_seed
 from grpo_adapters.gym.evaluation_slots import Slots, slots_for
 from grpo_adapters.gym.policies import GymPolicy
-from grpo_adapters.gym.spaces import check_same_spaces
+from grpo_adapters.gym.spaces import Features, check_same_spaces
+from grpo_adapters.gym.trajectories import placed
 
 NORMAL_QUANTILE = 1.96
 NOISE_STEPS = 64
@@ -157,7 +158,7 @@ def _play(policy: GymPolicy, slots: Slots, num_episodes: int, seed: int, noise: 
     return EvaluationResult(returns, lengths, seeds)
 
 
-def _check(features: NDArray[np.float32], numbers: list[int], playing: dict[int, int], seed: int) -> None:
+def _check(features: Features, numbers: list[int], playing: dict[int, int], seed: int) -> None:
     if np.isfinite(features).all():
         return
     for slot, values in zip(numbers, features, strict=True):
@@ -168,11 +169,11 @@ def _check(features: NDArray[np.float32], numbers: list[int], playing: dict[int,
             )
 
 
-def _decide(policy: GymPolicy, features: NDArray[np.float32], masks: Any, noise: torch.Tensor | None) -> NDArray[Any]:
+def _decide(policy: GymPolicy, features: Features, masks: Any, noise: torch.Tensor | None) -> NDArray[Any]:
     allowed = None if masks is None else torch.from_numpy(np.asarray(masks, dtype=bool)).to(policy.device)
-    observations = torch.from_numpy(features).to(policy.device, policy.dtype)
+    observations = placed(torch.from_numpy(features), policy.device, policy.dtype)
     noise = None if noise is None else noise.to(policy.device)
-    return policy.distribution.actions(policy.decide(observations, noise, allowed).cpu())
+    return policy.distribution.actions(policy.decide(observations, noise, allowed).decisions.cpu())
 
 
 class _Noise:

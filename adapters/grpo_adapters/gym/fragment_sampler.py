@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -16,7 +17,7 @@ from grpo_adapters.gym.episode_sampler import EpisodeSampler
 from grpo_adapters.gym.plain_state import new_array
 from grpo_adapters.gym.spaces import Features, check_same_spaces
 from grpo_adapters.gym.statistics import EpisodeStatistics
-from grpo_adapters.gym.trajectories import Trajectory
+from grpo_adapters.gym.trajectories import Trajectory, placed
 from grpo_adapters.gym.vector_environments import Transition, VectorEnvironments
 
 if TYPE_CHECKING:
@@ -245,10 +246,10 @@ class FragmentSampler:
         for step, step_noise in enumerate(noise):
             masks = self.environments.masks
             decisions = policy.decide(
-                rollout.store_observations(step, observations).to(device, dtype),
+                placed(rollout.store_observations(step, observations), device, dtype),
                 step_noise,
                 None if masks is None else rollout.store_masks(step, masks).to(device),
-            )
+            ).decisions
             transition = self.environments.step(policy.distribution.actions(decisions))
             rollout.store(step, decisions, transition)
             observations = transition.observations
@@ -302,11 +303,16 @@ def _seed_from(*numbers: int) -> int:
 
 
 class _Rollout:
-    """The steps of a rollout as they come, [T, n, ...]."""
+    """The steps of a rollout as they come, [T, n, ...].
+
+    Observations may be large, and are stored once, environment by environment: fragments are views of them, one behind
+    the other, from which steps that were none have been closed up.
+    """
 
     def __init__(self, num_steps: int, observations: Features) -> None:
         shape = (num_steps, len(observations))
-        self.observations = torch.empty(num_steps, *observations.shape)
+        num_envs, *feature_shape = observations.shape
+        self._observations = np.empty((num_envs, num_steps, *feature_shape), dtype=observations.dtype)
         self.masks: torch.Tensor | None = None
         self.decisions: list[torch.Tensor] = []
         self.rewards = np.zeros(shape, dtype=np.float32)
@@ -314,12 +320,11 @@ class _Rollout:
         self.done = np.zeros(shape, dtype=bool)
         self.real = np.ones(shape, dtype=bool)
         self.successors: dict[tuple[int, int], Features] = {}
-        self._observations = self.observations.numpy()
 
     def store_observations(self, step: int, observations: Features) -> torch.Tensor:
         """Note what a step is decided on, as a tensor."""
-        self._observations[step] = observations
-        return self.observations[step]
+        self._observations[:, step] = observations
+        return torch.from_numpy(observations)
 
     def store_masks(self, step: int, masks: NDArray[np.bool_]) -> torch.Tensor:
         """Note what is allowed at a step, as a tensor."""
@@ -346,7 +351,7 @@ class _Rollout:
             NonFiniteError: if an observation or a reward is not finite.
             ValueError: if a mask allowed nothing.
         """
-        check_finite(self._observations, self.rewards, self.real, seed)
+        check_finite(self._observations.swapaxes(0, 1), self.rewards, self.real, seed)
         after_last = {(len(self.real) - 1, slot): features for slot, features in enumerate(last)}
         check_successors(after_last | self.successors, self.real, seed)
         if self.masks is not None:
@@ -355,9 +360,20 @@ class _Rollout:
     def trajectories(self, last: Features) -> list[Trajectory]:
         """One for each environment; ``last`` are the successors of the last step."""
         decisions = torch.stack(self.decisions).cpu()
-        return [self._trajectory(slot, decisions[:, slot], last[slot]) for slot in range(len(last))]
+        observations = self._observations_of_real_steps()
+        return [self._trajectory(slot, own, decisions[:, slot], last[slot]) for slot, own in enumerate(observations)]
 
-    def _trajectory(self, slot: int, decisions: torch.Tensor, last: Features) -> Trajectory:
+    def _observations_of_real_steps(self) -> tuple[torch.Tensor, ...]:
+        """Those of each environment, closed up in the memory where they are."""
+        everything = self._observations.reshape(-1, *self._observations.shape[2:])
+        gaps = np.flatnonzero(~self.real.T.reshape(-1)).tolist()
+        for number, (gap, next_gap) in enumerate(pairwise([*gaps, len(everything)])):
+            everything[gap - number : next_gap - number - 1] = everything[gap + 1 : next_gap]
+        kept = torch.from_numpy(everything)[: len(everything) - len(gaps)]
+        fragments: tuple[torch.Tensor, ...] = kept.split(self.real.sum(0).tolist())
+        return fragments
+
+    def _trajectory(self, slot: int, observations: torch.Tensor, decisions: torch.Tensor, last: Features) -> Trajectory:
         real = self.real[:, slot]
         steps = torch.from_numpy(np.flatnonzero(real))
         ends = np.flatnonzero(self.done[:, slot])
@@ -369,7 +385,7 @@ class _Rollout:
             successors.append(last)
             terminated.append(False)
         return Trajectory(
-            observations=self.observations[steps, slot],
+            observations=observations,
             decisions=decisions[steps],
             rewards=torch.from_numpy(self.rewards[real, slot]),
             episode_lengths=tuple(np.diff(ends_among_real, prepend=0).tolist()),

@@ -17,7 +17,8 @@ from grpo_adapters.gym.checks import allows_something
 from grpo_adapters.gym.distributions import distribution_for
 from grpo_adapters.gym.networks import MLP, POLICY_GAIN, VALUE_GAIN, ActorCriticMLP, RunningNormalization
 from grpo_adapters.gym.spaces import ObservationEncoder, spaces_of
-from grpo_adapters.gym.trajectories import Trajectory, TrajectoryBatch
+from grpo_adapters.gym.stepwise import Decided
+from grpo_adapters.gym.trajectories import Trajectory, TrajectoryBatch, placed
 
 
 class GymPolicy(nn.Module):
@@ -26,9 +27,10 @@ class GymPolicy(nn.Module):
     Args:
         environment: what it is for: an environment or vector environment; or a :class:`FragmentSampler` or
             :class:`EpisodeSampler`, which a trainer then uses as its sampler if it is given no other.
-        actor: from features [n, *shape] to the outputs of the distribution, [n, num_outputs]: logits of discrete
-            actions, means of continuous ones. None for a multilayer perceptron.
-        hidden_sizes: of the networks that are built here.
+        actor: from features [n, *shape], or from what ``trunk`` makes of them, to the outputs of the distribution, [n,
+            num_outputs]: logits of discrete actions, means of continuous ones. None for a multilayer perceptron.
+        trunk: from features [n, *shape] to units [n, U], which actor and critic share, computed once; None for none.
+        hidden_sizes: of the networks that are built here; None for (64, 64), and for none behind a trunk.
         normalize_observations: normalise features by their running mean and standard deviation, which are part of the
             policy's state and move once, at the end of a step.
         seed: of the initial weights and the sampling.
@@ -49,7 +51,8 @@ class GymPolicy(nn.Module):
         environment: Any,
         actor: nn.Module | None = None,
         *,
-        hidden_sizes: Sequence[int] = (64, 64),
+        trunk: nn.Module | None = None,
+        hidden_sizes: Sequence[int] | None = None,
         normalize_observations: bool = False,
         seed: int = 0,
     ) -> None:
@@ -66,6 +69,10 @@ class GymPolicy(nn.Module):
         self.generator = torch.Generator().manual_seed(seed)
         self._world = World()
         self.normalization = RunningNormalization(self.encoder.shape) if normalize_observations else None
+        self.trunk = trunk
+        if hidden_sizes is None:
+            hidden_sizes = (64, 64) if trunk is None else ()
+        self._unit_shape = self._shape_of_units()
         num_outputs = self.distribution.num_outputs
         self.actor = self._network(actor, hidden_sizes, num_outputs, POLICY_GAIN)
         fix = f"{action_space} takes [n, {num_outputs}]: end the network with {num_outputs} outputs"
@@ -74,24 +81,38 @@ class GymPolicy(nn.Module):
     def _network(self, given: nn.Module | None, hidden_sizes: Sequence[int], size: int, gain: float) -> nn.Module:
         if given is not None:
             return given
-        num_inputs = int(np.prod(self.encoder.shape))
-        return MLP(num_inputs, hidden_sizes, size, output_gain=gain, generator=self.generator)
+        return MLP(math.prod(self._unit_shape), hidden_sizes, size, output_gain=gain, generator=self.generator)
+
+    def _shape_of_units(self) -> tuple[int, ...]:
+        if self.trunk is None:
+            return self.encoder.shape
+        shape = self._shape_for_two("trunk", self.trunk, self.encoder.shape)
+        if len(shape) != 2 or shape[0] != 2:
+            raise ValueError(
+                f"trunk returned shape {list(shape)} for 2 observations, but units [n, U] are expected: end it with "
+                f"nn.Flatten() or a linear layer"
+            )
+        return shape[1:]
+
+    def _check_outputs(self, role: str, network: nn.Module, shapes: set[tuple[int, ...]], fix: str) -> None:
+        shape = self._shape_for_two(role, network, self._unit_shape)
+        if shape not in shapes:
+            raise ValueError(f"{role} returned shape {list(shape)} for 2 observations, but {fix}")
 
     @torch.no_grad()
-    def _check_outputs(self, role: str, network: nn.Module, shapes: set[tuple[int, ...]], fix: str) -> None:
+    def _shape_for_two(self, role: str, network: nn.Module, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """The shape of what a network makes of two observations, or of their units."""
         dtype = next((parameter.dtype for parameter in network.parameters()), torch.float32)
-        features = torch.zeros(2, *self.encoder.shape, device=self.device, dtype=dtype)
+        features = torch.zeros(2, *shape, device=self.device, dtype=dtype)
         was_training = network.training
         try:
-            shape = tuple(network.eval()(features).shape)
+            return tuple(network.eval()(features).shape)
         except RuntimeError as error:
             raise ValueError(
                 f"{role} cannot take 2 observations as features of shape {list(features.shape)}: {error}"
             ) from error
         finally:
             network.train(was_training)
-        if shape not in shapes:
-            raise ValueError(f"{role} returned shape {list(shape)} for 2 observations, but {fix}")
 
     @property
     def device(self) -> torch.device:
@@ -124,7 +145,7 @@ class GymPolicy(nn.Module):
 
     def evaluate_actions(self, batch: TrajectoryBatch) -> Evaluation:
         """Log-probs and entropy of the steps, [D] each."""
-        outputs = self.actor(self.features(batch.observations))
+        outputs = self.actor(self.units(batch.observations))
         return Evaluation(*self.distribution.log_probs_and_entropy(outputs, batch.decisions, batch.masks))
 
     def get_log_probabilities(self, states: Sequence[int], actions: Sequence[Trajectory]) -> Tensor:
@@ -137,15 +158,26 @@ class GymPolicy(nn.Module):
         return dict(self.named_parameters())
 
     def features(self, observations: Tensor) -> Tensor:
-        """What the networks see, normalised where asked for."""
-        return observations if self.normalization is None else self.normalization(observations)
+        """What the networks see: images scaled to [0, 1], and all normalised where asked for."""
+        scaled = self._scaled(observations)
+        return scaled if self.normalization is None else self.normalization(scaled)
 
-    def decide(self, observations: Tensor, noise: Tensor | None, masks: Tensor | None = None) -> Tensor:
-        """Decisions for features [n, *shape]: drawn with ``noise``, the most probable for None; under no_grad."""
-        outputs = self.actor(self.features(observations))
+    def _scaled(self, observations: Tensor) -> Tensor:
+        return observations.to(self.dtype) / 255 if observations.dtype == torch.uint8 else observations
+
+    def units(self, observations: Tensor) -> Tensor:
+        """What actor and critic see, the features, or what the trunk makes of them."""
+        features = self.features(observations)
+        return features if self.trunk is None else self.trunk(features)
+
+    def decide(
+        self, observations: Tensor, noise: Tensor | None, masks: Tensor | None = None, memory: Any = None
+    ) -> Decided:
+        """Decide for features [n, *shape]: drawn with ``noise``, the most probable for None; under no_grad."""
+        outputs = self.actor(self.units(observations))
         if noise is None:
-            return self.distribution.mode(outputs, masks)
-        return self.distribution.sample(outputs, noise, masks)
+            return Decided(self.distribution.mode(outputs, masks))
+        return Decided(self.distribution.sample(outputs, noise, masks))
 
     @torch.no_grad()
     def predict(self, observations: Any, masks: Any = None, *, deterministic: bool = True) -> NDArray[Any]:
@@ -161,7 +193,7 @@ class GymPolicy(nn.Module):
             raise NonFiniteError(
                 f"predict was given observations that are not finite: {observations}, expected finite numbers"
             )
-        features = torch.from_numpy(encoded).to(self.device, self.dtype)
+        features = placed(torch.from_numpy(encoded), self.device, self.dtype)
         allowed = None
         if masks is not None:
             choices = np.asarray(masks, dtype=bool)
@@ -171,7 +203,7 @@ class GymPolicy(nn.Module):
         noise = None
         if not deterministic:
             noise = self.distribution.noise((len(features),), self.generator).to(self.device)
-        return self.distribution.actions(self.decide(features, noise, allowed))
+        return self.distribution.actions(self.decide(features, noise, allowed).decisions)
 
     def join_world(self, world: World) -> None:
         """Normalise by what all processes have seen."""
@@ -181,7 +213,7 @@ class GymPolicy(nn.Module):
         """Move the running normalisation, if there is one; of a process without samples the batch tells nothing."""
         if self.normalization is not None:
             nothing = torch.zeros(0, *self.encoder.shape)
-            self.normalization.update(getattr(batch, "observations", nothing), self._world)
+            self.normalization.update(self._scaled(getattr(batch, "observations", nothing)), self._world)
 
     def get_extra_state(self) -> Tensor:
         """The state of the random generator, uint8, which ``state_dict`` holds beside parameters and buffers."""
@@ -203,9 +235,10 @@ class GymActorCritic(GymPolicy):
     Args:
         environment: as for :class:`GymPolicy`.
         actor: as for :class:`GymPolicy`.
-        critic: from features [n, *shape] to values, [n] or [n, 1]. None for a multilayer perceptron. Where both are
-            None they are an :class:`ActorCriticMLP`, which is ``actor``, and ``critic`` is None.
-        hidden_sizes: of the networks that are built here.
+        critic: from what the actor sees to values, [n] or [n, 1]. None for a multilayer perceptron. Where there is no
+            trunk, and both are None, they are an :class:`ActorCriticMLP`, which is ``actor``, and ``critic`` is None.
+        trunk: as for :class:`GymPolicy`.
+        hidden_sizes: as for :class:`GymPolicy`.
         normalize_observations: as for :class:`GymPolicy`.
         seed: of the initial weights and the sampling.
 
@@ -219,19 +252,23 @@ class GymActorCritic(GymPolicy):
         actor: nn.Module | None = None,
         critic: nn.Module | None = None,
         *,
-        hidden_sizes: Sequence[int] = (64, 64),
+        trunk: nn.Module | None = None,
+        hidden_sizes: Sequence[int] | None = None,
         normalize_observations: bool = False,
         seed: int = 0,
     ) -> None:
         super().__init__(
             environment,
             actor,
+            trunk=trunk,
             hidden_sizes=hidden_sizes,
             normalize_observations=normalize_observations,
             seed=seed,
         )
         self.critic: nn.Module | None = critic
-        if actor is None and critic is None and len(hidden_sizes) > 0:
+        if hidden_sizes is None:
+            hidden_sizes = (64, 64) if trunk is None else ()
+        if actor is None and critic is None and trunk is None and len(hidden_sizes) > 0:
             num_inputs, num_outputs = math.prod(self.encoder.shape), self.distribution.num_outputs
             self.actor = ActorCriticMLP(num_inputs, hidden_sizes, num_outputs, generator=self.generator)
             return
@@ -239,18 +276,18 @@ class GymActorCritic(GymPolicy):
         fix = "one value is expected for each, [n] or [n, 1]: end the network with one output"
         self._check_outputs("critic", self.critic, {(2,), (2, 1)}, fix)
 
-    def outputs_and_values(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        """What the actor and the critic make of features [n, *shape]: [n, num_outputs] and [n]."""
+    def outputs_and_values(self, units: Tensor) -> tuple[Tensor, Tensor]:
+        """What the actor and the critic make of n units: [n, num_outputs] and [n]."""
         if self.critic is None:
             assert isinstance(self.actor, ActorCriticMLP)
-            outputs, values = self.actor.both(features)
+            outputs, values = self.actor.both(units)
         else:
-            outputs, values = self.actor(features), self.critic(features)
+            outputs, values = self.actor(units), self.critic(units)
         return outputs, values.view(-1)
 
     def evaluate_actions(self, batch: TrajectoryBatch) -> Evaluation:
         """Log-probs, entropy and values of the steps, [D] each."""
-        outputs, values = self.outputs_and_values(self.features(batch.observations))
+        outputs, values = self.outputs_and_values(self.units(batch.observations))
         log_probs, entropy = self.distribution.log_probs_and_entropy(outputs, batch.decisions, batch.masks)
         return Evaluation(log_probs, entropy, values)
 
@@ -259,8 +296,8 @@ class GymActorCritic(GymPolicy):
         """Values at all steps and after them, [D] each; 0 after a step that terminated its episode."""
         assert batch.next_observations is not None
         assert batch.terminated is not None
-        _, values = self.outputs_and_values(self.features(batch.observations))
-        _, after = self.outputs_and_values(self.features(batch.next_observations))
+        _, values = self.outputs_and_values(self.units(batch.observations))
+        _, after = self.outputs_and_values(self.units(batch.next_observations))
         next_values = values.roll(-1)
         next_values[batch.episodes.last] = after.masked_fill(batch.terminated, 0.0)
         return ValueEstimates(values, next_values)

@@ -1,4 +1,4 @@
-"""Observations of gymnasium's spaces as float32 features, many at a time."""
+"""Observations of gymnasium's spaces as features, many at a time."""
 
 from __future__ import annotations
 
@@ -9,17 +9,24 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-Features = NDArray[np.float32]
+Features = NDArray[np.float32 | np.uint8]
+
+
+def is_image(space: gymnasium.Space[Any]) -> bool:
+    """Whether observations are pictures: a Box of uint8 in two dimensions or more."""
+    return isinstance(space, spaces.Box) and space.dtype == np.uint8 and len(space.shape) >= 2
 
 
 class ObservationEncoder:
     """Turns a batch of an observation space's observations into an array of features.
 
-    Box observations keep their shape, discrete ones become one-hot, and the entries of a Dict are flattened and
-    joined in the order of the space.
+    Box observations keep their shape, and images, a Box of uint8 in two dimensions or more, their dtype too; all else
+    is float32. Discrete observations become one-hot, and the entries of a Dict are flattened and joined in the order of
+    the space.
 
     Attributes:
         shape: of the features of one observation.
+        dtype: of the features, uint8 for images and float32 for all else.
 
     Args:
         space: Box, Discrete, MultiDiscrete, MultiBinary, or a Dict of these.
@@ -37,6 +44,7 @@ class ObservationEncoder:
 
     def __init__(self, space: gymnasium.Space[Any]) -> None:
         self.space = space
+        self.dtype: Any = np.uint8 if is_image(space) else np.float32
         self.shape: tuple[int, ...]
         if isinstance(space, spaces.Dict) and not any(isinstance(part, spaces.Dict) for part in space.values()):
             self._parts = {name: ObservationEncoder(part) for name, part in space.spaces.items()}
@@ -59,9 +67,9 @@ class ObservationEncoder:
         """Features [n, *shape] of n observations, as a vector environment returns them."""
         if isinstance(self.space, spaces.Dict):
             parts = [part(observations[name]) for name, part in self._parts.items()]
-            return np.concatenate([part.reshape(len(part), -1) for part in parts], axis=1)
+            return np.concatenate([part.reshape(len(part), -1) for part in parts], axis=1, dtype=np.float32)
         if isinstance(self.space, spaces.Box | spaces.MultiBinary):
-            return np.asarray(observations, dtype=np.float32)
+            return np.asarray(observations, dtype=self.dtype)
         numbers = np.asarray(observations).reshape(-1, len(self._sizes)) - self._starts
         outside = ((numbers < 0) | (numbers >= self._sizes)).any(axis=1)
         if outside.any():

@@ -87,12 +87,12 @@ class TrajectoryBatch:
         masks = _joined_masks(trajectories)
         lengths = [length for trajectory in trajectories for length in trajectory.episode_lengths]
         return cls(
-            torch.cat([trajectory.observations for trajectory in trajectories]).to(device, dtype),
+            placed(joined([trajectory.observations for trajectory in trajectories]), device, dtype),
             torch.cat([trajectory.decisions for trajectory in trajectories]).to(device),
             None if masks is None else masks.to(device),
             Segments.of_lengths([len(trajectory) for trajectory in trajectories], device),
             Segments.of_lengths(lengths, device),
-            torch.cat([trajectory.next_observations for trajectory in trajectories]).to(device, dtype),
+            placed(torch.cat([trajectory.next_observations for trajectory in trajectories]), device, dtype),
             torch.cat([trajectory.terminated for trajectory in trajectories]).to(device),
         )
 
@@ -101,6 +101,27 @@ class TrajectoryBatch:
         return TrajectoryBatch(
             self.observations[rows], self.decisions[rows], self.masks if self.masks is None else self.masks[rows]
         )
+
+
+def placed(features: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """Features where the networks are, and in their precision unless they are images."""
+    return features.to(device) if features.dtype == torch.uint8 else features.to(device, dtype)
+
+
+def joined(parts: Sequence[Tensor]) -> Tensor:
+    """Parts [T, ...] end to end; those that lie in memory end to end already are not copied."""
+    first = parts[0]
+    end = first.storage_offset()
+    for part in parts:
+        is_next = part.is_contiguous() and part.dtype == first.dtype and part.shape[1:] == first.shape[1:]
+        if not is_next or part.storage_offset() != end or not _share_memory(first, part):
+            return torch.cat(list(parts))
+        end += part.numel()
+    return first.as_strided((sum(map(len, parts)), *first.shape[1:]), first.stride())
+
+
+def _share_memory(left: Tensor, right: Tensor) -> bool:
+    return left.untyped_storage().data_ptr() == right.untyped_storage().data_ptr()
 
 
 def _joined_masks(trajectories: Sequence[Trajectory]) -> Tensor | None:
