@@ -130,6 +130,33 @@ def test_discrete_actions_have_no_standard_deviation(capsys: pytest.CaptureFixtu
     assert "initial_std is 3, but the actions are not continuous: Discrete(2)" in capsys.readouterr().err
 
 
+# What was reached
+
+ROOT = Path(__file__).parents[2]
+RESULTS = [json.loads(line) for line in (ROOT / "tests/benchmarks/zoo.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize("name", sorted({line["name"] for line in RESULTS}))
+def test_results_are_of_the_settings_as_they_are(name: str) -> None:
+    settings = parse_options(["--config", name]).model_dump(mode="json", exclude={"until_decisions"})
+    for line in RESULTS:
+        if line["name"] == name:
+            trained = line["settings"]
+            assert {key: trained[key] for key in settings.keys() & trained.keys()} == {
+                key: settings[key] for key in settings.keys() & trained.keys()
+            }
+
+
+def test_the_page_tells_what_each_training_came_to() -> None:
+    page = (ROOT / "docs/zoo.md").read_text(encoding="utf-8").splitlines()
+    rows = {name: next(line for line in page if line.startswith(f"| `{name}` |")) for name in zoo_files()}
+    for name, contender in {(line["name"], line["contender"]) for line in RESULTS}:
+        finals = [line["final"] for line in RESULTS if (line["name"], line["contender"]) == (name, contender)]
+        assert f"({', '.join(f'{final:.1f}' for final in finals)})" in rows[name]
+    unknown = set(rows) - {line["name"] for line in RESULTS}
+    assert all("not run here" in rows[name] for name in unknown)
+
+
 # Normalised rewards
 
 

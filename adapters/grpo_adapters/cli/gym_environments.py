@@ -47,7 +47,7 @@ def make_several(name: str, wrappers: Sequence[str], count: int) -> gymnasium.ve
         )
 
 
-def wrapper_of(text: str) -> Callable[[Environment], Environment]:
+def wrapper_of(text: str) -> Callable[[Environment], gymnasium.Wrapper[Any, Any, Any, Any]]:
     """What puts a wrapper around an environment.
 
     Args:
