@@ -84,7 +84,8 @@ class NormalizedReward(EnvironmentReward):
 
     def _returns_of(self, slot: int, trajectory: Trajectory) -> list[float]:
         """The return at each step of an environment."""
-        returns, value = [], self._returns.get(slot, 0.0)
+        returns: list[float] = []
+        value = self._returns.get(slot, 0.0)
         pieces = trajectory.rewards.tolist()
         for length, terminated in zip(trajectory.episode_lengths, trajectory.terminated.tolist(), strict=True):
             for reward in pieces[len(returns) : len(returns) + length]:
