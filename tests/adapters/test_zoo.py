@@ -149,12 +149,17 @@ def test_results_are_of_the_settings_as_they_are(name: str) -> None:
 
 def test_the_page_tells_what_each_training_came_to() -> None:
     page = (ROOT / "docs/zoo.md").read_text(encoding="utf-8").splitlines()
-    rows = {name: next(line for line in page if line.startswith(f"| `{name}` |")) for name in zoo_files()}
-    for name, contender in {(line["name"], line["contender"]) for line in RESULTS}:
-        finals = [line["final"] for line in RESULTS if (line["name"], line["contender"]) == (name, contender)]
-        assert f"({', '.join(f'{final:.1f}' for final in finals)})" in rows[name]
-    unknown = set(rows) - {line["name"] for line in RESULTS}
-    assert all("not run here" in rows[name] for name in unknown)
+    trained = {(line["name"], line["contender"], line["settings"]["until_decisions"]) for line in RESULTS}
+    for key in trained:
+        finals = [
+            line["final"]
+            for line in RESULTS
+            if (line["name"], line["contender"], line["settings"]["until_decisions"]) == key
+        ]
+        told = f"({', '.join(f'{final:.1f}' for final in finals)})"
+        assert any(line.startswith(f"| `{key[0]}` |") and told in line for line in page), key
+    for name in set(zoo_files()) - {line["name"] for line in RESULTS}:
+        assert any(line.startswith(f"| `{name}` |") and "not run here" in line for line in page), name
 
 
 # Normalised rewards

@@ -30,19 +30,24 @@ def write_page(lines: Sequence[Line]) -> None:
 
 
 def table(lines: Sequence[Line]) -> str:
-    """A row for each settings of the zoo, those that were run before the others."""
+    """A row for each settings of the zoo and number of decisions, those that were run before the others."""
     rows = ["| settings | environment | decisions | anygrpo | Stable-Baselines3 |", "|---|---|---:|---:|---:|"]
-    for name, path in sorted(zoo_files().items(), key=lambda item: not of(lines, item[0])):
-        own = of(lines, name)
-        decisions = f"{max(line['settings']['until_decisions'] or line['decisions'] for line in own):,}" if own else ""
-        cells = [figure(own, contender, read_toml(path)["algorithm"]) for contender in CONTENDERS]
-        rows.append(f"| `{name}` | {read_toml(path)['environment']} | {decisions} | {' | '.join(cells)} |")
-    return "\n".join(rows)
+    not_run = []
+    for name, path in zoo_files().items():
+        settings = read_toml(path)
+        own = [line for line in lines if line["name"] == name]
+        for budget in sorted({budget_of(line) for line in own}) or [settings.get("until_decisions")]:
+            same = [line for line in own if budget_of(line) == budget]
+            cells = [figure(same, contender, settings["algorithm"]) for contender in CONTENDERS]
+            told = "" if budget is None else f"{budget:,}"
+            row = f"| `{name}` | {settings['environment']} | {told} | {' | '.join(cells)} |"
+            (rows if own else not_run).append(row)
+    return "\n".join(rows + not_run)
 
 
-def of(lines: Sequence[Line], name: str, contender: str | None = None) -> list[Line]:
-    """The lines of some settings."""
-    return [line for line in lines if line["name"] == name and contender in (None, line["contender"])]
+def budget_of(line: Line) -> int:
+    """The decisions that were asked for, or those that so many steps came to."""
+    return int(line["settings"]["until_decisions"] or line["decisions"])
 
 
 def figure(lines: Sequence[Line], contender: str, algorithm: str) -> str:
@@ -76,7 +81,7 @@ def draw(lines: Sequence[Line], path: Path) -> None:
     """The curves of all trainings, a picture for each settings."""
     from matplotlib import pyplot
 
-    names = [name for name in zoo_files() if of(lines, name)]
+    names = [name for name in zoo_files() if any(line["name"] == name for line in lines)]
     columns = 3
     figure, axes = pyplot.subplots(
         -(-len(names) // columns), columns, squeeze=False, figsize=(10, 2.6 * len(names) / columns)
@@ -88,7 +93,9 @@ def draw(lines: Sequence[Line], path: Path) -> None:
         axis.set_title(name, fontsize=9)
         axis.tick_params(labelsize=7)
         for contender, colour in zip(CONTENDERS, ("tab:blue", "tab:orange"), strict=True):
-            for line in of(lines, name, contender):
+            for line in lines:
+                if (line["name"], line["contender"]) != (name, contender):
+                    continue
                 axis.plot(*zip(*line["curve"], strict=True), color=colour, linewidth=0.9, label=contender)
     handles, labels = axes.flat[0].get_legend_handles_labels()
     by_label = dict(zip(labels, handles, strict=True))

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import gymnasium
 import torch
 import tyro
-from pydantic import PositiveFloat, PositiveInt
+from pydantic import Field, PositiveFloat, PositiveInt
 
 from grpo import (
     BestWeights,
@@ -19,12 +19,14 @@ from grpo import (
     Evaluate,
     GRPOConfig,
     GRPOTrainer,
+    MonteCarlo,
     PPOConfig,
     PPOTrainer,
     ReinforceConfig,
     ReinforceTrainer,
     Run,
     World,
+    group_time_baseline,
 )
 from grpo_adapters.cli.arguments import config_file, parse, require_fields, take_option
 from grpo_adapters.cli.errors import UsageError, as_usage_errors
@@ -42,6 +44,7 @@ from grpo_adapters.gym import (
     NormalizedReward,
     evaluate,
     record_video,
+    state_baseline,
 )
 
 EVALUATION_SEED, FINAL_SEED = 1_000_000_000, 2_000_000_000
@@ -115,10 +118,16 @@ class GymGRPOOptions(GRPOConfig, GymOptions):
 
     Attributes:
         num_groups: starts in a step, each with a group of episodes.
+        credit: what a decision is compared with. episode: its whole episode with those of its group; time: what came
+            after it with what came after the same step in its group; state: with what came after like states in all
+            episodes, which is best where episodes are long.
+        discount: γ of what came after a decision, with the credit time or state.
         seed: of the weights, the environments, what is sampled, and the order of rows.
     """
 
     num_groups: PositiveInt = 4
+    credit: Literal["episode", "time", "state"] = "episode"
+    discount: float = Field(1.0, ge=0, le=1)
 
 
 @explained
@@ -286,7 +295,19 @@ def _ppo(options: GymPPOOptions, world: World) -> tuple[Any, Any]:
 def _grpo(options: GymGRPOOptions, world: World) -> tuple[Any, Any]:
     policy = _policy(options, _episodes(options))
     config = GRPOConfig(**options.part(GRPOConfig))
-    return GRPOTrainer(config, policy, EnvironmentReward(), world=world), _starts(options, options.num_groups)
+    trainer = GRPOTrainer(config, policy, EnvironmentReward(), advantage_estimator=_credit(options), world=world)
+    return trainer, _starts(options, options.num_groups)
+
+
+def _credit(options: GymGRPOOptions) -> MonteCarlo | None:
+    if options.credit != "episode":
+        baseline = {"time": group_time_baseline, "state": state_baseline}[options.credit]
+        return MonteCarlo(discount=options.discount, baseline=baseline)
+    if options.discount != 1:
+        raise UsageError(
+            f"discount is {options.discount:g}, but the credit of whole episodes has none: say --credit time, or state"
+        )
+    return None
 
 
 def _reinforce(options: GymReinforceOptions, world: World) -> tuple[Any, Any]:

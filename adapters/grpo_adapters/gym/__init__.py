@@ -20,6 +20,7 @@ from grpo_adapters.gym.policies import GymActorCritic, GymPolicy
 from grpo_adapters.gym.reward_models import EnvironmentReward, NormalizedReward
 from grpo_adapters.gym.rollout_files import ReplayDifference, replay, save_rollouts
 from grpo_adapters.gym.spaces import ObservationEncoder
+from grpo_adapters.gym.state_baselines import state_baseline
 from grpo_adapters.gym.stepwise import Decided, StepwisePolicy
 from grpo_adapters.gym.trajectories import Trajectory, TrajectoryBatch
 from grpo_adapters.gym.vector_environments import EnvironmentFailedError
@@ -53,4 +54,5 @@ __all__ = [
     "record_video",
     "replay",
     "save_rollouts",
+    "state_baseline",
 ]
