@@ -10,6 +10,7 @@ import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import timedelta
+from types import FrameType
 from typing import Any, Literal, NoReturn
 
 import torch
@@ -20,6 +21,10 @@ from grpo.distributed.errors import RankError, RankLostError
 LOOK = timedelta(seconds=0.05)
 """How long a process waits before it looks whether another one has failed."""
 
+SLOT = 512
+"""Bytes of a tensor that goes in a message of one length for all, beside a label that says what it is for."""
+LABEL = 160
+"""Bytes of the label."""
 SMALL = 2**18
 """Bytes up to which a tensor goes to all others whole: gloo's reduction costs several messages more."""
 
@@ -33,8 +38,31 @@ class Operation:
     index: int
     kind: Kind
     tensor: Tensor
-    work: Any
+    place: str
+    work: Any = None
     gathered: list[Tensor] = field(default_factory=list)
+    labels: list[bytes] = field(default_factory=list)
+
+    @property
+    def is_labelled(self) -> bool:
+        """Whether it is told to the others what the tensor is for."""
+        return self.tensor.nbytes <= SLOT
+
+    @property
+    def message(self) -> Tensor:
+        """What the others are sent."""
+        if not self.is_labelled:
+            return self.tensor
+        label = f"{self.kind} {self.tensor.numel()} {self._dtype} {self.place}".encode()[:LABEL].ljust(LABEL)
+        content = ctypes.string_at(self.tensor.data_ptr(), self.tensor.nbytes)
+        return torch.frombuffer(bytearray((label + content).ljust(LABEL + SLOT, b"\0")), dtype=torch.uint8)
+
+    def open(self) -> None:
+        """Take the labels from the messages that have come."""
+        if self.is_labelled:
+            self.labels = [ctypes.string_at(message.data_ptr(), LABEL) for message in self.gathered]
+            end = LABEL + self.tensor.nbytes
+            self.gathered = [message[LABEL:end].view(self.tensor.dtype) for message in self.gathered]
 
     def end(self) -> None:
         """Reduce what was gathered, in the order of ranks, so that all have the same to the last bit."""
@@ -46,12 +74,16 @@ class Operation:
                 first.add_(other)
             else:
                 torch.maximum(first, other, out=first)
-        self.tensor.copy_(first)
+        self.tensor.copy_(first.view_as(self.tensor))
 
     @property
     def form(self) -> list[Any]:
         """What another process must know to take part."""
-        return [self.kind, self.tensor.numel(), str(self.tensor.dtype).removeprefix("torch.")]
+        return [self.kind, self.tensor.numel(), self._dtype, self.place]
+
+    @property
+    def _dtype(self) -> str:
+        return str(self.tensor.dtype).removeprefix("torch.")
 
 
 @dataclass
@@ -107,14 +139,14 @@ class Exchange:
             self._connect()
         elif time.monotonic() - self._began_last > self._timeout:  # the others may have given this process up
             self._raise_what_is_noted(self._count)
-        return self._start(kind, tensor)
+        return self._start(kind, tensor, _place_of_caller())
 
     def wait(self, operation: Operation) -> None:
         """Wait for the end of an operation, or for the failure of a process that does not come to it.
 
         Raises:
             RankError: if another process has failed and does not come to it.
-            RankLostError: if another process is gone, or does not come in time.
+            RankLostError: if another process is gone, does not come in time, or does something else.
         """
         if self._lost is not None:
             raise RankLostError(self._lost)
@@ -134,15 +166,16 @@ class Exchange:
     def _notes_after(self, num_failures: int) -> Any:
         return distributed.distributed_c10d.PrefixStore(f"grpo/{num_failures}", self._store)
 
-    def _start(self, kind: Kind, tensor: Tensor) -> Operation:
-        operation = Operation(self._count, kind, tensor, None)
+    def _start(self, kind: Kind, tensor: Tensor, place: str) -> Operation:
+        operation = Operation(self._count, kind, tensor, place)
         self._began_last = time.monotonic()
         self._count += 1
         self.num_bytes += tensor.nbytes
         try:
-            if kind == "gather" or tensor.nbytes * self._size <= SMALL:
-                operation.gathered = [torch.empty_like(tensor) for _ in range(self._size)]
-                operation.work = self._open.group.allgather([operation.gathered], [tensor])
+            if kind == "gather" or operation.is_labelled or tensor.nbytes * self._size <= SMALL:
+                message = operation.message
+                operation.gathered = [torch.empty_like(message) for _ in range(self._size)]
+                operation.work = self._open.group.allgather([operation.gathered], [message])
             else:
                 options = distributed.distributed_c10d.AllreduceOptions()
                 options.reduceOp = getattr(distributed.ReduceOp, kind)
@@ -166,7 +199,24 @@ class Exchange:
                 if time.monotonic() > deadline:
                     self._lose_those_missing(f"waits/{operation.index}", error)
         del self._open.under_way[operation.index]
+        operation.open()
+        if operation.is_labelled:
+            self._require_same(operation.labels)
         operation.end()
+
+    def _require_same(self, labels: list[bytes]) -> None:
+        """Lose all processes, with what each of two does, where they have come to different places."""
+        if labels.count(labels[0]) == len(labels):
+            return
+        first, *others = (label.decode(errors="replace").rstrip() for label in labels)
+        for rank, other in enumerate(others, start=1):
+            if _what(other) != _what(first):
+                self._lose(
+                    f"the processes do different things: rank 0 is at {_described(first)}, rank {rank} at "
+                    f"{_described(other)}. Give all of them the same trainer, run, folder, callbacks and Until, and "
+                    f"let what asks a World for sums do so on each of them, also where it has no samples",
+                    None,
+                )
 
     def _connect(self) -> None:
         """Meet the others."""
@@ -201,8 +251,8 @@ class Exchange:
         own = [self._open.under_way[index].form for index in range(failed_at, self._count)]
         self._meet("begun", json.dumps(own))
         begun = [json.loads(self._notes.get(f"begun/{rank}")) for rank in range(self._size)]
-        for kind, numel, dtype in max(begun, key=len)[len(own) :]:
-            self._start(kind, torch.zeros(numel, dtype=getattr(torch, dtype)))
+        for kind, numel, dtype, place in max(begun, key=len)[len(own) :]:
+            self._start(kind, torch.zeros(numel, dtype=getattr(torch, dtype)), place)
         for operation in list(self._open.under_way.values()):
             self._wait(operation, lambda: None)
         self._failed_at = None
@@ -259,6 +309,32 @@ class Exchange:
         self._note({"rank": None, "operation": 0, "text": text, "classes": []})
         self._lost = text
         raise RankLostError(text) from cause
+
+
+def _place_of_caller() -> str:
+    """Who asks the world: a module of the core, or nothing where another one does, and its function."""
+    frame = sys._getframe(2)
+    while frame.f_back is not None and _module_of(frame).startswith(("grpo.distributed.", "contextlib")):
+        frame = frame.f_back
+    module = _module_of(frame)
+    return f"{module if module.startswith('grpo.') else ''} {frame.f_code.co_qualname}"
+
+
+def _module_of(frame: FrameType) -> str:
+    return str(frame.f_globals.get("__name__"))
+
+
+def _what(label: str) -> str:
+    """What a label says without the function, which may be another where each process has its own way to one sum."""
+    return label.rpartition(" ")[0]
+
+
+def _described(label: str) -> str:
+    """What a process is at, in words."""
+    kind, numel, dtype, module, function = label.split(" ", 4)
+    numbers = f" of {numel} {dtype} numbers"
+    operation = {"SUM": f"a sum{numbers}", "MAX": f"a maximum{numbers}", "gather": "an exchange"}[kind]
+    return f"{operation} in {f'{module}.' if module else ''}{function}"
 
 
 def _first_line(error: BaseException) -> str:

@@ -16,13 +16,11 @@ import torch
 from torch import Tensor, distributed
 from torch.distributed.rendezvous import rendezvous
 
-from grpo.distributed._exchange import Exchange, Kind, Operation
+from grpo.distributed._exchange import SLOT, Exchange, Kind, Operation
 from grpo.distributed.errors import RankError, RankLostError
 
 KNOWN = "is_known_to_other_processes"
 """Attribute of errors that the other processes were told of."""
-SLOT = 512
-"""Bytes of what a process tells the others at once; more takes a second exchange."""
 
 
 _numbers_of_worlds = count()
