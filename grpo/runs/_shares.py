@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from grpo.data._part_state import each_once
 from grpo.data.seeds import seeded_generator
@@ -19,11 +18,8 @@ from grpo.runs._plain_data import to_plain
 
 
 def share_of(states: Any, world: World) -> Any:
-    """A process's part of the states of a step, by index; of a tensor a tensor, of any other batch a list."""
-    if isinstance(states, Tensor | list | tuple):
-        return world.share(states)
-    part = world.part_of(len(states))
-    return [states[index] for index in range(part.start, part.stop)]
+    """A process's part of the states of a step."""
+    return world.share(states)
 
 
 def require_same_source(source: Any, world: World) -> None:

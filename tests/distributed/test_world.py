@@ -9,6 +9,7 @@ import time
 from contextlib import suppress
 from typing import Any
 
+import numpy
 import pytest
 import torch
 from processes import answers_of_ranks, on_ranks
@@ -62,6 +63,29 @@ def test_shares_are_consecutive_parts(count: int) -> None:
     assert [entry for part, _ in parts for entry in part] == list(range(count))
     assert all(part == of_tensor for part, of_tensor in parts)
     assert max(len(part) for part, _ in parts) - min(len(part) for part, _ in parts) <= 1
+
+
+class Rows:
+    """Rows as a data set has them, a slice of which is a dictionary of columns."""
+
+    def __len__(self) -> int:
+        return 5
+
+    def __getitem__(self, key: Any) -> Any:
+        return {"row": list(range(5))[key]}
+
+
+def test_a_share_of_a_data_set_is_a_list_of_its_rows() -> None:
+    world = World(HashStore(), 1, 2)
+    assert world.share(Rows()) == [{"row": 2}, {"row": 3}, {"row": 4}]
+    assert world.share(numpy.arange(4)).tolist() == [2, 3]
+
+
+@pytest.mark.parametrize("batch", [{"a": [1]}, {1, 2}, iter([1]), "text", 3])
+@pytest.mark.parametrize("world", [World(), World(HashStore(), 1, 2)])
+def test_what_cannot_be_shared_is_told(world: World, batch: Any) -> None:
+    with pytest.raises(TypeError, match=rf"World.share got a {type(batch).__name__}, expected a batch .*in a list"):
+        world.share(batch)
 
 
 def fails_sometimes(world: World, failing: int, before: int) -> Any:
