@@ -240,7 +240,8 @@ def test_processes_that_draw_other_states_are_told(how: str, told: str) -> None:
 def on_disks_of_their_own(world: World, folder: Path, kind: str) -> str:
     from grpo.runs import _part_writer
 
-    _part_writer.SECONDS_UNTIL_SEEN = 0.2
+    _part_writer.SECONDS_UNTIL_SEEN = 0.2 if kind != "begins late" else 60.0
+    world.timeout = 0.4 if kind == "begins late" else world.timeout
     own = folder / str(world.rank)
     if kind == "resumes" and world.rank == 0:
         Run(Notes(World()), [1, 2], folder=own, checkpoints=Checkpoints(every=2))(Until(steps=2))
@@ -259,6 +260,7 @@ def on_disks_of_their_own(world: World, folder: Path, kind: str) -> str:
     ("kind", "told"),
     [
         ("begins", "rank 1 does not see what rank 0 has written into"),
+        ("begins late", "rank 1 does not see what rank 0 has written into"),
         ("resumes", "rank 0 sees the checkpoints step-000000002, step-000000000 in"),
     ],
 )
