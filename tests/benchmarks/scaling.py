@@ -2,8 +2,8 @@
 
 One process, two that know nothing of each other, and two that train one policy together take turns, step by step, so
 that whatever else the machine does falls on all; "apart" is what two cores of this machine can give at all. CPU time
-leaves out what processes wait for each other. PPO plays LunarLander as in ``control_speed.py``; each process has its own
-environments, and brings 64 rows into each update, or 1,024. The language model is the tiny one of
+leaves out what processes wait for each other. PPO plays LunarLander as in ``control_speed.py``; each process has its
+own environments, and brings 64 rows into each update, or 1,024. The language model is the tiny one of
 ``language_work.py``, with completions of varied lengths; each process has its own prompts. A ratio is the median over
 the rounds of that within a round. Bytes are those that a process hands over in a
 step, beside 2 P (n - 1) / n numbers for each sum of P gradients over n processes. The last line holds all as JSON.
