@@ -241,7 +241,6 @@ def on_disks_of_their_own(world: World, folder: Path, kind: str) -> str:
     from grpo.runs import _part_writer
 
     _part_writer.SECONDS_UNTIL_SEEN = 0.2 if kind != "begins late" else 60.0
-    world.timeout = 0.4 if kind == "begins late" else world.timeout
     own = folder / str(world.rank)
     if kind == "resumes" and world.rank == 0:
         Run(Notes(World()), [1, 2], folder=own, checkpoints=Checkpoints(every=2))(Until(steps=2))
@@ -265,7 +264,7 @@ def on_disks_of_their_own(world: World, folder: Path, kind: str) -> str:
     ],
 )
 def test_a_folder_that_not_all_see_is_told(tmp_path: Path, kind: str, told: str) -> None:
-    for error in on_ranks(2, on_disks_of_their_own, tmp_path, kind):
+    for error in on_ranks(2, on_disks_of_their_own, tmp_path, kind, timeout=3.0 if kind == "begins late" else 60.0):
         assert told in error
         assert "disk that all processes share" in error
 
