@@ -16,6 +16,7 @@ from grpo_adapters.gym.episode_sampler import EpisodeSampler
 from grpo_adapters.gym.evaluation import EvaluationResult, act, evaluate
 from grpo_adapters.gym.fragment_sampler import FragmentSampler
 from grpo_adapters.gym.networks import MLP, ActorCriticMLP, RunningNormalization
+from grpo_adapters.gym.parallel_environments import ParallelVectorEnv
 from grpo_adapters.gym.policies import GymActorCritic, GymPolicy
 from grpo_adapters.gym.reward_models import EnvironmentReward, NormalizedReward
 from grpo_adapters.gym.rollout_files import ReplayDifference, replay, save_rollouts
@@ -43,6 +44,7 @@ __all__ = [
     "MultiCategorical",
     "NormalizedReward",
     "ObservationEncoder",
+    "ParallelVectorEnv",
     "ReplayDifference",
     "RunningNormalization",
     "StepwisePolicy",
