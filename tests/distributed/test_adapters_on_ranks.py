@@ -16,9 +16,9 @@ from grpo_adapters.gym import (
     FragmentSampler,
     GymActorCritic,
     NormalizedReward,
+    RegressedAdvantage,
     Trajectory,
     TrajectoryBatch,
-    state_baseline,
 )
 
 
@@ -103,10 +103,11 @@ def worth(world: World, rollouts: list[list[float]]) -> list[float]:
     own = rollouts if world.is_alone else [rollout for rollout in rollouts[world.rank : world.rank + 1] if rollout]
     trajectories = [played(rewards) for rewards in own]
     rewards = torch.tensor([reward for rollout in own for reward in rollout])
+    credit = RegressedAdvantage(discount=0.9, gae_lambda=0.5)
     batch: Any = TrajectoryBatch.of(trajectories, torch.device("cpu"), torch.float32) if own else object()
     count = len(trajectories)
-    experience = Experience([0] * count, trajectories, batch, Segments(count, 1), torch.zeros(count), world=world)
-    return state_baseline(experience, rewards).tolist()
+    experience = Experience([0] * count, trajectories, batch, Segments(count, 1), rewards, world=world)
+    return credit(experience).tolist()
 
 
 @pytest.mark.parametrize("rollouts", [[[1.0, 2.0, 4.0], [8.0, -3.0]], [[1.0, 2.0, 4.0], []]])

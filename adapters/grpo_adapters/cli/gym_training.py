@@ -13,6 +13,7 @@ import tyro
 from pydantic import Field, PositiveFloat, PositiveInt
 
 from grpo import (
+    AdvantageEstimator,
     BestWeights,
     Callback,
     EarlyStopping,
@@ -42,9 +43,9 @@ from grpo_adapters.gym import (
     GymActorCritic,
     GymPolicy,
     NormalizedReward,
+    RegressedAdvantage,
     evaluate,
     record_video,
-    state_baseline,
 )
 
 EVALUATION_SEED, FINAL_SEED = 1_000_000_000, 2_000_000_000
@@ -122,12 +123,14 @@ class GymGRPOOptions(GRPOConfig, GymOptions):
             after it with what came after the same step in its group; state: with what came after like states in all
             episodes, which is best where episodes are long.
         discount: γ of what came after a decision, with the credit time or state.
+        gae_lambda: λ of generalised advantage estimation, with the credit state; 1 trusts the rewards.
         seed: of the weights, the environments, what is sampled, and the order of rows.
     """
 
     num_groups: PositiveInt = 4
     credit: Literal["episode", "time", "state"] = "episode"
     discount: float = Field(1.0, ge=0, le=1)
+    gae_lambda: float = Field(1.0, ge=0, le=1)
 
 
 @explained
@@ -299,10 +302,13 @@ def _grpo(options: GymGRPOOptions, world: World) -> tuple[Any, Any]:
     return trainer, _starts(options, options.num_groups)
 
 
-def _credit(options: GymGRPOOptions) -> MonteCarlo | None:
-    if options.credit != "episode":
-        baseline = {"time": group_time_baseline, "state": state_baseline}[options.credit]
-        return MonteCarlo(discount=options.discount, baseline=baseline)
+def _credit(options: GymGRPOOptions) -> AdvantageEstimator | None:
+    if options.credit == "state":
+        return RegressedAdvantage(discount=options.discount, gae_lambda=options.gae_lambda)
+    if options.gae_lambda != 1:
+        raise UsageError(f"gae_lambda is {options.gae_lambda:g}, which only the credit state has: say --credit state")
+    if options.credit == "time":
+        return MonteCarlo(discount=options.discount, baseline=group_time_baseline)
     if options.discount != 1:
         raise UsageError(
             f"discount is {options.discount:g}, but the credit of whole episodes has none: say --credit time, or state"

@@ -18,10 +18,10 @@ from grpo_adapters.gym.fragment_sampler import FragmentSampler
 from grpo_adapters.gym.networks import MLP, ActorCriticMLP, RunningNormalization
 from grpo_adapters.gym.parallel_environments import ParallelVectorEnv
 from grpo_adapters.gym.policies import GymActorCritic, GymPolicy
+from grpo_adapters.gym.regressed_values import RegressedAdvantage
 from grpo_adapters.gym.reward_models import EnvironmentReward, NormalizedReward
 from grpo_adapters.gym.rollout_files import ReplayDifference, replay, save_rollouts
 from grpo_adapters.gym.spaces import ObservationEncoder
-from grpo_adapters.gym.state_baselines import state_baseline
 from grpo_adapters.gym.stepwise import Decided, StepwisePolicy
 from grpo_adapters.gym.trajectories import Trajectory, TrajectoryBatch
 from grpo_adapters.gym.vector_environments import EnvironmentFailedError
@@ -45,6 +45,7 @@ __all__ = [
     "NormalizedReward",
     "ObservationEncoder",
     "ParallelVectorEnv",
+    "RegressedAdvantage",
     "ReplayDifference",
     "RunningNormalization",
     "StepwisePolicy",
@@ -56,5 +57,4 @@ __all__ = [
     "record_video",
     "replay",
     "save_rollouts",
-    "state_baseline",
 ]
