@@ -5,6 +5,8 @@ try:
 except ModuleNotFoundError as error:
     raise ModuleNotFoundError("grpo_adapters.gym needs gymnasium: pip install 'anygrpo[gym]'") from error
 
+from grpo_adapters.gym.columns import Columns
+from grpo_adapters.gym.dict_encoder import DictEncoder
 from grpo_adapters.gym.distributions import (
     ActionDistribution,
     Categorical,
@@ -15,11 +17,12 @@ from grpo_adapters.gym.distributions import (
 from grpo_adapters.gym.episode_sampler import EpisodeSampler
 from grpo_adapters.gym.evaluation import EvaluationResult, act, evaluate
 from grpo_adapters.gym.fragment_sampler import FragmentSampler
+from grpo_adapters.gym.image_networks import ImpalaCNN, NatureCNN
 from grpo_adapters.gym.networks import MLP, ActorCriticMLP, RunningNormalization
 from grpo_adapters.gym.policies import GymActorCritic, GymPolicy
 from grpo_adapters.gym.reward_models import EnvironmentReward
 from grpo_adapters.gym.rollout_files import ReplayDifference, replay, save_rollouts
-from grpo_adapters.gym.spaces import ObservationEncoder
+from grpo_adapters.gym.spaces import ObservationEncoder, without_keys
 from grpo_adapters.gym.stepwise import Decided, StepwisePolicy
 from grpo_adapters.gym.trajectories import Trajectory, TrajectoryBatch
 from grpo_adapters.gym.vector_environments import EnvironmentFailedError
@@ -30,8 +33,10 @@ __all__ = [
     "ActionDistribution",
     "ActorCriticMLP",
     "Categorical",
+    "Columns",
     "Decided",
     "DiagonalGaussian",
+    "DictEncoder",
     "EnvironmentFailedError",
     "EnvironmentReward",
     "EpisodeSampler",
@@ -39,7 +44,9 @@ __all__ = [
     "FragmentSampler",
     "GymActorCritic",
     "GymPolicy",
+    "ImpalaCNN",
     "MultiCategorical",
+    "NatureCNN",
     "ObservationEncoder",
     "ReplayDifference",
     "RunningNormalization",
@@ -52,4 +59,5 @@ __all__ = [
     "record_video",
     "replay",
     "save_rollouts",
+    "without_keys",
 ]

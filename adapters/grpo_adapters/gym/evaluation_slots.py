@@ -63,7 +63,7 @@ class SeparateSlots:
         self.environment: Any = environments[0]
         self.encoder = ObservationEncoder(spaces_of(environments[0])[0])
         self._is_owner = is_owner
-        self._features: list[Features] = [np.zeros(self.encoder.shape, dtype=np.float32)] * len(environments)
+        self._features: list[Features] = [np.zeros(self.encoder.shape, dtype=self.encoder.dtype)] * len(environments)
         self._masks: list[Any] = [None] * len(environments)
 
     def begin(self, seeds: Mapping[int, int]) -> None:

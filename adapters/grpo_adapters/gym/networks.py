@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 
 from grpo import World
+from grpo_adapters.gym.columns import Columns
 
 HIDDEN_GAIN = math.sqrt(2)
 POLICY_GAIN = 0.01
@@ -173,3 +174,27 @@ class RunningNormalization(nn.Module):
         self.variance.copy_((spread + difference.square() * self.count * added / count) / count)
         self.mean.add_(difference * added / count)
         self.count.copy_(count)
+
+
+class NormalizedColumns(nn.Module):
+    """A :class:`RunningNormalization` for each part that holds floating-point numbers; all else stays as it is.
+
+    Args:
+        shapes: of the parts to normalise, by name.
+    """
+
+    def __init__(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
+        super().__init__()
+        self.names = list(shapes)
+        self.parts = nn.ModuleList(RunningNormalization(shape) for shape in shapes.values())
+
+    def forward(self, columns: Columns) -> Columns:
+        """Columns with those parts normalised."""
+        normalised = {name: part(columns[name]) for name, part in zip(self.names, self.parts, strict=True)}
+        return Columns(dict(columns.items()) | normalised)
+
+    def update(self, columns: Columns, world: World = ALONE) -> None:
+        """Take columns of this process, and those of the others, into account."""
+        for name, part in zip(self.names, self.parts, strict=True):
+            assert isinstance(part, RunningNormalization)
+            part.update(columns[name], world)
