@@ -17,6 +17,7 @@ from torch import nn
 
 from grpo import GRPOConfig, GRPOTrainer, NonFiniteError, PPOConfig, PPOTrainer, Trainer
 from grpo_adapters.gym import (
+    DiagonalGaussian,
     EnvironmentFailedError,
     EnvironmentReward,
     EpisodeSampler,
@@ -24,6 +25,7 @@ from grpo_adapters.gym import (
     GymActorCritic,
     GymPolicy,
     ObservationEncoder,
+    StateDependentExploration,
     distribution_for,
 )
 
@@ -49,16 +51,24 @@ def shared_environment() -> EpisodeSampler:
 
 WRONG: list[tuple[Callable[[], Any], type[Exception], str]] = [
     (
-        lambda: GymPolicy(SpacesEnv(BOX, spaces.MultiBinary(2))),
+        lambda: GymPolicy(SpacesEnv(BOX, spaces.Text(2))),
         TypeError,
-        r"action space MultiBinary\(2\) is not supported, expected a Discrete.*in gymnasium\.wrappers\.TransformActi",
+        r"action space Text.* is not supported, expected a Discrete.*in gymnasium\.wrappers\.TransformActi",
     ),
-    (lambda: distribution_for(spaces.Box(-1, 1, (2, 2))), TypeError, r"a Box of floating-point numbers in one dim"),
     (lambda: distribution_for(spaces.Box(0, 5, (2,), np.int32)), TypeError, r"action space Box.*not supported"),
     (
-        lambda: distribution_for(spaces.MultiDiscrete(np.array([[2], [3]]))),
+        lambda: distribution_for(spaces.Dict(turn=TWO, say=spaces.Text(2))),
         TypeError,
-        r"MultiDiscrete of one dimension",
+        r"action space Text.* of the part 'say' is not supported",
+    ),
+    (lambda: distribution_for(spaces.Tuple(())), TypeError, r"action space Tuple\(\) has no parts"),
+    (lambda: DiagonalGaussian(BOX, 0.0), ValueError, r"initial_std is 0\.0, expected a standard deviation above 0"),
+    (lambda: StateDependentExploration(BOX, num_latents=0), ValueError, r"num_latents is 0, expected at least 1"),
+    (lambda: StateDependentExploration(BOX, resample_every=0), ValueError, r"resample_every is 0, expected at least 1"),
+    (
+        lambda: GymPolicy(SpacesEnv(BOX, BOX), hidden_sizes=(32,), distribution=StateDependentExploration),
+        ValueError,
+        r"actor returned shape \[2, 35\] for 2 observations, but .* takes \[n, 67\]: end the network with 67 outputs",
     ),
     (
         lambda: GymPolicy(SpacesEnv(spaces.Graph(BOX, None), TWO)),

@@ -34,7 +34,7 @@ from grpo_adapters.gym import (
 ARM = spaces.Dict(
     camera=spaces.Box(0, 255, (8, 8, 3), np.uint8),
     gear=spaces.Discrete(3, start=1),
-    joints=spaces.Tuple((spaces.Box(-1, 1, (2,)), spaces.MultiBinary(2))),
+    joints=spaces.Tuple((spaces.Box(-1, 1, (2,)), spaces.MultiBinary(3))),
     order=spaces.Text(4, charset="abc"),
     switches=spaces.MultiDiscrete([2, 3]),
 )
@@ -74,7 +74,7 @@ def arms(space: Any = ARM, mode: AutoresetMode = AutoresetMode.NEXT_STEP, **sett
 OBSERVED = {
     "camera": np.arange(192, dtype=np.uint8).reshape(8, 8, 3),
     "gear": np.int64(3),
-    "joints": (np.array([0.5, -1], np.float32), np.array([0, 1], np.int8)),
+    "joints": (np.array([0.5, -1], np.float32), np.array([0, 1, 1], np.int8)),
     "order": "cab",
     "switches": np.array([1, 2]),
 }
@@ -88,7 +88,7 @@ def test_parts_stay_apart_in_types_of_their_own() -> None:
     assert features["camera"].dtype == np.uint8
     assert features["gear"] == 2
     assert features["joints/0"].tolist() == [0.5, -1]
-    assert features["joints/1"].tolist() == [0, 1]
+    assert features["joints/1"].tolist() == [0, 1, 1]
     assert features["order"].tolist() == [3, 1, 2, 0]
     assert features["switches"].tolist() == [1, 2]
     assert features["switches"].dtype == np.int64
@@ -235,7 +235,7 @@ class Halves(nn.Module):
 def test_encoders_by_key() -> None:
     encoder = DictEncoder(ARM, encoders={"camera": Halves(), "joints/0": Halves()}, num_units=3)
     num_embeddings = 1 + 4 + 2
-    assert encoder.last.in_features == 1 + 1 + 2 + 16 * num_embeddings
+    assert encoder.last.in_features == 1 + 1 + 3 + 16 * num_embeddings
     with pytest.raises(ValueError, match=r"encoders name the parts \['radar'\] of the observation, expected some of"):
         DictEncoder(ARM, encoders={"radar": Halves()})
     with pytest.raises(ValueError, match=r"the encoder of 'camera' gave shape \[1, 8, 8, 3\].*end it with nn\.Flatten"):

@@ -12,17 +12,18 @@ from grpo_adapters.gym.distributions import (
     Categorical,
     DiagonalGaussian,
     MultiCategorical,
-    distribution_for,
 )
 from grpo_adapters.gym.episode_sampler import EpisodeSampler
 from grpo_adapters.gym.evaluation import EvaluationResult, act, evaluate
 from grpo_adapters.gym.fragment_sampler import FragmentSampler
 from grpo_adapters.gym.image_networks import ImpalaCNN, NatureCNN
+from grpo_adapters.gym.joint_distribution import JointDistribution, distribution_for
 from grpo_adapters.gym.networks import MLP, ActorCriticMLP, RunningNormalization
 from grpo_adapters.gym.policies import GymActorCritic, GymPolicy
 from grpo_adapters.gym.reward_models import EnvironmentReward
 from grpo_adapters.gym.rollout_files import ReplayDifference, replay, save_rollouts
 from grpo_adapters.gym.spaces import ObservationEncoder, without_keys
+from grpo_adapters.gym.state_dependent_exploration import StateDependentExploration
 from grpo_adapters.gym.stepwise import Decided, StepwisePolicy
 from grpo_adapters.gym.trajectories import Trajectory, TrajectoryBatch
 from grpo_adapters.gym.vector_environments import EnvironmentFailedError
@@ -45,11 +46,13 @@ __all__ = [
     "GymActorCritic",
     "GymPolicy",
     "ImpalaCNN",
+    "JointDistribution",
     "MultiCategorical",
     "NatureCNN",
     "ObservationEncoder",
     "ReplayDifference",
     "RunningNormalization",
+    "StateDependentExploration",
     "StepwisePolicy",
     "Trajectory",
     "TrajectoryBatch",

@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from grpo import NonFiniteError
+from grpo_adapters.gym.actions import one_by_one
 from grpo_adapters.gym.checks import allows_something, check_seed, check_state, not_finite, nothing_allowed
 from grpo_adapters.gym.columns import FeatureTensors, finite_rows, placed, tensors
 from grpo_adapters.gym.spaces import Features, ObservationEncoder, check_same_spaces, spaces_of
@@ -153,7 +154,7 @@ class EpisodeSampler:
                 step_noise[: len(playing)],
                 None if masks is None else masks.to(device),
             ).decisions.cpu()
-            actions = policy.distribution.actions(decisions)
+            actions = one_by_one(policy.distribution.actions(decisions))
             still_playing = []
             for (environment, episode), decision, action in zip(playing, decisions, actions, strict=True):
                 if not episode.step(environment, self.encoder, decision, action):

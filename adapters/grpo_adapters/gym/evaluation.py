@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from grpo import NonFiniteError
+from grpo_adapters.gym.actions import one_by_one
 from grpo_adapters.gym.checks import check_seed
 from grpo_adapters.gym.columns import finite_rows, not_finite_parts, placed, tensors
 from grpo_adapters.gym.evaluation_slots import Slots, slots_for
@@ -170,7 +171,7 @@ def _check(features: Features, numbers: list[int], playing: dict[int, int], seed
             )
 
 
-def _decide(policy: GymPolicy, features: Features, masks: Any, noise: torch.Tensor | None) -> NDArray[Any]:
+def _decide(policy: GymPolicy, features: Features, masks: Any, noise: torch.Tensor | None) -> Any:
     allowed = None if masks is None else torch.from_numpy(np.asarray(masks, dtype=bool)).to(policy.device)
     observations = placed(tensors(features), policy.device, policy.dtype)
     noise = None if noise is None else noise.to(policy.device)
@@ -205,4 +206,4 @@ def act(policy: GymPolicy, observation: Any, info: dict[str, Any], *, determinis
     """The action for one observation of one environment; a mask in ``info["action_mask"]`` is honoured."""
     masks = None if "action_mask" not in info else np.asarray(info["action_mask"])[None]
     batch = batch_of_one(policy.observation_space, observation)
-    return policy.predict(batch, masks, deterministic=deterministic)[0]
+    return one_by_one(policy.predict(batch, masks, deterministic=deterministic))[0]

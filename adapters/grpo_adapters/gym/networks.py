@@ -28,6 +28,7 @@ class MLP(nn.Module):
         output_gain: of the last weights; a small one makes a policy start out nearly uniform.
         generator: of the weights.
         activation: behind each hidden layer.
+        shows_hidden: whether the units of the last hidden layer, or the inputs if there is none, follow the outputs.
 
     References:
         Andrychowicz et al. 2021, arXiv:2006.05990.
@@ -42,9 +43,10 @@ class MLP(nn.Module):
         output_gain: float,
         generator: torch.Generator,
         activation: Callable[[Tensor], Tensor] = torch.tanh,
+        shows_hidden: bool = False,
     ) -> None:
         super().__init__()
-        self.activation = activation
+        self.activation, self.shows_hidden = activation, shows_hidden
         sizes = pairwise([num_inputs, *hidden_sizes, num_outputs])
         gains = [HIDDEN_GAIN] * len(hidden_sizes) + [output_gain]
         self.layers = nn.ModuleList(linear(*own, gain, generator) for own, gain in zip(sizes, gains, strict=True))
@@ -56,7 +58,7 @@ class MLP(nn.Module):
         for layer in hidden:
             units = self.activation(layer(units))
         outputs: Tensor = last(units)
-        return outputs
+        return torch.cat([outputs, units], dim=1) if self.shows_hidden else outputs
 
 
 class PairedLinear(nn.Module):

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import gymnasium
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from grpo import Batch, Evaluation, NonFiniteError, Sampler, ValueEstimates, World
 from grpo_adapters.gym.checks import allows_something
 from grpo_adapters.gym.columns import Columns, FeatureTensors, finite_rows, placed, tensors
 from grpo_adapters.gym.default_trunk import default_trunk
-from grpo_adapters.gym.distributions import distribution_for
+from grpo_adapters.gym.distributions import ActionDistribution
+from grpo_adapters.gym.joint_distribution import distribution_for
 from grpo_adapters.gym.networks import (
     MLP,
     POLICY_GAIN,
@@ -26,6 +26,7 @@ from grpo_adapters.gym.networks import (
     RunningNormalization,
 )
 from grpo_adapters.gym.spaces import ObservationEncoder, spaces_of
+from grpo_adapters.gym.state_dependent_exploration import StateDependentExploration
 from grpo_adapters.gym.stepwise import Decided
 from grpo_adapters.gym.trajectories import Trajectory, TrajectoryBatch
 
@@ -33,7 +34,7 @@ ROWS_AT_A_TIME = 512
 
 
 class GymPolicy(nn.Module):
-    """A policy for an environment with Discrete, MultiDiscrete or Box actions. It has no critic.
+    """A policy for an environment, over any network that decides for each step by itself. It has no critic.
 
     Args:
         environment: what it is for: an environment or vector environment; or a :class:`FragmentSampler` or
@@ -44,6 +45,7 @@ class GymPolicy(nn.Module):
             computed once. None for none, and where there is no ``actor``, for a :class:`NatureCNN` of images, an
             :class:`ImpalaCNN` of small ones, and a :class:`DictEncoder` where parts of an observation stay apart.
         hidden_sizes: of the networks that are built here; None for (64, 64), and for none behind a trunk.
+        distribution: what the outputs mean, from the action space: ``partial(DiagonalGaussian, initial_std=0.5)``, say.
         normalize_observations: normalise features by their running mean and standard deviation, which are part of the
             policy's state and move once, at the end of a step.
         seed: of the initial weights and the sampling.
@@ -66,6 +68,7 @@ class GymPolicy(nn.Module):
         *,
         trunk: nn.Module | None = None,
         hidden_sizes: Sequence[int] | None = None,
+        distribution: Callable[[Any], ActionDistribution] = distribution_for,
         normalize_observations: bool = False,
         seed: int = 0,
     ) -> None:
@@ -78,7 +81,7 @@ class GymPolicy(nn.Module):
         self.observation_space = observation_space
         self.action_space = action_space
         self.encoder = ObservationEncoder(observation_space)
-        self.distribution = distribution_for(action_space)
+        self.distribution = distribution(action_space)
         self.generator = torch.Generator().manual_seed(seed)
         self._world = World()
         self.normalization = _normalization(self.encoder) if normalize_observations else None
@@ -87,14 +90,22 @@ class GymPolicy(nn.Module):
             hidden_sizes = (64, 64) if self.trunk is None else ()
         self._unit_shape = self._shape_of_units()
         num_outputs = self.distribution.num_outputs
-        self.actor = self._network(actor, hidden_sizes, num_outputs, POLICY_GAIN)
+        self.actor = self._default_actor(hidden_sizes) if actor is None else actor
         fix = f"{action_space} takes [n, {num_outputs}]: end the network with {num_outputs} outputs"
         self._check_outputs("actor", self.actor, {(2, num_outputs)}, fix)
 
-    def _network(self, given: nn.Module | None, hidden_sizes: Sequence[int], size: int, gain: float) -> nn.Module:
-        if given is not None:
-            return given
-        return MLP(math.prod(self._unit_shape), hidden_sizes, size, output_gain=gain, generator=self.generator)
+    def _default_actor(self, hidden_sizes: Sequence[int]) -> nn.Module:
+        size, shows_hidden = self.distribution.num_outputs, False
+        if isinstance(self.distribution, StateDependentExploration):
+            size, shows_hidden = self.distribution.num_dimensions, True
+        return MLP(
+            math.prod(self._unit_shape),
+            hidden_sizes,
+            size,
+            output_gain=POLICY_GAIN,
+            generator=self.generator,
+            shows_hidden=shows_hidden,
+        )
 
     def _shape_of_units(self) -> tuple[int, ...]:
         if self.trunk is None:
@@ -204,7 +215,7 @@ class GymPolicy(nn.Module):
         return Decided(self.distribution.sample(outputs, noise, masks))
 
     @torch.no_grad()
-    def predict(self, observations: Any, masks: Any = None, *, deterministic: bool = True) -> NDArray[Any]:
+    def predict(self, observations: Any, masks: Any = None, *, deterministic: bool = True) -> Any:
         """Actions for n observations, as a vector environment gives and takes them.
 
         Args:
@@ -274,6 +285,7 @@ class GymActorCritic(GymPolicy):
             trunk, and both are None, they are an :class:`ActorCriticMLP`, which is ``actor``, and ``critic`` is None.
         trunk: as for :class:`GymPolicy`.
         hidden_sizes: as for :class:`GymPolicy`.
+        distribution: as for :class:`GymPolicy`.
         normalize_observations: as for :class:`GymPolicy`.
         seed: of the initial weights and the sampling.
 
@@ -289,6 +301,7 @@ class GymActorCritic(GymPolicy):
         *,
         trunk: nn.Module | None = None,
         hidden_sizes: Sequence[int] | None = None,
+        distribution: Callable[[Any], ActionDistribution] = distribution_for,
         normalize_observations: bool = False,
         seed: int = 0,
     ) -> None:
@@ -297,17 +310,21 @@ class GymActorCritic(GymPolicy):
             actor,
             trunk=trunk,
             hidden_sizes=hidden_sizes,
+            distribution=distribution,
             normalize_observations=normalize_observations,
             seed=seed,
         )
         self.critic: nn.Module | None = critic
         if hidden_sizes is None:
             hidden_sizes = (64, 64) if self.trunk is None else ()
-        if actor is None and critic is None and self.trunk is None and len(hidden_sizes) > 0:
+        is_paired = actor is None and critic is None and self.trunk is None and len(hidden_sizes) > 0
+        if is_paired and not isinstance(self.distribution, StateDependentExploration):
             num_inputs, num_outputs = math.prod(self.encoder.shape), self.distribution.num_outputs
             self.actor = ActorCriticMLP(num_inputs, hidden_sizes, num_outputs, generator=self.generator)
             return
-        self.critic = self._network(critic, hidden_sizes, 1, VALUE_GAIN)
+        if critic is None:
+            num_inputs = math.prod(self._unit_shape)
+            self.critic = MLP(num_inputs, hidden_sizes, 1, output_gain=VALUE_GAIN, generator=self.generator)
         fix = "one value is expected for each, [n] or [n, 1]: end the network with one output"
         self._check_outputs("critic", self.critic, {(2,), (2, 1)}, fix)
 
