@@ -15,7 +15,9 @@ from grpo_adapters.gym.distributions import (
 from grpo_adapters.gym.episode_sampler import EpisodeSampler
 from grpo_adapters.gym.evaluation import EvaluationResult, act, evaluate
 from grpo_adapters.gym.fragment_sampler import FragmentSampler
+from grpo_adapters.gym.memories import GRU, LSTM, StackedUnits
 from grpo_adapters.gym.networks import MLP, ActorCriticMLP, RunningNormalization
+from grpo_adapters.gym.players import Player
 from grpo_adapters.gym.policies import GymActorCritic, GymPolicy
 from grpo_adapters.gym.reward_models import EnvironmentReward
 from grpo_adapters.gym.rollout_files import ReplayDifference, replay, save_rollouts
@@ -24,8 +26,12 @@ from grpo_adapters.gym.stepwise import Decided, StepwisePolicy
 from grpo_adapters.gym.trajectories import Trajectory, TrajectoryBatch
 from grpo_adapters.gym.vector_environments import EnvironmentFailedError
 from grpo_adapters.gym.videos import record_video
+from grpo_adapters.gym.window_transformer import WindowTransformer
+from grpo_adapters.gym.windows import StoredMemory
 
 __all__ = [
+    "GRU",
+    "LSTM",
     "MLP",
     "ActionDistribution",
     "ActorCriticMLP",
@@ -41,11 +47,15 @@ __all__ = [
     "GymPolicy",
     "MultiCategorical",
     "ObservationEncoder",
+    "Player",
     "ReplayDifference",
     "RunningNormalization",
+    "StackedUnits",
     "StepwisePolicy",
+    "StoredMemory",
     "Trajectory",
     "TrajectoryBatch",
+    "WindowTransformer",
     "act",
     "distribution_for",
     "evaluate",
