@@ -17,18 +17,17 @@ class _Recurrence(nn.Module):
 
     kind: ClassVar[Any]
 
-    def __init__(self, num_inputs: int, num_units: int, *, num_layers: int = 1, seed: int = 0) -> None:
+    def __init__(self, num_inputs: int, num_units: int, *, num_layers: int = 1) -> None:
         super().__init__()
         self.layers = self.kind(num_inputs, num_units, num_layers)
-        generator = torch.Generator().manual_seed(seed)
         for name, parameter in self.layers.named_parameters():
             if name.startswith("weight"):
-                nn.init.orthogonal_(parameter, generator=generator)
+                nn.init.orthogonal_(parameter)
             else:
                 nn.init.zeros_(parameter)
 
     def forward(self, units: Tensor, state: Any = None) -> tuple[Tensor, Any]:
-        """A step: units [n, num_inputs] and the state before it, None for zeros, to units [n, num_units] and a state."""
+        """A step: units [n, num_inputs] and the state before, None for zeros, to units [n, num_units] and a state."""
         outputs, state = self.layers(units.unsqueeze(0), _swapped(state))
         return outputs.squeeze(0), _swapped(state)
 
@@ -65,7 +64,6 @@ class LSTM(_Recurrence):
         num_inputs: units that it is given.
         num_units: units that each layer has.
         num_layers: one upon the other.
-        seed: of the weights.
 
     References:
         Hochreiter and Schmidhuber 1997.
