@@ -14,11 +14,16 @@ import torch
 from numpy.typing import NDArray
 
 from grpo import NonFiniteError
+from grpo_adapters.gym.actions import one_by_one
 from grpo_adapters.gym.checks import check_seed
+from grpo_adapters.gym.columns import finite_rows, not_finite_parts, placed, tensors
 from grpo_adapters.gym.evaluation_slots import Slots, slots_for
+from grpo_adapters.gym.memory_records import beginning, begun_anew, check_remembered, put_back
+from grpo_adapters.gym.memory_states import rows_of
+from grpo_adapters.gym.players import one_observed
 from grpo_adapters.gym.policies import GymPolicy
 from grpo_adapters.gym.spaces import Features, check_same_spaces
-from grpo_adapters.gym.trajectories import placed
+from grpo_adapters.gym.stepwise import Decided
 
 NORMAL_QUANTILE = 1.96
 NOISE_STEPS = 64
@@ -136,6 +141,7 @@ def _play(policy: GymPolicy, slots: Slots, num_episodes: int, seed: int, noise: 
         waiting = [deque(range(num_episodes))] * slots.num_slots
     playing: dict[int, int] = {}
     free = list(range(slots.num_slots))
+    memory = beginning(policy, slots.num_slots)
     while free or playing:
         begun = {slot: waiting[slot].popleft() for slot in free if waiting[slot]}
         playing |= begun
@@ -143,10 +149,16 @@ def _play(policy: GymPolicy, slots: Slots, num_episodes: int, seed: int, noise: 
             break
         if begun:
             slots.begin({slot: seed + episode for slot, episode in begun.items()})
+            memory = begun_anew(policy, memory, np.isin(np.arange(slots.num_slots), list(begun)))
         numbers, features, masks = slots.observed(list(playing))
         _check(features, numbers, playing, seed)
         drawn = None if noise is None else noise.of([playing.get(slot) for slot in numbers])
-        rewards, done, real = slots.step(numbers, _decide(policy, features, masks, drawn))
+        known = None if memory is None else rows_of(memory, numbers)
+        decided = _decide(policy, features, masks, drawn, known)
+        check_remembered(policy, memory, decided.memory)
+        memory = put_back(memory, numbers, decided.memory)
+        rewards, done, real = slots.step(numbers, policy.distribution.actions(decided.decisions.cpu()))
+        memory = begun_anew(policy, memory, done | ~real)
         for slot, episode in playing.items():
             if real[slot]:
                 returns[episode] += float(rewards[slot])
@@ -159,21 +171,22 @@ def _play(policy: GymPolicy, slots: Slots, num_episodes: int, seed: int, noise: 
 
 
 def _check(features: Features, numbers: list[int], playing: dict[int, int], seed: int) -> None:
-    if np.isfinite(features).all():
+    finite = finite_rows(features)
+    if finite.all():
         return
-    for slot, values in zip(numbers, features, strict=True):
-        if slot in playing and not np.isfinite(values).all():
+    for slot, values, is_finite in zip(numbers, features, finite, strict=True):
+        if slot in playing and not is_finite:
             raise NonFiniteError(
-                f"environment {slot} gave the observation {values.tolist()} in episode {playing[slot]} of the "
+                f"environment {slot} gave the observation {not_finite_parts(values)} in episode {playing[slot]} of the "
                 f"evaluation (from the seed {seed}), expected finite numbers"
             )
 
 
-def _decide(policy: GymPolicy, features: Features, masks: Any, noise: torch.Tensor | None) -> NDArray[Any]:
+def _decide(policy: GymPolicy, features: Features, masks: Any, noise: torch.Tensor | None, memory: Any) -> Decided:
     allowed = None if masks is None else torch.from_numpy(np.asarray(masks, dtype=bool)).to(policy.device)
-    observations = placed(torch.from_numpy(features), policy.device, policy.dtype)
+    observations = placed(tensors(features), policy.device, policy.dtype)
     noise = None if noise is None else noise.to(policy.device)
-    return policy.distribution.actions(policy.decide(observations, noise, allowed).decisions.cpu())
+    return policy.decide(observations, noise, allowed, memory)
 
 
 class _Noise:
@@ -201,11 +214,9 @@ class _Noise:
 
 
 def act(policy: GymPolicy, observation: Any, info: dict[str, Any], *, deterministic: bool = True) -> Any:
-    """The action for one observation of one environment; a mask in ``info["action_mask"]`` is honoured."""
-    masks = None if "action_mask" not in info else np.asarray(info["action_mask"])[None]
-    batch = (
-        {name: np.asarray(part)[None] for name, part in observation.items()}
-        if isinstance(observation, dict)
-        else np.asarray(observation)[None]
-    )
-    return policy.predict(batch, masks, deterministic=deterministic)[0]
+    """The action for one observation of one environment; a mask in ``info["action_mask"]`` is honoured.
+
+    A policy with a memory is asked by a :class:`Player`, which remembers for it.
+    """
+    batch, masks = one_observed(policy, observation, info)
+    return one_by_one(policy.predict(batch, masks, deterministic=deterministic))[0]

@@ -13,12 +13,16 @@ from numpy.typing import NDArray
 
 from grpo import World
 from grpo_adapters.gym.checks import check_finite, check_masks, check_state, check_successors
+from grpo_adapters.gym.columns import FeatureTensors, from_plain, placed, plain, tensors
 from grpo_adapters.gym.episode_sampler import EpisodeSampler
+from grpo_adapters.gym.memory_records import MemoryRecord, carried_on
+from grpo_adapters.gym.memory_states import map_state
 from grpo_adapters.gym.plain_state import new_array
 from grpo_adapters.gym.spaces import Features, check_same_spaces
 from grpo_adapters.gym.statistics import EpisodeStatistics
-from grpo_adapters.gym.trajectories import Trajectory, placed
+from grpo_adapters.gym.trajectories import Trajectory
 from grpo_adapters.gym.vector_environments import Transition, VectorEnvironments
+from grpo_adapters.gym.windows import StoredMemory
 
 if TYPE_CHECKING:
     from grpo_adapters.gym.policies import GymPolicy
@@ -92,6 +96,7 @@ class FragmentSampler:
         self.statistics = EpisodeStatistics()
         self._statistics_before = self.statistics.state_dict()
         self._observations: Features | None = None
+        self._memory: Any = None
         self._returns = np.zeros(len(self.states))
         self._lengths = np.zeros(len(self.states), dtype=np.int64)
 
@@ -165,7 +170,8 @@ class FragmentSampler:
         return {
             **state,
             "environments": self.environments.state_dict(LEFT_ALONE),
-            "observations": None if self._observations is None else torch.tensor(self._observations),
+            "memory": None if self._memory is None else map_state(torch.clone, self._memory),
+            "observations": None if self._observations is None else plain(self._observations),
             "returns": torch.tensor(self._returns),
             "lengths": torch.tensor(self._lengths),
         }
@@ -180,7 +186,7 @@ class FragmentSampler:
             RuntimeError: if an environment did not take back the state that it told itself.
         """
         does_restart = self.environments_in_state == "restart"
-        own = {"next_seed"} if does_restart else {"environments", "observations", "returns", "lengths"}
+        own = {"next_seed"} if does_restart else {"environments", "memory", "observations", "returns", "lengths"}
         check_state(state_dict, {"kind", "num_envs", "statistics"} | own, self)
         expected, came = (len(self.states), type(self.envs).__name__), (state_dict["num_envs"], state_dict["kind"])
         if came != expected:
@@ -204,7 +210,9 @@ class FragmentSampler:
             self._forget_episodes()
             raise
         observations = state_dict["observations"]
-        self._observations = None if observations is None else new_array(observations)
+        self._observations = None if observations is None else from_plain(observations, self.environments.encoder.dtype)
+        memory = state_dict["memory"]
+        self._memory = None if memory is None else map_state(torch.clone, memory)
         self._returns = new_array(state_dict["returns"])
         self._lengths = new_array(state_dict["lengths"])
 
@@ -242,22 +250,26 @@ class FragmentSampler:
             observations = self._start()
         rollout = _Rollout(self.num_steps, observations)
         shape, device, dtype = (self.num_steps, len(self.states)), policy.device, policy.dtype
+        record = MemoryRecord(policy, carried_on(policy, self._memory, len(self.states)), begins=self._lengths == 0)
         noise = policy.distribution.noise(shape, policy.generator).to(device)
         for step, step_noise in enumerate(noise):
             masks = self.environments.masks
-            decisions = policy.decide(
+            record.store(step)
+            decided = policy.decide(
                 placed(rollout.store_observations(step, observations), device, dtype),
                 step_noise,
                 None if masks is None else rollout.store_masks(step, masks).to(device),
-            ).decisions
-            transition = self.environments.step(policy.distribution.actions(decisions))
-            rollout.store(step, decisions, transition)
+                record.memory,
+            )
+            transition = self.environments.step(policy.distribution.actions(decided.decisions))
+            rollout.store(step, decided.decisions, transition)
+            record.follow(decided.memory, transition.done | ~transition.real)
             observations = transition.observations
         rollout.check(transition.next_observations, policy.distribution.sizes, self.environments.seed)
-        fragments = rollout.trajectories(transition.next_observations)
+        fragments = rollout.trajectories(transition.next_observations, record)
         for slot, fragment in enumerate(fragments):
             self._count(slot, fragment, num_ended=int(rollout.done[:, slot].sum()))
-        self._observations = observations
+        self._observations, self._memory = observations, record.memory
         return [[fragment] for fragment in fragments]
 
     def _check(self, states: Sequence[int], num_actions_per_state: int) -> None:
@@ -279,7 +291,7 @@ class FragmentSampler:
         return self.environments.reset(seed)
 
     def _forget_episodes(self) -> None:
-        self._observations = None
+        self._observations = self._memory = None
         self._returns[:] = 0
         self._lengths[:] = 0
 
@@ -321,10 +333,10 @@ class _Rollout:
         self.real = np.ones(shape, dtype=bool)
         self.successors: dict[tuple[int, int], Features] = {}
 
-    def store_observations(self, step: int, observations: Features) -> torch.Tensor:
-        """Note what a step is decided on, as a tensor."""
+    def store_observations(self, step: int, observations: Features) -> FeatureTensors:
+        """Note what a step is decided on, as tensors."""
         self._observations[:, step] = observations
-        return torch.from_numpy(observations)
+        return tensors(observations)
 
     def store_masks(self, step: int, masks: NDArray[np.bool_]) -> torch.Tensor:
         """Note what is allowed at a step, as a tensor."""
@@ -357,23 +369,34 @@ class _Rollout:
         if self.masks is not None:
             check_masks(self.masks.numpy(), self.real, sizes, seed)
 
-    def trajectories(self, last: Features) -> list[Trajectory]:
+    def trajectories(self, last: Features, record: MemoryRecord) -> list[Trajectory]:
         """One for each environment; ``last`` are the successors of the last step."""
         decisions = torch.stack(self.decisions).cpu()
         observations = self._observations_of_real_steps()
-        return [self._trajectory(slot, own, decisions[:, slot], last[slot]) for slot, own in enumerate(observations)]
+        stored = record.stored(self.real)
+        return [
+            self._trajectory(slot, own, decisions[:, slot], last[slot], stored[slot])
+            for slot, own in enumerate(observations)
+        ]
 
-    def _observations_of_real_steps(self) -> tuple[torch.Tensor, ...]:
+    def _observations_of_real_steps(self) -> tuple[FeatureTensors, ...]:
         """Those of each environment, closed up in the memory where they are."""
         everything = self._observations.reshape(-1, *self._observations.shape[2:])
         gaps = np.flatnonzero(~self.real.T.reshape(-1)).tolist()
         for number, (gap, next_gap) in enumerate(pairwise([*gaps, len(everything)])):
             everything[gap - number : next_gap - number - 1] = everything[gap + 1 : next_gap]
-        kept = torch.from_numpy(everything)[: len(everything) - len(gaps)]
-        fragments: tuple[torch.Tensor, ...] = kept.split(self.real.sum(0).tolist())
+        kept = tensors(everything)[: len(everything) - len(gaps)]
+        fragments: tuple[FeatureTensors, ...] = kept.split(self.real.sum(0).tolist())
         return fragments
 
-    def _trajectory(self, slot: int, observations: torch.Tensor, decisions: torch.Tensor, last: Features) -> Trajectory:
+    def _trajectory(
+        self,
+        slot: int,
+        observations: FeatureTensors,
+        decisions: torch.Tensor,
+        last: Features,
+        memory: StoredMemory | None,
+    ) -> Trajectory:
         real = self.real[:, slot]
         steps = torch.from_numpy(np.flatnonzero(real))
         ends = np.flatnonzero(self.done[:, slot])
@@ -389,7 +412,8 @@ class _Rollout:
             decisions=decisions[steps],
             rewards=torch.from_numpy(self.rewards[real, slot]),
             episode_lengths=tuple(np.diff(ends_among_real, prepend=0).tolist()),
-            next_observations=torch.from_numpy(np.stack(successors)),
+            next_observations=tensors(np.stack(successors)),
             terminated=torch.tensor(terminated),
             masks=None if self.masks is None else self.masks[steps, slot],
+            memory=memory,
         )

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from typing_extensions import Protocol
 
+from grpo_adapters.gym.columns import FeatureTensors
 from grpo_adapters.gym.distributions import ActionDistribution
 
 
@@ -19,8 +20,8 @@ class Decided:
 
     Attributes:
         decisions: as the policy's distribution stores them, [n] or [n, K].
-        memory: what the policy is to be given at the next step, with a row for each environment; None for a policy
-            that remembers nothing.
+        memory: what the policy is to be given at the next step: tensors, or tuples and dictionaries of tensors, with a
+            row for each environment; None for a policy that remembers nothing.
     """
 
     decisions: Tensor
@@ -30,7 +31,9 @@ class Decided:
 class StepwisePolicy(Protocol):
     """A policy that a sampler asks step by step, as it plays.
 
-    :class:`GymPolicy` is one; so is any policy of yours that has this, beside what a trainer asks of it.
+    :class:`GymPolicy` is one; so is any policy of yours that has this, beside what a trainer asks of it. One that
+    remembers something has two methods more: ``initial_memory(n)``, the memory of n episodes that begin, and
+    ``keeps_memory_at(step)``, whether the memory before a step of a rollout is stored in the trajectories.
 
     Attributes:
         observation_space: of one environment.
@@ -55,12 +58,12 @@ class StepwisePolicy(Protocol):
         ...
 
     def decide(
-        self, observations: Tensor, noise: Tensor | None, masks: Tensor | None = None, memory: Any = None
+        self, observations: FeatureTensors, noise: Tensor | None, masks: Tensor | None = None, memory: Any = None
     ) -> Decided:
         """Decide for n environments.
 
         Args:
-            observations: features [n, *shape].
+            observations: features [n, *shape], a tensor or :class:`Columns`.
             noise: to draw with, [n, K]; None for the most probable decisions.
             masks: which choices are allowed, bool [n, number of choices]; None for all.
             memory: of the step before; None where all episodes begin.
