@@ -10,6 +10,7 @@ import torch
 from processes import answers_of_ranks, on_ranks
 
 from grpo import Experience, GRPOConfig, GRPOTrainer, PPOConfig, PPOTrainer, Segments, World
+from grpo.data.action_batches import NoActions
 from grpo_adapters.bandit import GaussianRewards, SoftmaxPolicy, StationaryBandit, seeded_generator
 from grpo_adapters.gym import (
     EnvironmentReward,
@@ -104,7 +105,11 @@ def worth(world: World, rollouts: list[list[float]]) -> list[float]:
     trajectories = [played(rewards) for rewards in own]
     rewards = torch.tensor([reward for rollout in own for reward in rollout])
     credit = RegressedAdvantage(discount=0.9, gae_lambda=0.5)
-    batch: Any = TrajectoryBatch.of(trajectories, torch.device("cpu"), torch.float32) if own else object()
+    batch: Any = (
+        TrajectoryBatch.of(trajectories, torch.device("cpu"), torch.float32)
+        if own
+        else NoActions(torch.device("cpu"), [])
+    )
     count = len(trajectories)
     experience = Experience([0] * count, trajectories, batch, Segments(count, 1), rewards, world=world)
     return credit(experience).tolist()
