@@ -32,11 +32,12 @@ def write_page(lines: Sequence[Line]) -> None:
 def table(lines: Sequence[Line]) -> str:
     """A row for each settings of the zoo and number of decisions, those that were run before the others."""
     rows = ["| settings | environment | decisions | anygrpo | Stable-Baselines3 |", "|---|---|---:|---:|---:|"]
-    not_run = []
+    not_run: list[str] = []
     for name, path in zoo_files().items():
         settings = read_toml(path)
         own = [line for line in lines if line["name"] == name]
-        for budget in sorted({budget_of(line) for line in own}) or [settings.get("until_decisions")]:
+        budgets: list[Any] = sorted({budget_of(line) for line in own}) or [settings.get("until_decisions")]
+        for budget in budgets:
             same = [line for line in own if budget_of(line) == budget]
             cells = [figure(same, contender, settings["algorithm"]) for contender in CONTENDERS]
             told = "" if budget is None else f"{budget:,}"

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from math import ceil, log
+from math import ceil
 from typing import Any, Literal
 
 import gymnasium
-import torch
 import tyro
 from pydantic import Field, PositiveFloat, PositiveInt
 
@@ -47,6 +46,7 @@ from grpo_adapters.gym import (
     evaluate,
     record_video,
 )
+from grpo_adapters.gym.spaces import spaces_of
 
 EVALUATION_SEED, FINAL_SEED = 1_000_000_000, 2_000_000_000
 SEEDS_OF_A_RUN = 1_000_000
@@ -263,21 +263,23 @@ def _environments(options: GymOptions, count: int) -> gymnasium.vector.VectorEnv
 
 def _policy(options: GymOptions, environment: Any) -> Any:
     kind = GymActorCritic if options.algorithm == "ppo" else GymPolicy
-    policy = kind(
+    return kind(
         environment,
         hidden_sizes=options.hidden_sizes,
+        distribution=_distribution(options, environment),
         normalize_observations=options.normalize_observations,
         seed=options.seed,
     )
-    if options.initial_std is not None:
-        _begin_with(policy, options.initial_std)
-    return policy
 
 
-def _begin_with(policy: GymPolicy, std: float) -> None:
-    if not isinstance(policy.distribution, DiagonalGaussian):
-        raise UsageError(f"initial_std is {std:g}, but the actions are not continuous: {policy.action_space}")
-    torch.nn.init.constant_(policy.distribution.log_std, log(std))
+def _distribution(options: GymOptions, environment: Any) -> Callable[[Any], DiagonalGaussian] | None:
+    """What begins with the standard deviation that was asked for, where one was."""
+    if options.initial_std is None:
+        return None
+    space = spaces_of(environment)[1]
+    if not isinstance(space, gymnasium.spaces.Box):
+        raise UsageError(f"initial_std is {options.initial_std:g}, but the actions are not continuous: {space}")
+    return partial(DiagonalGaussian, initial_std=options.initial_std)
 
 
 def _ppo(options: GymPPOOptions, world: World) -> tuple[Any, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -79,7 +79,8 @@ class RegressedAdvantage:
 
 def regressed_values(experience: Experience, returns: Tensor) -> ValueEstimates:
     """What was returned from states like those of the D decisions, and like those after them, [D] each."""
-    batch, world = experience.batch, experience.world
+    batch: Any = experience.batch
+    world = experience.world
     observations, after = (getattr(batch, name, None) for name in ("observations", "next_observations"))
     if len(returns) and not (isinstance(observations, Tensor) and isinstance(after, Tensor)):
         raise TypeError(
@@ -95,7 +96,7 @@ def regressed_values(experience: Experience, returns: Tensor) -> ValueEstimates:
     weights = torch.linalg.solve(products[:, :-1] + ridge, products[:, -1])
     values = (features @ weights).to(returns.dtype)
     next_values = values.roll(-1)
-    if len(returns):
+    if isinstance(after, Tensor):
         ends = (_features(after.flatten(1).double(), mean, deviation) @ weights).to(returns.dtype)
         next_values[experience.episodes.last] = ends.masked_fill(batch.terminated, 0.0)
     return ValueEstimates(values, next_values)
