@@ -35,6 +35,7 @@ from grpo_adapters.cli.gym_presets import preset, zoo_files
 from grpo_adapters.cli.kinds import EvaluationOptions, Kind
 from grpo_adapters.cli.options import RunOptions, explained
 from grpo_adapters.gym import (
+    ActionDistribution,
     DiagonalGaussian,
     EnvironmentReward,
     EpisodeSampler,
@@ -43,6 +44,7 @@ from grpo_adapters.gym import (
     GymPolicy,
     NormalizedReward,
     RegressedAdvantage,
+    distribution_for,
     evaluate,
     record_video,
 )
@@ -272,10 +274,10 @@ def _policy(options: GymOptions, environment: Any) -> Any:
     )
 
 
-def _distribution(options: GymOptions, environment: Any) -> Callable[[Any], DiagonalGaussian] | None:
-    """What begins with the standard deviation that was asked for, where one was."""
+def _distribution(options: GymOptions, environment: Any) -> Callable[[Any], ActionDistribution]:
+    """What outputs mean, with the standard deviation that was asked for, where one was."""
     if options.initial_std is None:
-        return None
+        return distribution_for
     space = spaces_of(environment)[1]
     if not isinstance(space, gymnasium.spaces.Box):
         raise UsageError(f"initial_std is {options.initial_std:g}, but the actions are not continuous: {space}")
