@@ -399,7 +399,6 @@ class GymActorCritic(GymPolicy):
     @torch.no_grad()
     def estimate_values(self, batch: TrajectoryBatch) -> ValueEstimates:
         """Values at all steps and after them, [D] each; 0 after a step that terminated its episode."""
-        assert batch.next_observations is not None
         assert batch.terminated is not None
         units, units_after = self._units_during_and_after(batch)
         _, values = self.outputs_and_values(units)
@@ -410,6 +409,7 @@ class GymActorCritic(GymPolicy):
 
     def _units_during_and_after(self, batch: TrajectoryBatch) -> tuple[Tensor, Tensor]:
         """What the critic sees at all steps, and after the last one of each episode."""
+        assert batch.next_observations is not None
         after = self.units(batch.next_observations)
         if self.memory is None:
             return self.units(batch.observations), after
