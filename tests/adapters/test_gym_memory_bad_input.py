@@ -6,7 +6,6 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from gym_environments import ScriptedEnv, SpacesEnv
@@ -117,7 +116,7 @@ def with_memory(memory: nn.Module, **options: Any) -> Callable[[], Any]:
     return lambda: GymPolicy(ScriptedEnv(), memory=memory, **options)
 
 
-PICTURES = SpacesEnv(spaces.Box(0, 255, (4, 4, 1), np.uint8), spaces.Discrete(2))
+TABLES = SpacesEnv(spaces.Box(-1, 1, (4, 4)), spaces.Discrete(2))
 
 
 @pytest.mark.parametrize(
@@ -194,9 +193,9 @@ PICTURES = SpacesEnv(spaces.Box(0, 255, (4, 4, 1), np.uint8), spaces.Discrete(2)
         ),
         (with_memory(LSTM(5, 4)), ValueError, "memory LSTM cannot take units of shape [4, 3]"),
         (
-            lambda: GymPolicy(PICTURES, memory=LSTM(16, 4)),
+            lambda: GymPolicy(TABLES, memory=LSTM(16, 4)),
             ValueError,
-            "memory LSTM takes units [n, U], but observations have features of shape [4, 4, 1]: pass a trunk that "
+            "memory LSTM takes units [n, U], but observations have features of shape [4, 4]: pass a trunk that "
             "makes units of them, such as nn.Flatten()",
         ),
         (
@@ -239,7 +238,7 @@ def test_what_is_taken_is_left_as_it_was(network: Any) -> None:
 
 def test_the_fixes_are_right() -> None:
     GymPolicy(ScriptedEnv(), memory=LSTM(3, 2))
-    GymPolicy(PICTURES, trunk=nn.Flatten(), memory=LSTM(16, 4))
+    GymPolicy(TABLES, trunk=nn.Flatten(), memory=LSTM(16, 4))
     GymPolicy(ScriptedEnv(), trunk=nn.Sequential(nn.Linear(3, 4), nn.LayerNorm(4)))
 
 

@@ -5,23 +5,28 @@ try:
 except ModuleNotFoundError as error:
     raise ModuleNotFoundError("grpo_adapters.gym needs gymnasium: pip install 'anygrpo[gym]'") from error
 
+from grpo_adapters.gym.columns import Columns
+from grpo_adapters.gym.dict_encoder import DictEncoder
 from grpo_adapters.gym.distributions import (
     ActionDistribution,
     Categorical,
     DiagonalGaussian,
     MultiCategorical,
-    distribution_for,
 )
 from grpo_adapters.gym.episode_sampler import EpisodeSampler
 from grpo_adapters.gym.evaluation import EvaluationResult, act, evaluate
 from grpo_adapters.gym.fragment_sampler import FragmentSampler
+from grpo_adapters.gym.image_networks import ImpalaCNN, NatureCNN
+from grpo_adapters.gym.joint_distribution import JointDistribution, distribution_for
 from grpo_adapters.gym.memories import GRU, LSTM, StackedUnits
 from grpo_adapters.gym.networks import MLP, ActorCriticMLP, RunningNormalization
+from grpo_adapters.gym.parallel_environments import ParallelVectorEnv
 from grpo_adapters.gym.players import Player
 from grpo_adapters.gym.policies import GymActorCritic, GymPolicy
 from grpo_adapters.gym.reward_models import EnvironmentReward
 from grpo_adapters.gym.rollout_files import ReplayDifference, replay, save_rollouts
-from grpo_adapters.gym.spaces import ObservationEncoder
+from grpo_adapters.gym.spaces import ObservationEncoder, without_keys
+from grpo_adapters.gym.state_dependent_exploration import StateDependentExploration
 from grpo_adapters.gym.stepwise import Decided, StepwisePolicy
 from grpo_adapters.gym.trajectories import Trajectory, TrajectoryBatch
 from grpo_adapters.gym.vector_environments import EnvironmentFailedError
@@ -36,8 +41,10 @@ __all__ = [
     "ActionDistribution",
     "ActorCriticMLP",
     "Categorical",
+    "Columns",
     "Decided",
     "DiagonalGaussian",
+    "DictEncoder",
     "EnvironmentFailedError",
     "EnvironmentReward",
     "EpisodeSampler",
@@ -45,12 +52,17 @@ __all__ = [
     "FragmentSampler",
     "GymActorCritic",
     "GymPolicy",
+    "ImpalaCNN",
+    "JointDistribution",
     "MultiCategorical",
+    "NatureCNN",
     "ObservationEncoder",
+    "ParallelVectorEnv",
     "Player",
     "ReplayDifference",
     "RunningNormalization",
     "StackedUnits",
+    "StateDependentExploration",
     "StepwisePolicy",
     "StoredMemory",
     "Trajectory",
@@ -62,4 +74,5 @@ __all__ = [
     "record_video",
     "replay",
     "save_rollouts",
+    "without_keys",
 ]

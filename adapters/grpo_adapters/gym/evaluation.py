@@ -14,15 +14,15 @@ import torch
 from numpy.typing import NDArray
 
 from grpo import NonFiniteError
+from grpo_adapters.gym.actions import one_by_one
 from grpo_adapters.gym.checks import check_seed
+from grpo_adapters.gym.columns import finite_rows, not_finite_parts, placed, tensors
 from grpo_adapters.gym.evaluation_slots import Slots, slots_for
 from grpo_adapters.gym.memory_records import beginning, begun_anew, check_remembered, put_back
 from grpo_adapters.gym.memory_states import rows_of
-from grpo_adapters.gym.players import batch_of_one
 from grpo_adapters.gym.policies import GymPolicy
-from grpo_adapters.gym.spaces import Features, check_same_spaces
+from grpo_adapters.gym.spaces import Features, batch_of_one, check_same_spaces
 from grpo_adapters.gym.stepwise import Decided
-from grpo_adapters.gym.trajectories import placed
 
 NORMAL_QUANTILE = 1.96
 NOISE_STEPS = 64
@@ -170,19 +170,20 @@ def _play(policy: GymPolicy, slots: Slots, num_episodes: int, seed: int, noise: 
 
 
 def _check(features: Features, numbers: list[int], playing: dict[int, int], seed: int) -> None:
-    if np.isfinite(features).all():
+    finite = finite_rows(features)
+    if finite.all():
         return
-    for slot, values in zip(numbers, features, strict=True):
-        if slot in playing and not np.isfinite(values).all():
+    for slot, values, is_finite in zip(numbers, features, finite, strict=True):
+        if slot in playing and not is_finite:
             raise NonFiniteError(
-                f"environment {slot} gave the observation {values.tolist()} in episode {playing[slot]} of the "
+                f"environment {slot} gave the observation {not_finite_parts(values)} in episode {playing[slot]} of the "
                 f"evaluation (from the seed {seed}), expected finite numbers"
             )
 
 
 def _decide(policy: GymPolicy, features: Features, masks: Any, noise: torch.Tensor | None, memory: Any) -> Decided:
     allowed = None if masks is None else torch.from_numpy(np.asarray(masks, dtype=bool)).to(policy.device)
-    observations = placed(torch.from_numpy(features), policy.device, policy.dtype)
+    observations = placed(tensors(features), policy.device, policy.dtype)
     noise = None if noise is None else noise.to(policy.device)
     return policy.decide(observations, noise, allowed, memory)
 
@@ -216,4 +217,6 @@ def act(policy: GymPolicy, observation: Any, info: dict[str, Any], *, determinis
 
     A policy with a memory is asked by a :class:`Player`, which remembers for it.
     """
-    return policy.predict(*batch_of_one(observation, info), deterministic=deterministic)[0]
+    masks = None if "action_mask" not in info else np.asarray(info["action_mask"])[None]
+    batch = batch_of_one(policy.observation_space, observation)
+    return one_by_one(policy.predict(batch, masks, deterministic=deterministic))[0]

@@ -6,13 +6,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from grpo import NonFiniteError
+from grpo_adapters.gym.actions import one_by_one
 from grpo_adapters.gym.checks import allows_something
+from grpo_adapters.gym.columns import finite_rows, placed, tensors
 from grpo_adapters.gym.memory_records import begun_anew
 from grpo_adapters.gym.memory_states import tensors_of
-from grpo_adapters.gym.trajectories import placed
+from grpo_adapters.gym.spaces import batch_of_one
 
 if TYPE_CHECKING:
     from grpo_adapters.gym.policies import GymPolicy
@@ -55,7 +56,7 @@ class Player:
             self._check_count(len(begun))
             self._memory = begun_anew(self.policy, self._memory, begun)
 
-    def __call__(self, observations: Any, masks: Any = None) -> NDArray[Any]:
+    def __call__(self, observations: Any, masks: Any = None) -> Any:
         """Actions for the next observations of n environments, always the same ones, in the same order.
 
         Args:
@@ -75,7 +76,8 @@ class Player:
 
     def act(self, observation: Any, info: dict[str, Any]) -> Any:
         """The action for the next observation of one environment; a mask in ``info["action_mask"]`` is honoured."""
-        return self(*batch_of_one(observation, info))[0]
+        masks = None if "action_mask" not in info else np.asarray(info["action_mask"])[None]
+        return one_by_one(self(batch_of_one(self.policy.observation_space, observation), masks))[0]
 
     def _check_count(self, count: int) -> None:
         known = len(next(tensors_of(self._memory))[1])
@@ -85,25 +87,17 @@ class Player:
             )
 
 
-def batch_of_one(observation: Any, info: dict[str, Any]) -> tuple[Any, Any]:
-    """One observation as a batch, and its mask, None where there is none."""
-    masks = None if "action_mask" not in info else np.asarray(info["action_mask"])[None]
-    if isinstance(observation, dict):
-        return {name: np.asarray(part)[None] for name, part in observation.items()}, masks
-    return np.asarray(observation)[None], masks
-
-
 @torch.no_grad()
 def decide_once(
     policy: GymPolicy, observations: Any, masks: Any, memory: Any, *, deterministic: bool
-) -> tuple[NDArray[Any], Any]:
+) -> tuple[Any, Any]:
     """Actions for n observations as an environment gives them, and what is remembered then."""
     encoded = policy.encoder(observations)
-    if not np.isfinite(encoded).all():
+    if not finite_rows(encoded).all():
         raise NonFiniteError(
             f"predict was given observations that are not finite: {observations}, expected finite numbers"
         )
-    features = placed(torch.from_numpy(encoded), policy.device, policy.dtype)
+    features = placed(tensors(encoded), policy.device, policy.dtype)
     allowed = None
     if masks is not None:
         choices = np.asarray(masks, dtype=bool)

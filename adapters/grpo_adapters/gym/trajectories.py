@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from grpo import Segments
+from grpo_adapters.gym.columns import FeatureTensors, joined, placed
 from grpo_adapters.gym.windows import StoredMemory, Windows
 
 
@@ -17,7 +18,7 @@ class Trajectory:
     """Consecutive steps in one environment: a whole episode, or a fragment that may touch several.
 
     Attributes:
-        observations: features that each step decided on, [T, ...].
+        observations: features that each step decided on, [T, ...], a tensor or :class:`Columns`.
         decisions: what was decided, [T] or [T, K], as the policy's distribution stores it.
         rewards: [T].
         episode_lengths: how many of the T steps belong to each of the K episodes, in turn.
@@ -27,11 +28,11 @@ class Trajectory:
         memory: what the policy remembered along the way; None for one that remembers nothing.
     """
 
-    observations: Tensor
+    observations: FeatureTensors
     decisions: Tensor
     rewards: Tensor
     episode_lengths: tuple[int, ...]
-    next_observations: Tensor
+    next_observations: FeatureTensors
     terminated: Tensor
     masks: Tensor | None = None
     memory: StoredMemory | None = None
@@ -72,12 +73,12 @@ class TrajectoryBatch:
 
     def __init__(
         self,
-        observations: Tensor,
+        observations: FeatureTensors,
         decisions: Tensor,
         masks: Tensor | None,
         samples: Segments | None = None,
         episodes: Segments | None = None,
-        next_observations: Tensor | None = None,
+        next_observations: FeatureTensors | None = None,
         terminated: Tensor | None = None,
         windows: Windows | None = None,
     ) -> None:
@@ -117,7 +118,7 @@ class TrajectoryBatch:
             None if masks is None else masks.to(device),
             Segments.of_lengths([len(trajectory) for trajectory in trajectories], device),
             Segments.of_lengths(lengths, device),
-            placed(torch.cat([trajectory.next_observations for trajectory in trajectories]), device, dtype),
+            placed(joined([trajectory.next_observations for trajectory in trajectories]), device, dtype),
             torch.cat([trajectory.terminated for trajectory in trajectories]).to(device),
             None if burn_in is None else Windows.of(trajectories, observations, burn_in, dtype),
         )
@@ -132,27 +133,6 @@ class TrajectoryBatch:
             samples=None if self.windows is None else self.rows.select(rows),
             windows=None if self.windows is None else self.windows.select(rows),
         )
-
-
-def placed(features: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:
-    """Features where the networks are, and in their precision unless they are images."""
-    return features.to(device) if features.dtype == torch.uint8 else features.to(device, dtype)
-
-
-def joined(parts: Sequence[Tensor]) -> Tensor:
-    """Parts [T, ...] end to end; those that lie in memory end to end already are not copied."""
-    first = parts[0]
-    end = first.storage_offset()
-    for part in parts:
-        is_next = part.is_contiguous() and part.dtype == first.dtype and part.shape[1:] == first.shape[1:]
-        if not is_next or part.storage_offset() != end or not _share_memory(first, part):
-            return torch.cat(list(parts))
-        end += part.numel()
-    return first.as_strided((sum(map(len, parts)), *first.shape[1:]), first.stride())
-
-
-def _share_memory(left: Tensor, right: Tensor) -> bool:
-    return left.untyped_storage().data_ptr() == right.untyped_storage().data_ptr()
 
 
 def _joined_masks(trajectories: Sequence[Trajectory]) -> Tensor | None:
