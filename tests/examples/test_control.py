@@ -20,6 +20,7 @@ import tyro
 
 import cartpole_grpo
 import lunarlander_ppo
+import masked_cartpole
 import tictactoe
 import toy_environments
 
@@ -92,6 +93,14 @@ def cartpole(folder: Path) -> str:
     return here(cartpole_grpo.main, cartpole_grpo, folder, options)
 
 
+def masked(folder: Path) -> str:
+    options = masked_cartpole.Options(memories=("gru", "none"), steps=500, seeds=(0,))
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(io.StringIO()) as printed:
+        patch.chdir(folder)
+        masked_cartpole.main(options)
+    return printed.getvalue()
+
+
 def lunarlander(folder: Path, algorithm: str) -> str:
     return here(lunarlander_ppo.train, lunarlander_ppo, folder, algorithm=algorithm, steps=1000, seeds=1)
 
@@ -124,6 +133,13 @@ def test_the_stored_lander_lands_and_is_filmed(tmp_path: Path) -> None:
     run("lunarlander_ppo.py", "evaluate", "--episodes", "1", "--video", "film", folder=tmp_path)
     [film] = (tmp_path / "film").glob("*.mp4")
     assert film.stat().st_size > 10_000
+
+
+def test_a_memory_and_none(tmp_path: Path) -> None:
+    output = masked(tmp_path)
+    assert re.findall(r"(\w+), seed 0, 500 steps: .* over 100 episodes", output) == ["gru", "none"]
+    for name in ("gru", "none"):
+        assert len(lines_of(tmp_path / "outputs" / "masked-cartpole" / f"{name}-0" / "metrics.jsonl")) == 2
 
 
 @pytest.mark.parametrize("command", [lunarlander_ppo.play, tictactoe.evaluate, tictactoe.play])

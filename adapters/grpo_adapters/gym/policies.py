@@ -28,7 +28,7 @@ from grpo_adapters.gym.networks import (
     RunningNormalization,
 )
 from grpo_adapters.gym.players import decide_once
-from grpo_adapters.gym.row_checks import NUM_ROWS, check_rows
+from grpo_adapters.gym.row_checks import NUM_ROWS, check_rows, within_reach
 from grpo_adapters.gym.spaces import ObservationEncoder, spaces_of
 from grpo_adapters.gym.state_dependent_exploration import StateDependentExploration
 from grpo_adapters.gym.stepwise import Decided
@@ -36,8 +36,6 @@ from grpo_adapters.gym.trajectories import Trajectory, TrajectoryBatch
 from grpo_adapters.gym.windows import Remembered
 
 ROWS_AT_A_TIME = 512
-PROBED_RANGE = 10.0
-"""Observations whose bounds are beyond are tried within it when networks are checked."""
 
 
 class GymPolicy(nn.Module):
@@ -190,10 +188,8 @@ class GymPolicy(nn.Module):
         """Features of observations that differ."""
         space = batch_space(self.observation_space, NUM_ROWS)
         space.seed(0)
-        features = self.features(placed(tensors(self.encoder(space.sample())), self.device, self.dtype))
-        if isinstance(features, Columns):
-            return Columns({name: _within_probed_range(part) for name, part in features.items()})
-        return _within_probed_range(features)
+        observed = within_reach(tensors(self.encoder(space.sample())))
+        return self.features(placed(observed, self.device, self.dtype))
 
     @torch.no_grad()
     def _probed_units(self, *, with_memory: bool = True) -> Any:
@@ -422,9 +418,9 @@ class GymActorCritic(GymPolicy):
         )
         self.critic: nn.Module | None = critic
         if hidden_sizes is None:
-            hidden_sizes = (64, 64) if self.trunk is None and memory is None else ()
-        is_alone = actor is None and critic is None and self.trunk is None and memory is None
-        if is_alone and len(hidden_sizes) > 0 and not isinstance(self.distribution, StateDependentExploration):
+            hidden_sizes = (64, 64) if self.trunk is None and self.memory is None else ()
+        is_paired = actor is None and critic is None and self.trunk is None and self.memory is None
+        if is_paired and len(hidden_sizes) > 0 and not isinstance(self.distribution, StateDependentExploration):
             num_inputs, num_outputs = math.prod(self.encoder.shape), self.distribution.num_outputs
             self.actor = ActorCriticMLP(num_inputs, hidden_sizes, num_outputs, generator=self.generator)
             return
@@ -454,7 +450,6 @@ class GymActorCritic(GymPolicy):
     @torch.no_grad()
     def estimate_values(self, batch: TrajectoryBatch) -> ValueEstimates:
         """Values at all steps and after them, [D] each; 0 after a step that terminated its episode."""
-        assert batch.next_observations is not None
         assert batch.terminated is not None
         units, units_after = self._units_during_and_after(batch)
         _, values = self.outputs_and_values(units)
@@ -465,16 +460,13 @@ class GymActorCritic(GymPolicy):
 
     def _units_during_and_after(self, batch: TrajectoryBatch) -> tuple[Tensor, Tensor]:
         """What the critic sees at all steps, and after the last one of each episode."""
+        assert batch.next_observations is not None
         after = self.units(batch.next_observations)
         if self.memory is None:
             return self.units(batch.observations), after
         remembered = self._remembered(batch)
         after, _ = self.memory(after, remembered.states_after(batch.episodes.last))
         return remembered.units, after
-
-
-def _within_probed_range(part: Tensor) -> Tensor:
-    return part.clamp(-PROBED_RANGE, PROBED_RANGE) if part.is_floating_point() else part
 
 
 def _check_window(memory: nn.Module | None, window: int | None, burn_in: int) -> None:
