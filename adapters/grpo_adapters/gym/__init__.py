@@ -19,9 +19,11 @@ from grpo_adapters.gym.networks import MLP, ActorCriticMLP, RunningNormalization
 from grpo_adapters.gym.policies import GymActorCritic, GymPolicy
 from grpo_adapters.gym.reward_models import EnvironmentReward
 from grpo_adapters.gym.rollout_files import ReplayDifference, replay, save_rollouts
+from grpo_adapters.gym.simulator_sampler import SimulatorSampler
+from grpo_adapters.gym.simulators import Simulator
 from grpo_adapters.gym.spaces import ObservationEncoder
 from grpo_adapters.gym.stepwise import Decided, StepwisePolicy
-from grpo_adapters.gym.trajectories import Trajectory, TrajectoryBatch
+from grpo_adapters.gym.trajectories import Rollout, Trajectory, TrajectoryBatch
 from grpo_adapters.gym.vector_environments import EnvironmentFailedError
 from grpo_adapters.gym.videos import record_video
 
@@ -42,7 +44,10 @@ __all__ = [
     "MultiCategorical",
     "ObservationEncoder",
     "ReplayDifference",
+    "Rollout",
     "RunningNormalization",
+    "Simulator",
+    "SimulatorSampler",
     "StepwisePolicy",
     "Trajectory",
     "TrajectoryBatch",

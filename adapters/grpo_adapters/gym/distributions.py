@@ -31,7 +31,7 @@ class ActionDistribution(Protocol):
     """Options of each choice, which an action mask lists one after the other; none where masks make no sense."""
 
     def noise(self, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
-        """Noise for ``shape`` decisions, [*shape, K]."""
+        """Noise for ``shape`` decisions, [*shape, K], on the generator's device."""
         ...
 
     def sample(self, outputs: Tensor, noise: Tensor, masks: Tensor | None) -> Tensor:
@@ -107,7 +107,8 @@ class MultiCategorical(nn.Module):
         super().__init__()
         self.sizes = [int(size) for size in space.nvec]
         self.num_outputs = sum(self.sizes)
-        self.starts = np.asarray(space.start)
+        self.starts: Tensor
+        self.register_buffer("starts", torch.from_numpy(np.asarray(space.start)), persistent=False)
 
     def noise(self, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
         """Gumbel noise, [*shape, sum of sizes]."""
@@ -133,7 +134,7 @@ class MultiCategorical(nn.Module):
 
     def played(self, decisions: Tensor) -> Tensor:
         """The choices counted from the starts of the space."""
-        return decisions + torch.from_numpy(self.starts).to(decisions)
+        return decisions + self.starts.to(decisions)
 
     def actions(self, decisions: Tensor) -> NDArray[Any]:
         """The choices counted from the starts of the space."""
@@ -172,6 +173,8 @@ class DiagonalGaussian(nn.Module):
         half_range = np.where(squashed, (np.where(squashed, space.high, 1) - np.where(squashed, space.low, 0)) / 2, 1.0)
         self.squashed: Tensor
         self.log_half_range: Tensor
+        self.bounds: Tensor
+        self.register_buffer("bounds", torch.from_numpy(np.stack((space.low, space.high))), persistent=False)
         self.register_buffer("squashed", torch.from_numpy(squashed), persistent=False)
         self.register_buffer("log_half_range", torch.from_numpy(np.log(half_range)).float(), persistent=False)
         points, weights = np.polynomial.hermite_e.hermegauss(QUADRATURE_POINTS)
@@ -182,7 +185,7 @@ class DiagonalGaussian(nn.Module):
 
     def noise(self, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
         """Standard normal noise, [*shape, K]."""
-        return torch.randn((*shape, self.num_outputs), generator=generator)
+        return torch.randn((*shape, self.num_outputs), generator=generator, device=generator.device)
 
     def sample(self, outputs: Tensor, noise: Tensor, masks: Tensor | None) -> Tensor:
         """What is drawn before squashing, u, [n, K]."""
@@ -211,7 +214,7 @@ class DiagonalGaussian(nn.Module):
 
     def played(self, decisions: Tensor) -> Tensor:
         """The actions within their bounds."""
-        low, high = (torch.from_numpy(bound).to(decisions) for bound in (self.low, self.high))
+        low, high = self.bounds.to(decisions).unbind(0)
         within = low + (high - low) * ((torch.tanh(decisions) + 1) / 2)
         return torch.where(self.squashed.to(decisions.device), within, decisions).clamp(low, high)
 
@@ -224,7 +227,7 @@ class DiagonalGaussian(nn.Module):
 
 def gumbel_noise(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
     """Standard Gumbel noise: the logarithm of an exponential variable, negated."""
-    return torch.empty(shape).exponential_(generator=generator).log_().neg_()
+    return torch.empty(shape, device=generator.device).exponential_(generator=generator).log_().neg_()
 
 
 def masked(logits: Tensor, masks: Tensor | None) -> Tensor:

@@ -12,7 +12,7 @@ from gymnasium.vector import AutoresetMode
 from numpy.typing import NDArray
 
 from grpo import World
-from grpo_adapters.gym.checks import check_finite, check_masks, check_state, check_successors
+from grpo_adapters.gym.checks import check_finite, check_masks, check_state, check_successors, seed_from
 from grpo_adapters.gym.episode_sampler import EpisodeSampler
 from grpo_adapters.gym.plain_state import new_array
 from grpo_adapters.gym.spaces import Features, check_same_spaces
@@ -143,7 +143,7 @@ class FragmentSampler:
         fragments had been cut there already, and their value bootstrapped; episodes that are cut do not count.
         """
         if self.environments_in_state == "restart":
-            self._next_seed = _seed_from(self._seed, step)
+            self._next_seed = seed_from(self._seed, step)
             self._forget_episodes()
 
     def state_dict(self) -> dict[str, Any]:
@@ -213,7 +213,7 @@ class FragmentSampler:
             return self._next_seed
         if not self.environments.were_reset:
             return self._seed
-        return _seed_from(self._seed, int(self.get_metrics()["num_episodes"]), 1)
+        return seed_from(self._seed, int(self.get_metrics()["num_episodes"]), 1)
 
     @torch.no_grad()
     def sample(
@@ -295,11 +295,6 @@ class FragmentSampler:
 
 LEFT_ALONE = (FragmentSampler, EpisodeSampler)
 """What an opponent that is a policy may hold, and is not an environment's own."""
-
-
-def _seed_from(*numbers: int) -> int:
-    """A seed of 31 bits that follows from these."""
-    return int(np.random.SeedSequence(numbers).generate_state(1)[0] >> 1)
 
 
 class _Rollout:

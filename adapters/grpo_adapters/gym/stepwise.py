@@ -8,7 +8,7 @@ from typing import Any
 import gymnasium
 import torch
 from torch import Tensor
-from typing_extensions import Protocol
+from typing_extensions import Protocol, get_protocol_members
 
 from grpo_adapters.gym.distributions import ActionDistribution
 
@@ -66,3 +66,21 @@ class StepwisePolicy(Protocol):
             memory: of the step before; None where all episodes begin.
         """
         ...
+
+
+def require_stepwise(policy: Any, asker: str) -> None:
+    """Raise a TypeError that names what a policy lacks, unless it is a :class:`StepwisePolicy`."""
+    missing = [name for name in sorted(get_protocol_members(StepwisePolicy)) if not hasattr(policy, name)]
+    if missing:
+        raise TypeError(
+            f"{asker} was given a policy of type {type(policy).__name__}, which lacks {', '.join(missing)}, expected a "
+            f"GymPolicy or another grpo_adapters.gym.StepwisePolicy, which decides step by step: add "
+            f"{'it' if len(missing) == 1 else 'them'}, or build GymPolicy(sampler)"
+        )
+    for name in ("observation_space", "action_space"):
+        space = getattr(policy, name)
+        if not isinstance(space, gymnasium.Space):
+            raise TypeError(
+                f"{type(policy).__name__}.{name} is a {type(space).__name__}, expected a gymnasium.Space: take the "
+                f"environment's"
+            )
