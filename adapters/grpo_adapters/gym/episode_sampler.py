@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import gymnasium
 import numpy as np
@@ -16,11 +16,9 @@ from grpo import NonFiniteError
 from grpo_adapters.gym.checks import allows_something, check_seed, check_state, not_finite, nothing_allowed
 from grpo_adapters.gym.spaces import Features, ObservationEncoder, check_same_spaces, spaces_of
 from grpo_adapters.gym.statistics import EpisodeStatistics
+from grpo_adapters.gym.stepwise import StepwisePolicy
 from grpo_adapters.gym.trajectories import Trajectory, placed
 from grpo_adapters.gym.vector_environments import EnvironmentFailedError
-
-if TYPE_CHECKING:
-    from grpo_adapters.gym.policies import GymPolicy
 
 NOISE_STEPS = 256
 
@@ -105,7 +103,7 @@ class EpisodeSampler:
 
     @torch.no_grad()
     def sample(
-        self, policy: GymPolicy, states: Sequence[int], num_actions_per_state: int, **kwargs: Any
+        self, policy: StepwisePolicy, states: Sequence[int], num_actions_per_state: int, **kwargs: Any
     ) -> list[list[Trajectory]]:
         """A group of episodes from each seed.
 
@@ -131,7 +129,7 @@ class EpisodeSampler:
             episodes[start : start + num_actions_per_state] for start in range(0, len(episodes), num_actions_per_state)
         ]
 
-    def _play(self, policy: GymPolicy, seeds: Sequence[int]) -> list[Trajectory]:
+    def _play(self, policy: StepwisePolicy, seeds: Sequence[int]) -> list[Trajectory]:
         """An episode from each seed."""
         waiting = deque(_Episode(index, seed, policy.distribution.sizes) for index, seed in enumerate(seeds))
         finished: list[Trajectory | None] = [None] * len(seeds)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -17,11 +17,9 @@ from grpo_adapters.gym.episode_sampler import EpisodeSampler
 from grpo_adapters.gym.plain_state import new_array
 from grpo_adapters.gym.spaces import Features, check_same_spaces
 from grpo_adapters.gym.statistics import EpisodeStatistics
+from grpo_adapters.gym.stepwise import StepwisePolicy
 from grpo_adapters.gym.trajectories import Trajectory, placed
 from grpo_adapters.gym.vector_environments import Transition, VectorEnvironments
-
-if TYPE_CHECKING:
-    from grpo_adapters.gym.policies import GymPolicy
 
 
 class FragmentSampler:
@@ -217,7 +215,7 @@ class FragmentSampler:
 
     @torch.no_grad()
     def sample(
-        self, policy: GymPolicy, states: Sequence[int], num_actions_per_state: int, **kwargs: Any
+        self, policy: StepwisePolicy, states: Sequence[int], num_actions_per_state: int, **kwargs: Any
     ) -> list[list[Trajectory]]:
         """The next fragment of each environment.
 

@@ -30,7 +30,8 @@ class Decided:
 class StepwisePolicy(Protocol):
     """A policy that a sampler asks step by step, as it plays.
 
-    :class:`GymPolicy` is one; so is any policy of yours that has this, beside what a trainer asks of it.
+    :class:`GymPolicy` is one; so is any policy of yours that has this, beside what a trainer asks of it
+    (:class:`grpo.SequentialPolicy`, whose batches :meth:`TrajectoryBatch.of` makes of what was played).
 
     Attributes:
         observation_space: of one environment.
@@ -65,6 +66,14 @@ class StepwisePolicy(Protocol):
             masks: which choices are allowed, bool [n, number of choices]; None for all.
             memory: of the step before; None where all episodes begin.
         """
+        ...
+
+    def train(self) -> Any:
+        """Learn from here on."""
+        ...
+
+    def eval(self) -> Any:
+        """Only decide from here on."""
         ...
 
 
