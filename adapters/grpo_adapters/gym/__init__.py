@@ -5,6 +5,7 @@ try:
 except ModuleNotFoundError as error:
     raise ModuleNotFoundError("grpo_adapters.gym needs gymnasium: pip install 'anygrpo[gym]'") from error
 
+from grpo_adapters.gym.agent_groups import AgentGroup
 from grpo_adapters.gym.distributions import (
     ActionDistribution,
     Categorical,
@@ -16,6 +17,7 @@ from grpo_adapters.gym.episode_sampler import EpisodeSampler
 from grpo_adapters.gym.evaluation import EvaluationResult, act, evaluate
 from grpo_adapters.gym.fragment_sampler import FragmentSampler
 from grpo_adapters.gym.networks import MLP, ActorCriticMLP, RunningNormalization
+from grpo_adapters.gym.parallel_agents import ParallelAgents
 from grpo_adapters.gym.policies import GymActorCritic, GymPolicy
 from grpo_adapters.gym.reward_models import EnvironmentReward
 from grpo_adapters.gym.rollout_files import ReplayDifference, replay, save_rollouts
@@ -31,6 +33,7 @@ __all__ = [
     "MLP",
     "ActionDistribution",
     "ActorCriticMLP",
+    "AgentGroup",
     "Categorical",
     "Decided",
     "DiagonalGaussian",
@@ -43,6 +46,7 @@ __all__ = [
     "GymPolicy",
     "MultiCategorical",
     "ObservationEncoder",
+    "ParallelAgents",
     "ReplayDifference",
     "Rollout",
     "RunningNormalization",
