@@ -12,7 +12,7 @@ import tyro
 from gymnasium.spaces import Discrete
 from torch import Tensor
 
-from grpo import PPOConfig, PPOTrainer
+from grpo import LinearSchedule, PPOConfig, PPOTrainer
 from grpo_adapters.gym import EnvironmentReward, GymActorCritic, SimulatorSampler, evaluate
 
 
@@ -71,7 +71,7 @@ class CartPoles:
         self.generator.set_state(state_dict["generator"].cpu())
 
 
-def main(num_envs: int = 4096, num_steps: int = 32, updates: int = 30, device: str = "cpu", seed: int = 0) -> None:
+def main(num_envs: int = 4096, num_steps: int = 32, updates: int = 12, device: str = "cpu", seed: int = 0) -> None:
     """Train, tell the speed, and evaluate.
 
     Args:
@@ -84,12 +84,11 @@ def main(num_envs: int = 4096, num_steps: int = 32, updates: int = 30, device: s
     sampler = SimulatorSampler(CartPoles(num_envs, device), num_steps, seed=seed)
     policy = GymActorCritic(sampler, seed=seed)
     config = PPOConfig(
-        batch_size=num_envs * num_steps // 4,
-        num_epochs_per_update=4,
-        learning_rate=3e-3,
+        batch_size=num_envs * num_steps // 32,
+        num_epochs_per_update=1,
+        learning_rate=LinearSchedule(start=3e-3, end=0.0, num_steps=updates),
         discount=0.99,
         gae_lambda=0.95,
-        entropy_coefficient=0.0,
         device=device,
         seed=seed,
     )
@@ -98,7 +97,7 @@ def main(num_envs: int = 4096, num_steps: int = 32, updates: int = 30, device: s
     for update in range(updates):
         metrics = trainer.step(sampler.states)
         sampling += trainer.phases.seconds["sampling"]
-        if update % 5 == 4:
+        if update % 3 == 2:
             print(f"update {update + 1:3}   episode_return {metrics['episode_return']:6.1f}")
     steps, seconds = updates * num_envs * num_steps, time.perf_counter() - begun
     print(
