@@ -17,6 +17,7 @@ from torch import nn
 
 from grpo import GRPOConfig, GRPOTrainer, NonFiniteError, PPOConfig, PPOTrainer, Trainer
 from grpo_adapters.gym import (
+    DiagonalGaussian,
     EnvironmentFailedError,
     EnvironmentReward,
     EpisodeSampler,
@@ -24,6 +25,7 @@ from grpo_adapters.gym import (
     GymActorCritic,
     GymPolicy,
     ObservationEncoder,
+    StateDependentExploration,
     distribution_for,
 )
 
@@ -49,26 +51,34 @@ def shared_environment() -> EpisodeSampler:
 
 WRONG: list[tuple[Callable[[], Any], type[Exception], str]] = [
     (
-        lambda: GymPolicy(SpacesEnv(BOX, spaces.MultiBinary(2))),
+        lambda: GymPolicy(SpacesEnv(BOX, spaces.Text(2))),
         TypeError,
-        r"action space MultiBinary\(2\) is not supported, expected a Discrete.*in gymnasium\.wrappers\.TransformActi",
+        r"action space Text.* is not supported, expected a Discrete.*in gymnasium\.wrappers\.TransformActi",
     ),
-    (lambda: distribution_for(spaces.Box(-1, 1, (2, 2))), TypeError, r"a Box of floating-point numbers in one dim"),
     (lambda: distribution_for(spaces.Box(0, 5, (2,), np.int32)), TypeError, r"action space Box.*not supported"),
     (
-        lambda: distribution_for(spaces.MultiDiscrete(np.array([[2], [3]]))),
+        lambda: distribution_for(spaces.Dict(turn=TWO, say=spaces.Text(2))),
         TypeError,
-        r"MultiDiscrete of one dimension",
+        r"action space Text.* of the part 'say' is not supported",
+    ),
+    (lambda: distribution_for(spaces.Tuple(())), TypeError, r"action space Tuple\(\) has no parts"),
+    (lambda: DiagonalGaussian(BOX, 0.0), ValueError, r"initial_std is 0\.0, expected a standard deviation above 0"),
+    (lambda: StateDependentExploration(BOX, num_latents=0), ValueError, r"num_latents is 0, expected at least 1"),
+    (lambda: StateDependentExploration(BOX, resample_every=0), ValueError, r"resample_every is 0, expected at least 1"),
+    (
+        lambda: GymPolicy(SpacesEnv(BOX, BOX), hidden_sizes=(32,), distribution=StateDependentExploration),
+        ValueError,
+        r"actor returned shape \[2, 35\] for 2 observations, but .* takes \[n, 67\]: end the network with 67 outputs",
     ),
     (
-        lambda: GymPolicy(SpacesEnv(spaces.Text(3), TWO)),
+        lambda: GymPolicy(SpacesEnv(spaces.Graph(BOX, None), TWO)),
         TypeError,
-        r"observation space Text.* is not supported, expected a Box.*in gymnasium\.wrappers\.TransformObservation$",
+        r"observation space Graph.* is not supported, expected a Box.*in gymnasium\.wrappers\.TransformObservation$",
     ),
     (
         lambda: GymPolicy(SpacesEnv(spaces.Dict({"a": spaces.Sequence(BOX)}), TWO)),
         TypeError,
-        r"observation space Sequence.* is not supported",
+        r"space Sequence.* of the part 'a' of the observation is not supported.*without_keys\(environment, 'a'\)",
     ),
     (lambda: GymPolicy("CartPole-v1"), TypeError, r"environment is a str, expected .* pass gymnasium\.make"),
     (
@@ -408,11 +418,6 @@ def test_observations_outside_of_a_discrete_space() -> None:
     for space, wrong in ((spaces.Discrete(3), -1), (spaces.Discrete(3), 3), (spaces.MultiDiscrete([2, 3]), [2, 0])):
         with pytest.raises(ValueError, match="which is not in its space"):
             ObservationEncoder(space).single(wrong)
-
-
-def test_dictionaries_in_dictionaries() -> None:
-    with pytest.raises(TypeError, match="is not supported, expected a Box"):
-        ObservationEncoder(spaces.Dict(inner=spaces.Dict(number=spaces.Discrete(2))))
 
 
 def test_bounds_that_leave_nothing_to_choose() -> None:

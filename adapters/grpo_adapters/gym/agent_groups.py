@@ -13,10 +13,11 @@ from numpy.typing import NDArray
 from grpo import World
 from grpo_adapters.gym.agent_players import Player
 from grpo_adapters.gym.checks import check_state
+from grpo_adapters.gym.columns import placed, tensors
 from grpo_adapters.gym.spaces import ObservationEncoder
 from grpo_adapters.gym.statistics import EpisodeStatistics
 from grpo_adapters.gym.stepwise import StepwisePolicy
-from grpo_adapters.gym.trajectories import Trajectory, placed
+from grpo_adapters.gym.trajectories import Trajectory
 
 if TYPE_CHECKING:
     from grpo_adapters.gym.parallel_agents import ParallelAgents
@@ -153,11 +154,11 @@ class AgentGroup:
         self._waiting = (
             policy,
             Trajectory(
-                observations=torch.from_numpy(np.stack([seen for part in parts for seen in part.observations])),
+                observations=tensors(np.stack([seen for part in parts for seen in part.observations])),
                 decisions=torch.stack([decision for part in parts for decision in part.decisions]),
                 rewards=torch.tensor([reward for part in parts for reward in part.rewards], dtype=torch.float32),
                 episode_lengths=tuple(len(part.rewards) for part in parts),
-                next_observations=torch.from_numpy(np.stack(afters)),
+                next_observations=tensors(np.stack(afters)),
                 terminated=torch.tensor([part.terminated for part in parts]),
                 masks=stacked([mask for part in parts for mask in part.masks], policy.distribution.sizes),
             ),
@@ -165,7 +166,7 @@ class AgentGroup:
 
     def decide(self, policy: StepwisePolicy, players: Sequence[Player], noise: torch.Tensor) -> torch.Tensor:
         """Decisions of some players, on the CPU."""
-        features = torch.from_numpy(np.stack([player.features for player in players if player.features is not None]))
+        features = tensors(np.stack([player.features for player in players if player.features is not None]))
         masks = stacked([player.mask for player in players], policy.distribution.sizes)
         decided = policy.decide(
             placed(features, policy.device, policy.dtype),

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from grpo import NonFiniteError
 from grpo_adapters.gym.checks import allows_something
+from grpo_adapters.gym.columns import finite_rows, not_finite_parts
 from grpo_adapters.gym.spaces import Features
 
 
@@ -53,7 +54,7 @@ class Player:
 
     def observe(self, features: Features, mask: Any, step: int) -> None:
         """See what is to be decided on."""
-        if not np.isfinite(features).all():
+        if not finite_rows(features, 0):
             raise self._not_finite("observation", features, step)
         self.features, self.mask = features, None if mask is None else np.asarray(mask, dtype=bool)
         if self.mask is not None and not allows_something(self.mask, self.sizes):
@@ -77,7 +78,7 @@ class Player:
 
     def end(self, after: Features, *, terminated: bool, step: int) -> tuple[float, int]:
         """The episode is over; its return and length."""
-        if not np.isfinite(after).all():
+        if not finite_rows(after, 0):
             raise self._not_finite("observation", after, step + 1)
         self.parts[-1].after, self.parts[-1].terminated = after, terminated
         self.parts.append(Part())
@@ -95,6 +96,6 @@ class Player:
 
     def _not_finite(self, what: str, value: Any, step: int) -> NonFiniteError:
         return NonFiniteError(
-            f"{self.name} was given the {what} {np.asarray(value).tolist()} at step {step} of the rollout, expected "
-            f"finite numbers: clip them in the environment"
+            f"{self.name} was given the {what} {not_finite_parts(np.asarray(value))} at step {step} of the rollout, "
+            f"expected finite numbers: clip them in the environment"
         )

@@ -13,14 +13,13 @@ import torch
 from numpy.typing import NDArray
 
 from grpo import NonFiniteError
+from grpo_adapters.gym.columns import finite_rows, not_finite_parts
 
 
 def check_finite(observations: NDArray[Any], rewards: NDArray[np.float32], real: NDArray[np.bool_], seed: int) -> None:
     """Observations [T, n, ...] and rewards [T, n] of a rollout must be finite where ``real`` [T, n]."""
     for name, values in (("observation", observations), ("reward", rewards)):
-        if values.dtype == np.uint8 or np.isfinite(values.sum()):
-            continue
-        bad = ~np.isfinite(values).reshape(*values.shape[:2], -1).all(-1) & real
+        bad = ~finite_rows(values, 2) & real
         if bad.any():
             step, slot = (int(index) for index in np.argwhere(bad)[0])
             raise NonFiniteError(not_finite(name, values[step, slot], f"environment {slot} (seed {seed + slot})", step))
@@ -29,15 +28,16 @@ def check_finite(observations: NDArray[Any], rewards: NDArray[np.float32], real:
 def check_successors(successors: Mapping[tuple[int, int], NDArray[Any]], real: NDArray[np.bool_], seed: int) -> None:
     """What came after steps of environments, by step and environment, must be finite where ``real`` [T, n]."""
     for (step, slot), features in successors.items():
-        if real[step, slot] and not np.isfinite(features).all():
+        if real[step, slot] and not finite_rows(features, 0):
             which = f"environment {slot} (seed {seed + slot})"
             raise NonFiniteError(not_finite("observation", features, which, step + 1))
 
 
 def not_finite(name: str, value: Any, which: str, step: int) -> str:
     """What to say of an observation or a reward that is not finite."""
+    came = not_finite_parts(np.asarray(value))
     return (
-        f"{which} gave the {name} {np.asarray(value).tolist()} at step {step} of the rollout, expected finite numbers: "
+        f"{which} gave the {name} {came} at step {step} of the rollout, expected finite numbers: "
         f"clip them in a wrapper such as gymnasium.wrappers.TransformObservation or TransformReward"
     )
 

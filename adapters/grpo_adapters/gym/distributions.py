@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import gymnasium
 import numpy as np
 import torch
 from gymnasium import spaces
@@ -20,6 +19,7 @@ from typing_extensions import Protocol
 FORBIDDEN_LOGIT = -1e8
 LARGEST_RANGE = 1e6  # bounds beyond are not meant to be reached
 QUADRATURE_POINTS = 16
+LOWEST_LOG_STD, HIGHEST_LOG_STD = -10.0, 2.0
 
 
 class ActionDistribution(Protocol):
@@ -46,12 +46,12 @@ class ActionDistribution(Protocol):
         """Log-probs [n] of the decisions and entropies [n], nats, differentiable."""
         ...
 
-    def played(self, decisions: Tensor) -> Tensor:
-        """The decisions as actions of the space, on the device where they are."""
+    def played(self, decisions: Tensor) -> Any:
+        """The decisions as actions of the space, a tensor or several as the space has them, where decisions are."""
         ...
 
-    def actions(self, decisions: Tensor) -> NDArray[Any]:
-        """The decisions as an environment takes them."""
+    def actions(self, decisions: Tensor) -> Any:
+        """The decisions as a vector environment takes them, an array or several as the space has them."""
         ...
 
 
@@ -97,18 +97,21 @@ class Categorical(nn.Module):
 
 
 class MultiCategorical(nn.Module):
-    """Several independent choices: the outputs are the logits of all of them. For MultiDiscrete spaces.
+    """Several independent choices: the outputs are the logits of all of them. For MultiDiscrete and MultiBinary spaces.
 
     Args:
-        space: the action space, of one dimension.
+        space: the action space, of K choices in any shape; those of a MultiBinary are between 0 and 1.
     """
 
-    def __init__(self, space: spaces.MultiDiscrete) -> None:
+    def __init__(self, space: spaces.MultiDiscrete | spaces.MultiBinary) -> None:
         super().__init__()
-        self.sizes = [int(size) for size in space.nvec]
+        is_binary = isinstance(space, spaces.MultiBinary)
+        self.shape, self.dtype = tuple(space.shape), space.dtype
+        self.sizes = [2] * math.prod(self.shape) if is_binary else [int(size) for size in space.nvec.reshape(-1)]
         self.num_outputs = sum(self.sizes)
+        starts = np.zeros(self.shape, np.int64) if is_binary else np.asarray(space.start)
         self.starts: Tensor
-        self.register_buffer("starts", torch.from_numpy(np.asarray(space.start)), persistent=False)
+        self.register_buffer("starts", torch.from_numpy(starts), persistent=False)
 
     def noise(self, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
         """Gumbel noise, [*shape, sum of sizes]."""
@@ -133,35 +136,48 @@ class MultiCategorical(nn.Module):
         return torch.cat(chosen, -1).sum(-1), entropy
 
     def played(self, decisions: Tensor) -> Tensor:
-        """The choices counted from the starts of the space."""
-        return decisions + self.starts.to(decisions)
+        """The choices counted from the starts of the space, [n, *shape]."""
+        return decisions.reshape(*decisions.shape[:-1], *self.shape) + self.starts.to(decisions)
 
     def actions(self, decisions: Tensor) -> NDArray[Any]:
-        """The choices counted from the starts of the space."""
-        choices: NDArray[Any] = self.played(decisions).cpu().numpy()
+        """The choices counted from the starts of the space, [n, *shape]."""
+        choices: NDArray[Any] = self.played(decisions).cpu().numpy().astype(self.dtype, copy=False)
         return choices
 
 
 class DiagonalGaussian(nn.Module):
     """Independent Gaussians: the outputs are means; the log of the standard deviations is a parameter. For Box spaces.
 
+    With ``state_dependent_std`` the outputs are means, and then what is added to the log of ``initial_std``.
+
     A dimension with two finite bounds, not more than a million apart, is squashed: a Gaussian ``u`` is drawn and
     stored, and ``tanh(u)``, scaled to the bounds, is played; its density is that of the action. Other dimensions
     are played as drawn, clipped where one bound is finite.
 
     Args:
-        space: the action space, of one dimension.
-        initial_std: standard deviation of ``u`` to start from.
+        space: the action space, of K numbers in any shape.
+        initial_std: standard deviation of ``u`` to start from, above 0.
+        state_dependent_std: whether the network gives the standard deviations too; between e^-10 and e^2.
+
+    Raises:
+        ValueError: if ``initial_std`` is not above 0, or the space leaves nothing to choose.
 
     References:
         Squashing: Haarnoja et al. 2018, arXiv:1801.01290, appendix C.
     """
 
-    def __init__(self, space: spaces.Box, initial_std: float = 1.0) -> None:
+    def __init__(self, space: spaces.Box, initial_std: float = 1.0, *, state_dependent_std: bool = False) -> None:
         super().__init__()
-        self.num_outputs = space.shape[0]
+        if not initial_std > 0:
+            raise ValueError(f"initial_std is {initial_std}, expected a standard deviation above 0")
+        self.shape = tuple(space.shape)
+        self.num_dimensions = math.prod(self.shape)
+        self.num_outputs = 2 * self.num_dimensions if state_dependent_std else self.num_dimensions
         self.sizes: list[int] = []
-        self.log_std = nn.Parameter(torch.full((self.num_outputs,), math.log(initial_std)))
+        self.initial_log_std = math.log(initial_std)
+        self.log_std: nn.Parameter | None = None
+        if not state_dependent_std:
+            self.log_std = nn.Parameter(torch.full((self.num_dimensions,), self.initial_log_std))
         self.low, self.high, self.dtype = space.low, space.high, space.dtype
         if (space.low >= space.high).any():
             raise ValueError(
@@ -175,8 +191,10 @@ class DiagonalGaussian(nn.Module):
         self.log_half_range: Tensor
         self.bounds: Tensor
         self.register_buffer("bounds", torch.from_numpy(np.stack((space.low, space.high))), persistent=False)
-        self.register_buffer("squashed", torch.from_numpy(squashed), persistent=False)
-        self.register_buffer("log_half_range", torch.from_numpy(np.log(half_range)).float(), persistent=False)
+        self.register_buffer("squashed", torch.from_numpy(squashed.reshape(-1)), persistent=False)
+        self.register_buffer(
+            "log_half_range", torch.from_numpy(np.log(half_range).reshape(-1)).float(), persistent=False
+        )
         points, weights = np.polynomial.hermite_e.hermegauss(QUADRATURE_POINTS)
         self.points: Tensor
         self.point_weights: Tensor
@@ -185,25 +203,34 @@ class DiagonalGaussian(nn.Module):
 
     def noise(self, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
         """Standard normal noise, [*shape, K]."""
-        return torch.randn((*shape, self.num_outputs), generator=generator, device=generator.device)
+        return torch.randn((*shape, self.num_dimensions), generator=generator, device=generator.device)
 
     def sample(self, outputs: Tensor, noise: Tensor, masks: Tensor | None) -> Tensor:
         """What is drawn before squashing, u, [n, K]."""
-        return torch.addcmul(outputs, self.log_std.exp(), noise)
+        means, log_std = self._means_and_log_std(outputs)
+        return torch.addcmul(means, log_std.exp(), noise)
 
     def mode(self, outputs: Tensor, masks: Tensor | None) -> Tensor:
         """The means before squashing, [n, K]."""
-        return outputs
+        return outputs[..., : self.num_dimensions]
+
+    def _means_and_log_std(self, outputs: Tensor) -> tuple[Tensor, Tensor]:
+        """[n, K] each; the latter [K] where it is the same in all states."""
+        if self.log_std is not None:
+            return outputs, self.log_std
+        means, added = outputs.chunk(2, -1)
+        return means, (added + self.initial_log_std).clamp(LOWEST_LOG_STD, HIGHEST_LOG_STD)
 
     def log_probs_and_entropy(self, outputs: Tensor, decisions: Tensor, masks: Tensor | None) -> tuple[Tensor, Tensor]:
         """Log-densities of the actions and their entropies, [n] each, summed over the dimensions."""
-        std = self.log_std.exp()
-        deviation = (decisions - outputs) / std
-        log_probs = -deviation.square() / 2 - self.log_std - math.log(2 * math.pi) / 2
-        entropy = (self.log_std + (1 + math.log(2 * math.pi)) / 2).expand_as(outputs)
+        means, log_std = self._means_and_log_std(outputs)
+        std = log_std.exp()
+        deviation = (decisions - means) / std
+        log_probs = -deviation.square() / 2 - log_std - math.log(2 * math.pi) / 2
+        entropy = (log_std + (1 + math.log(2 * math.pi)) / 2).expand_as(means)
         if self.squashed_dimensions.any():
             log_probs = log_probs - self._log_slope(decisions)
-            at_points = self._log_slope(outputs.unsqueeze(-2) + self.points.unsqueeze(-1) * std)
+            at_points = self._log_slope(means.unsqueeze(-2) + self.points.unsqueeze(-1) * std.unsqueeze(-2))
             entropy = entropy + torch.einsum("p,npk->nk", self.point_weights, at_points)
         return log_probs.sum(-1), entropy.sum(-1)
 
@@ -213,13 +240,14 @@ class DiagonalGaussian(nn.Module):
         return torch.where(self.squashed, slope, 0.0)
 
     def played(self, decisions: Tensor) -> Tensor:
-        """The actions within their bounds."""
+        """The actions within their bounds, [n, *shape]."""
+        decisions = decisions.reshape(*decisions.shape[:-1], *self.shape)
         low, high = self.bounds.to(decisions).unbind(0)
         within = low + (high - low) * ((torch.tanh(decisions) + 1) / 2)
-        return torch.where(self.squashed.to(decisions.device), within, decisions).clamp(low, high)
+        return torch.where(self.squashed.view(self.shape).to(decisions.device), within, decisions).clamp(low, high)
 
     def actions(self, decisions: Tensor) -> NDArray[Any]:
-        """The actions within their bounds, in the precision of the space."""
+        """The actions within their bounds, [n, *shape], in the precision of the space."""
         rounded = self.played(decisions).cpu().numpy().astype(self.dtype)
         actions: NDArray[Any] = np.clip(rounded, self.low, self.high)
         return actions
@@ -240,21 +268,3 @@ def masked(logits: Tensor, masks: Tensor | None) -> Tensor:
             f"an entry for each option of each choice"
         )
     return torch.where(masks, logits, FORBIDDEN_LOGIT)
-
-
-def distribution_for(space: gymnasium.Space[Any]) -> Categorical | MultiCategorical | DiagonalGaussian:
-    """The distribution over an action space.
-
-    Raises:
-        TypeError: if there is none for the space.
-    """
-    if isinstance(space, spaces.Discrete):
-        return Categorical(space)
-    if isinstance(space, spaces.MultiDiscrete) and space.nvec.ndim == 1:
-        return MultiCategorical(space)
-    if isinstance(space, spaces.Box) and len(space.shape) == 1 and np.issubdtype(space.dtype, np.floating):
-        return DiagonalGaussian(space)
-    raise TypeError(
-        f"action space {space} is not supported, expected a Discrete, a MultiDiscrete of one dimension, or a Box of "
-        f"floating-point numbers in one dimension: wrap the environment in gymnasium.wrappers.TransformAction"
-    )

@@ -13,11 +13,13 @@ import torch
 from numpy.typing import NDArray
 
 from grpo import NonFiniteError
+from grpo_adapters.gym.actions import one_by_one
 from grpo_adapters.gym.checks import allows_something, check_seed, check_state, not_finite, nothing_allowed
+from grpo_adapters.gym.columns import FeatureTensors, finite_rows, placed, tensors
 from grpo_adapters.gym.spaces import Features, ObservationEncoder, check_same_spaces, spaces_of
 from grpo_adapters.gym.statistics import EpisodeStatistics
 from grpo_adapters.gym.stepwise import StepwisePolicy
-from grpo_adapters.gym.trajectories import Trajectory, placed
+from grpo_adapters.gym.trajectories import Trajectory
 from grpo_adapters.gym.vector_environments import EnvironmentFailedError
 
 NOISE_STEPS = 256
@@ -131,8 +133,8 @@ class EpisodeSampler:
 
     def _play(self, policy: StepwisePolicy, seeds: Sequence[int]) -> list[Trajectory]:
         """An episode from each seed."""
-        waiting = deque(_Episode(index, seed, policy.distribution.sizes) for index, seed in enumerate(seeds))
-        finished: list[Trajectory | None] = [None] * len(seeds)
+        waiting = deque(_Episode(seed, policy.distribution.sizes) for seed in seeds)
+        episodes = list(waiting)
         playing = [(environment, waiting.popleft()) for environment in self.environments[: len(seeds)]]
         for environment, episode in playing:
             episode.start(environment, self.encoder)
@@ -143,33 +145,31 @@ class EpisodeSampler:
             if step_noise is None:
                 noise = iter(policy.distribution.noise((NOISE_STEPS, self.num_envs), policy.generator).to(device))
                 step_noise = next(noise)
-            observations = torch.from_numpy(np.stack([episode.observations[-1] for _, episode in playing]))
+            observations = tensors(np.stack([episode.observations[-1] for _, episode in playing]))
             masks = _stacked([episode.masks[-1] for _, episode in playing], policy.distribution.sizes)
             decisions = policy.decide(
                 placed(observations, device, dtype),
                 step_noise[: len(playing)],
                 None if masks is None else masks.to(device),
             ).decisions.cpu()
-            actions = policy.distribution.actions(decisions)
+            actions = one_by_one(policy.distribution.actions(decisions))
             still_playing = []
             for (environment, episode), decision, action in zip(playing, decisions, actions, strict=True):
                 if not episode.step(environment, self.encoder, decision, action):
                     still_playing.append((environment, episode))
                     continue
-                finished[episode.index] = episode.trajectory()
                 if waiting:
                     episode = waiting.popleft()
                     episode.start(environment, self.encoder)
                     still_playing.append((environment, episode))
             playing = still_playing
-        return [trajectory for trajectory in finished if trajectory is not None]
+        return _trajectories(episodes)
 
 
 @dataclass
 class _Episode:
     """An episode under way."""
 
-    index: int
     seed: int
     sizes: Sequence[int]
     observations: list[Features] = field(default_factory=list)
@@ -203,7 +203,7 @@ class _Episode:
         return terminated or truncated
 
     def _observe(self, observation: Features, info: dict[str, Any], *, is_over: bool) -> None:
-        if not np.isfinite(observation.sum()) and not np.isfinite(observation).all():
+        if not finite_rows(observation, 0):
             raise NonFiniteError(not_finite("observation", observation, self._name, len(self.rewards)))
         self.observations.append(observation)
         if not is_over:
@@ -219,17 +219,35 @@ class _Episode:
     def _failed(self, error: Exception, when: str) -> str:
         return f"{self._name} raised {type(error).__name__} at {when} of its episode: {error}"
 
-    def trajectory(self) -> Trajectory:
-        """The episode, when it is over."""
+    def trajectory(self, observations: FeatureTensors, last: Features) -> Trajectory:
+        """The episode, when it is over, with what was observed at its steps, and at the end."""
         return Trajectory(
-            observations=torch.from_numpy(np.stack(self.observations[:-1])),
+            observations=observations,
             decisions=torch.stack(self.decisions),
             rewards=torch.tensor(self.rewards),
             episode_lengths=(len(self.rewards),),
-            next_observations=torch.from_numpy(self.observations[-1][None]),
+            next_observations=tensors(np.stack([last])),
             terminated=torch.tensor([self.terminated]),
             masks=_stacked(self.masks, self.sizes),
         )
+
+
+def _trajectories(episodes: Sequence[_Episode]) -> list[Trajectory]:
+    """Of episodes that are over; all that was observed is moved, one episode after the other, to one place."""
+    if not episodes:
+        return []
+    lengths = [len(episode.rewards) for episode in episodes]
+    example = episodes[0].observations[0]
+    memory = np.empty((sum(lengths), *example.shape), dtype=example.dtype)
+    lasts = []
+    for episode, end in zip(episodes, np.cumsum(lengths), strict=True):
+        *observed, last = episode.observations
+        lasts.append(last)
+        memory[end - len(observed) : end] = observed
+        observed.clear()
+        episode.observations.clear()
+    own = tensors(memory).split(lengths)
+    return [episode.trajectory(*observed) for episode, *observed in zip(episodes, own, lasts, strict=True)]
 
 
 def _stacked(masks: Sequence[NDArray[np.bool_] | None], sizes: Sequence[int]) -> torch.Tensor | None:

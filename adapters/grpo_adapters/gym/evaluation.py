@@ -14,12 +14,13 @@ import torch
 from numpy.typing import NDArray
 
 from grpo import NonFiniteError
+from grpo_adapters.gym.actions import one_by_one
 from grpo_adapters.gym.checks import check_seed
+from grpo_adapters.gym.columns import finite_rows, not_finite_parts, placed, tensors
 from grpo_adapters.gym.evaluation_slots import Slots, slots_for
 from grpo_adapters.gym.policies import GymPolicy
-from grpo_adapters.gym.spaces import Features, check_same_spaces
+from grpo_adapters.gym.spaces import Features, batch_of_one, check_same_spaces
 from grpo_adapters.gym.stepwise import StepwisePolicy
-from grpo_adapters.gym.trajectories import placed
 
 NORMAL_QUANTILE = 1.96
 NOISE_STEPS = 64
@@ -161,19 +162,20 @@ def _play(policy: StepwisePolicy, slots: Slots, num_episodes: int, seed: int, no
 
 
 def _check(features: Features, numbers: list[int], playing: dict[int, int], seed: int) -> None:
-    if np.isfinite(features).all():
+    finite = finite_rows(features)
+    if finite.all():
         return
-    for slot, values in zip(numbers, features, strict=True):
-        if slot in playing and not np.isfinite(values).all():
+    for slot, values, is_finite in zip(numbers, features, finite, strict=True):
+        if slot in playing and not is_finite:
             raise NonFiniteError(
-                f"environment {slot} gave the observation {values.tolist()} in episode {playing[slot]} of the "
+                f"environment {slot} gave the observation {not_finite_parts(values)} in episode {playing[slot]} of the "
                 f"evaluation (from the seed {seed}), expected finite numbers"
             )
 
 
-def _decide(policy: StepwisePolicy, features: Features, masks: Any, noise: torch.Tensor | None) -> NDArray[Any]:
+def _decide(policy: StepwisePolicy, features: Features, masks: Any, noise: torch.Tensor | None) -> Any:
     allowed = None if masks is None else torch.from_numpy(np.asarray(masks, dtype=bool)).to(policy.device)
-    observations = placed(torch.from_numpy(features), policy.device, policy.dtype)
+    observations = placed(tensors(features), policy.device, policy.dtype)
     noise = None if noise is None else noise.to(policy.device)
     return policy.distribution.actions(policy.decide(observations, noise, allowed).decisions.cpu())
 
@@ -205,9 +207,5 @@ class _Noise:
 def act(policy: GymPolicy, observation: Any, info: dict[str, Any], *, deterministic: bool = True) -> Any:
     """The action for one observation of one environment; a mask in ``info["action_mask"]`` is honoured."""
     masks = None if "action_mask" not in info else np.asarray(info["action_mask"])[None]
-    batch = (
-        {name: np.asarray(part)[None] for name, part in observation.items()}
-        if isinstance(observation, dict)
-        else np.asarray(observation)[None]
-    )
-    return policy.predict(batch, masks, deterministic=deterministic)[0]
+    batch = batch_of_one(policy.observation_space, observation)
+    return one_by_one(policy.predict(batch, masks, deterministic=deterministic))[0]

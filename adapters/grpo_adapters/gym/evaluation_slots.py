@@ -11,6 +11,7 @@ from gymnasium.vector import AsyncVectorEnv, SyncVectorEnv
 from numpy.typing import NDArray
 from typing_extensions import Protocol
 
+from grpo_adapters.gym.actions import one_by_one
 from grpo_adapters.gym.spaces import Features, ObservationEncoder, spaces_of
 from grpo_adapters.gym.vector_environments import VectorEnvironments, is_vector_environment
 
@@ -38,7 +39,7 @@ class Slots(Protocol):
         """The slots to decide for, all that are played at least, their features and what they allow."""
         ...
 
-    def step(self, slots: Sequence[int], actions: NDArray[Any]) -> tuple[Any, Any, Any]:
+    def step(self, slots: Sequence[int], actions: Any) -> tuple[Any, Any, Any]:
         """Act in the slots; rewards, whether an episode ended, and whether the step was one of an episode, [n] each."""
         ...
 
@@ -63,7 +64,7 @@ class SeparateSlots:
         self.environment: Any = environments[0]
         self.encoder = ObservationEncoder(spaces_of(environments[0])[0])
         self._is_owner = is_owner
-        self._features: list[Features] = [np.zeros(self.encoder.shape, dtype=np.float32)] * len(environments)
+        self._features: list[Features] = [np.zeros(self.encoder.shape, dtype=self.encoder.dtype)] * len(environments)
         self._masks: list[Any] = [None] * len(environments)
 
     def begin(self, seeds: Mapping[int, int]) -> None:
@@ -80,10 +81,10 @@ class SeparateSlots:
         everything = np.ones_like(next(mask for mask in told if mask is not None))
         return list(playing), features, np.stack([everything if mask is None else mask for mask in told])
 
-    def step(self, slots: Sequence[int], actions: NDArray[Any]) -> tuple[Any, Any, Any]:
+    def step(self, slots: Sequence[int], actions: Any) -> tuple[Any, Any, Any]:
         """One after the other."""
         rewards, done = np.zeros(self.num_slots), np.zeros(self.num_slots, dtype=bool)
-        for slot, action in zip(slots, actions, strict=True):
+        for slot, action in zip(slots, one_by_one(actions), strict=True):
             observation, reward, terminated, truncated, info = self.environments[slot].step(action)
             rewards[slot], done[slot] = float(reward), terminated or truncated
             self._observe(slot, observation, info)
@@ -129,7 +130,7 @@ class VectorSlots:
         assert self._features is not None
         return list(range(self.num_slots)), self._features, self.environments.masks
 
-    def step(self, slots: Sequence[int], actions: NDArray[Any]) -> tuple[Any, Any, Any]:
+    def step(self, slots: Sequence[int], actions: Any) -> tuple[Any, Any, Any]:
         """All at once."""
         transition = self.environments.step(actions)
         self._features = transition.observations

@@ -13,12 +13,13 @@ from numpy.typing import NDArray
 
 from grpo import World
 from grpo_adapters.gym.checks import check_finite, check_masks, check_state, check_successors, seed_from
+from grpo_adapters.gym.columns import FeatureTensors, from_plain, placed, plain, tensors
 from grpo_adapters.gym.episode_sampler import EpisodeSampler
 from grpo_adapters.gym.plain_state import new_array
 from grpo_adapters.gym.spaces import Features, check_same_spaces
 from grpo_adapters.gym.statistics import EpisodeStatistics
 from grpo_adapters.gym.stepwise import StepwisePolicy
-from grpo_adapters.gym.trajectories import Trajectory, placed
+from grpo_adapters.gym.trajectories import Trajectory
 from grpo_adapters.gym.vector_environments import Transition, VectorEnvironments
 
 
@@ -163,7 +164,7 @@ class FragmentSampler:
         return {
             **state,
             "environments": self.environments.state_dict(LEFT_ALONE),
-            "observations": None if self._observations is None else torch.tensor(self._observations),
+            "observations": None if self._observations is None else plain(self._observations),
             "returns": torch.tensor(self._returns),
             "lengths": torch.tensor(self._lengths),
         }
@@ -202,7 +203,7 @@ class FragmentSampler:
             self._forget_episodes()
             raise
         observations = state_dict["observations"]
-        self._observations = None if observations is None else new_array(observations)
+        self._observations = None if observations is None else from_plain(observations, self.environments.encoder.dtype)
         self._returns = new_array(state_dict["returns"])
         self._lengths = new_array(state_dict["lengths"])
 
@@ -314,10 +315,10 @@ class _Rollout:
         self.real = np.ones(shape, dtype=bool)
         self.successors: dict[tuple[int, int], Features] = {}
 
-    def store_observations(self, step: int, observations: Features) -> torch.Tensor:
-        """Note what a step is decided on, as a tensor."""
+    def store_observations(self, step: int, observations: Features) -> FeatureTensors:
+        """Note what a step is decided on, as tensors."""
         self._observations[:, step] = observations
-        return torch.from_numpy(observations)
+        return tensors(observations)
 
     def store_masks(self, step: int, masks: NDArray[np.bool_]) -> torch.Tensor:
         """Note what is allowed at a step, as a tensor."""
@@ -356,17 +357,19 @@ class _Rollout:
         observations = self._observations_of_real_steps()
         return [self._trajectory(slot, own, decisions[:, slot], last[slot]) for slot, own in enumerate(observations)]
 
-    def _observations_of_real_steps(self) -> tuple[torch.Tensor, ...]:
+    def _observations_of_real_steps(self) -> tuple[FeatureTensors, ...]:
         """Those of each environment, closed up in the memory where they are."""
         everything = self._observations.reshape(-1, *self._observations.shape[2:])
         gaps = np.flatnonzero(~self.real.T.reshape(-1)).tolist()
         for number, (gap, next_gap) in enumerate(pairwise([*gaps, len(everything)])):
             everything[gap - number : next_gap - number - 1] = everything[gap + 1 : next_gap]
-        kept = torch.from_numpy(everything)[: len(everything) - len(gaps)]
-        fragments: tuple[torch.Tensor, ...] = kept.split(self.real.sum(0).tolist())
+        kept = tensors(everything)[: len(everything) - len(gaps)]
+        fragments: tuple[FeatureTensors, ...] = kept.split(self.real.sum(0).tolist())
         return fragments
 
-    def _trajectory(self, slot: int, observations: torch.Tensor, decisions: torch.Tensor, last: Features) -> Trajectory:
+    def _trajectory(
+        self, slot: int, observations: FeatureTensors, decisions: torch.Tensor, last: Features
+    ) -> Trajectory:
         real = self.real[:, slot]
         steps = torch.from_numpy(np.flatnonzero(real))
         ends = np.flatnonzero(self.done[:, slot])
@@ -382,7 +385,7 @@ class _Rollout:
             decisions=decisions[steps],
             rewards=torch.from_numpy(self.rewards[real, slot]),
             episode_lengths=tuple(np.diff(ends_among_real, prepend=0).tolist()),
-            next_observations=torch.from_numpy(np.stack(successors)),
+            next_observations=tensors(np.stack(successors)),
             terminated=torch.tensor(terminated),
             masks=None if self.masks is None else self.masks[steps, slot],
         )

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 
 from grpo import World
+from grpo_adapters.gym.columns import Columns
 
 HIDDEN_GAIN = math.sqrt(2)
 POLICY_GAIN = 0.01
@@ -27,6 +28,7 @@ class MLP(nn.Module):
         output_gain: of the last weights; a small one makes a policy start out nearly uniform.
         generator: of the weights.
         activation: behind each hidden layer.
+        shows_hidden: whether the units of the last hidden layer, or the inputs if there is none, follow the outputs.
 
     References:
         Andrychowicz et al. 2021, arXiv:2006.05990.
@@ -41,9 +43,10 @@ class MLP(nn.Module):
         output_gain: float,
         generator: torch.Generator,
         activation: Callable[[Tensor], Tensor] = torch.tanh,
+        shows_hidden: bool = False,
     ) -> None:
         super().__init__()
-        self.activation = activation
+        self.activation, self.shows_hidden = activation, shows_hidden
         sizes = pairwise([num_inputs, *hidden_sizes, num_outputs])
         gains = [HIDDEN_GAIN] * len(hidden_sizes) + [output_gain]
         self.layers = nn.ModuleList(linear(*own, gain, generator) for own, gain in zip(sizes, gains, strict=True))
@@ -55,7 +58,7 @@ class MLP(nn.Module):
         for layer in hidden:
             units = self.activation(layer(units))
         outputs: Tensor = last(units)
-        return outputs
+        return torch.cat([outputs, units], dim=1) if self.shows_hidden else outputs
 
 
 class PairedLinear(nn.Module):
@@ -173,3 +176,27 @@ class RunningNormalization(nn.Module):
         self.variance.copy_((spread + difference.square() * self.count * added / count) / count)
         self.mean.add_(difference * added / count)
         self.count.copy_(count)
+
+
+class NormalizedColumns(nn.Module):
+    """A :class:`RunningNormalization` for each part that holds floating-point numbers; all else stays as it is.
+
+    Args:
+        shapes: of the parts to normalise, by name.
+    """
+
+    def __init__(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
+        super().__init__()
+        self.names = list(shapes)
+        self.parts = nn.ModuleList(RunningNormalization(shape) for shape in shapes.values())
+
+    def forward(self, columns: Columns) -> Columns:
+        """Columns with those parts normalised."""
+        normalised = {name: part(columns[name]) for name, part in zip(self.names, self.parts, strict=True)}
+        return Columns(dict(columns.items()) | normalised)
+
+    def update(self, columns: Columns, world: World = ALONE) -> None:
+        """Take columns of this process, and those of the others, into account."""
+        for name, part in zip(self.names, self.parts, strict=True):
+            assert isinstance(part, RunningNormalization)
+            part.update(columns[name], world)

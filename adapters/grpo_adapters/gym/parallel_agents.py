@@ -10,6 +10,7 @@ import torch
 from gymnasium import spaces
 
 from grpo import World
+from grpo_adapters.gym.actions import one_by_one
 from grpo_adapters.gym.agent_groups import AgentGroup
 from grpo_adapters.gym.agent_players import Player
 from grpo_adapters.gym.checks import check_seed, seed_from
@@ -220,7 +221,7 @@ class ParallelAgents:
                 continue
             drawn = noise[name][[copy for copy, _ in acting], [group.agents.index(agent) for _, agent in acting]]
             decided = group.decide(policies[name], [self._players[copy][agent] for copy, agent in acting], drawn)
-            played = policies[name].distribution.actions(decided)
+            played = one_by_one(policies[name].distribution.actions(decided))
             for (copy, agent), decision, action in zip(acting, decided, played, strict=True):
                 decisions[copy][agent], actions[copy][agent] = decision, action
         for copy in range(len(self.environments)):

@@ -3,34 +3,49 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import gymnasium
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from grpo import Batch, Evaluation, NonFiniteError, Sampler, ValueEstimates, World
 from grpo_adapters.gym.checks import allows_something
-from grpo_adapters.gym.distributions import distribution_for
-from grpo_adapters.gym.networks import MLP, POLICY_GAIN, VALUE_GAIN, ActorCriticMLP, RunningNormalization
+from grpo_adapters.gym.columns import Columns, FeatureTensors, finite_rows, placed, tensors
+from grpo_adapters.gym.default_trunk import default_trunk
+from grpo_adapters.gym.distributions import ActionDistribution
+from grpo_adapters.gym.joint_distribution import distribution_for
+from grpo_adapters.gym.networks import (
+    MLP,
+    POLICY_GAIN,
+    VALUE_GAIN,
+    ActorCriticMLP,
+    NormalizedColumns,
+    RunningNormalization,
+)
 from grpo_adapters.gym.spaces import ObservationEncoder, spaces_of
+from grpo_adapters.gym.state_dependent_exploration import StateDependentExploration
 from grpo_adapters.gym.stepwise import Decided
-from grpo_adapters.gym.trajectories import Trajectory, TrajectoryBatch, placed
+from grpo_adapters.gym.trajectories import Trajectory, TrajectoryBatch
+
+ROWS_AT_A_TIME = 512
 
 
 class GymPolicy(nn.Module):
-    """A policy for an environment with Discrete, MultiDiscrete or Box actions. It has no critic.
+    """A policy for an environment, over any network that decides for each step by itself. It has no critic.
 
     Args:
         environment: what it is for: an environment or vector environment; or a :class:`FragmentSampler` or
             :class:`EpisodeSampler`, which a trainer then uses as its sampler if it is given no other.
         actor: from features [n, *shape], or from what ``trunk`` makes of them, to the outputs of the distribution, [n,
             num_outputs]: logits of discrete actions, means of continuous ones. None for a multilayer perceptron.
-        trunk: from features [n, *shape] to units [n, U], which actor and critic share, computed once; None for none.
+        trunk: from features [n, *shape], or :class:`Columns` of them, to units [n, U], which actor and critic share,
+            computed once. None for none, and where there is no ``actor``, for a :class:`NatureCNN` of images, an
+            :class:`ImpalaCNN` of small ones, and a :class:`DictEncoder` where parts of an observation stay apart.
         hidden_sizes: of the networks that are built here; None for (64, 64), and for none behind a trunk.
+        distribution: what the outputs mean, from the action space: ``partial(DiagonalGaussian, initial_std=0.5)``, say.
         normalize_observations: normalise features by their running mean and standard deviation, which are part of the
             policy's state and move once, at the end of a step.
         seed: of the initial weights and the sampling.
@@ -53,6 +68,7 @@ class GymPolicy(nn.Module):
         *,
         trunk: nn.Module | None = None,
         hidden_sizes: Sequence[int] | None = None,
+        distribution: Callable[[Any], ActionDistribution] = distribution_for,
         normalize_observations: bool = False,
         seed: int = 0,
     ) -> None:
@@ -65,28 +81,36 @@ class GymPolicy(nn.Module):
         self.observation_space = observation_space
         self.action_space = action_space
         self.encoder = ObservationEncoder(observation_space)
-        self.distribution = distribution_for(action_space)
+        self.distribution = distribution(action_space)
         self.generator = torch.Generator().manual_seed(seed)
         self._world = World()
-        self.normalization = RunningNormalization(self.encoder.shape) if normalize_observations else None
-        self.trunk = trunk
+        self.normalization = _normalization(self.encoder) if normalize_observations else None
+        self.trunk = default_trunk(observation_space, self.generator) if actor is None and trunk is None else trunk
         if hidden_sizes is None:
-            hidden_sizes = (64, 64) if trunk is None else ()
+            hidden_sizes = (64, 64) if self.trunk is None else ()
         self._unit_shape = self._shape_of_units()
         num_outputs = self.distribution.num_outputs
-        self.actor = self._network(actor, hidden_sizes, num_outputs, POLICY_GAIN)
+        self.actor = self._default_actor(hidden_sizes) if actor is None else actor
         fix = f"{action_space} takes [n, {num_outputs}]: end the network with {num_outputs} outputs"
         self._check_outputs("actor", self.actor, {(2, num_outputs)}, fix)
 
-    def _network(self, given: nn.Module | None, hidden_sizes: Sequence[int], size: int, gain: float) -> nn.Module:
-        if given is not None:
-            return given
-        return MLP(math.prod(self._unit_shape), hidden_sizes, size, output_gain=gain, generator=self.generator)
+    def _default_actor(self, hidden_sizes: Sequence[int]) -> nn.Module:
+        size, shows_hidden = self.distribution.num_outputs, False
+        if isinstance(self.distribution, StateDependentExploration):
+            size, shows_hidden = self.distribution.num_dimensions, True
+        return MLP(
+            math.prod(self._unit_shape),
+            hidden_sizes,
+            size,
+            output_gain=POLICY_GAIN,
+            generator=self.generator,
+            shows_hidden=shows_hidden,
+        )
 
     def _shape_of_units(self) -> tuple[int, ...]:
         if self.trunk is None:
             return self.encoder.shape
-        shape = self._shape_for_two("trunk", self.trunk, self.encoder.shape)
+        shape = self._shape_for_two("trunk", self.trunk, self._two_features())
         if len(shape) != 2 or shape[0] != 2:
             raise ValueError(
                 f"trunk returned shape {list(shape)} for 2 observations, but units [n, U] are expected: end it with "
@@ -95,22 +119,25 @@ class GymPolicy(nn.Module):
         return shape[1:]
 
     def _check_outputs(self, role: str, network: nn.Module, shapes: set[tuple[int, ...]], fix: str) -> None:
-        shape = self._shape_for_two(role, network, self._unit_shape)
+        units = self._two_features() if self.trunk is None else torch.zeros(2, *self._unit_shape, device=self.device)
+        shape = self._shape_for_two(role, network, units)
         if shape not in shapes:
             raise ValueError(f"{role} returned shape {list(shape)} for 2 observations, but {fix}")
 
+    def _two_features(self) -> FeatureTensors:
+        zeros = np.zeros((2, *self.encoder.shape), dtype=self.encoder.dtype)
+        return self.features(placed(tensors(zeros), self.device, self.dtype))
+
     @torch.no_grad()
-    def _shape_for_two(self, role: str, network: nn.Module, shape: tuple[int, ...]) -> tuple[int, ...]:
+    def _shape_for_two(self, role: str, network: nn.Module, features: FeatureTensors) -> tuple[int, ...]:
         """The shape of what a network makes of two observations, or of their units."""
         dtype = next((parameter.dtype for parameter in network.parameters()), torch.float32)
-        features = torch.zeros(2, *shape, device=self.device, dtype=dtype)
         was_training = network.training
         try:
-            return tuple(network.eval()(features).shape)
+            return tuple(network.eval()(placed(features, self.device, dtype)).shape)
         except RuntimeError as error:
-            raise ValueError(
-                f"{role} cannot take 2 observations as features of shape {list(features.shape)}: {error}"
-            ) from error
+            came = features if isinstance(features, Columns) else f"shape {list(features.shape)}"
+            raise ValueError(f"{role} cannot take 2 observations as features of {came}: {error}") from error
         finally:
             network.train(was_training)
 
@@ -157,21 +184,29 @@ class GymPolicy(nn.Module):
         """The parameters of the networks and, for continuous actions, the standard deviations."""
         return dict(self.named_parameters())
 
-    def features(self, observations: Tensor) -> Tensor:
+    def features(self, observations: FeatureTensors) -> Any:
         """What the networks see: images scaled to [0, 1], and all normalised where asked for."""
         scaled = self._scaled(observations)
         return scaled if self.normalization is None else self.normalization(scaled)
 
-    def _scaled(self, observations: Tensor) -> Tensor:
-        return observations.to(self.dtype) / 255 if observations.dtype == torch.uint8 else observations
+    def _scaled(self, observations: FeatureTensors) -> FeatureTensors:
+        if isinstance(observations, Columns):
+            return Columns({name: scaled_images(part, self.dtype) for name, part in observations.items()})
+        return scaled_images(observations, self.dtype)
 
-    def units(self, observations: Tensor) -> Tensor:
-        """What actor and critic see, the features, or what the trunk makes of them."""
-        features = self.features(observations)
-        return features if self.trunk is None else self.trunk(features)
+    def units(self, observations: FeatureTensors) -> Any:
+        """What actor and critic see, the features, or what the trunk makes of them.
+
+        Without gradients, a trunk is given so many observations at a time, and its inner units are never there for all.
+        """
+        if self.trunk is None:
+            return self.features(observations)
+        if torch.is_grad_enabled() or len(observations) <= ROWS_AT_A_TIME:
+            return self.trunk(self.features(observations))
+        return torch.cat([self.trunk(self.features(part)) for part in observations.split(ROWS_AT_A_TIME)])
 
     def decide(
-        self, observations: Tensor, noise: Tensor | None, masks: Tensor | None = None, memory: Any = None
+        self, observations: FeatureTensors, noise: Tensor | None, masks: Tensor | None = None, memory: Any = None
     ) -> Decided:
         """Decide for features [n, *shape]: drawn with ``noise``, the most probable for None; under no_grad."""
         outputs = self.actor(self.units(observations))
@@ -180,7 +215,7 @@ class GymPolicy(nn.Module):
         return Decided(self.distribution.sample(outputs, noise, masks))
 
     @torch.no_grad()
-    def predict(self, observations: Any, masks: Any = None, *, deterministic: bool = True) -> NDArray[Any]:
+    def predict(self, observations: Any, masks: Any = None, *, deterministic: bool = True) -> Any:
         """Actions for n observations, as a vector environment gives and takes them.
 
         Args:
@@ -189,11 +224,11 @@ class GymPolicy(nn.Module):
             deterministic: the most probable action, or one that is drawn.
         """
         encoded = self.encoder(observations)
-        if not np.isfinite(encoded).all():
+        if not finite_rows(encoded).all():
             raise NonFiniteError(
                 f"predict was given observations that are not finite: {observations}, expected finite numbers"
             )
-        features = placed(torch.from_numpy(encoded), self.device, self.dtype)
+        features = placed(tensors(encoded), self.device, self.dtype)
         allowed = None
         if masks is not None:
             choices = np.asarray(masks, dtype=bool)
@@ -212,7 +247,7 @@ class GymPolicy(nn.Module):
     def update_statistics(self, batch: TrajectoryBatch) -> None:
         """Move the running normalisation, if there is one; of a process without samples the batch tells nothing."""
         if self.normalization is not None:
-            nothing = torch.zeros(0, *self.encoder.shape)
+            nothing = tensors(np.zeros((0, *self.encoder.shape), dtype=self.encoder.dtype))
             self.normalization.update(self._scaled(getattr(batch, "observations", nothing)), self._world)
 
     def get_extra_state(self) -> Tensor:
@@ -229,6 +264,17 @@ class GymPolicy(nn.Module):
         super()._load_from_state_dict(state_dict, prefix, *args)
 
 
+def scaled_images(part: Tensor, dtype: torch.dtype) -> Tensor:
+    """Frames from 0 to 1; all else as it is."""
+    return part.to(dtype).div_(255) if part.dtype == torch.uint8 else part
+
+
+def _normalization(encoder: ObservationEncoder) -> nn.Module:
+    if not encoder.is_structured:
+        return RunningNormalization(encoder.shape)
+    return NormalizedColumns({name: part.shape for name, part in encoder.parts.items() if part.dtype == np.float32})
+
+
 class GymActorCritic(GymPolicy):
     """A :class:`GymPolicy` with a critic, a network of its own, for PPO.
 
@@ -239,6 +285,7 @@ class GymActorCritic(GymPolicy):
             trunk, and both are None, they are an :class:`ActorCriticMLP`, which is ``actor``, and ``critic`` is None.
         trunk: as for :class:`GymPolicy`.
         hidden_sizes: as for :class:`GymPolicy`.
+        distribution: as for :class:`GymPolicy`.
         normalize_observations: as for :class:`GymPolicy`.
         seed: of the initial weights and the sampling.
 
@@ -254,6 +301,7 @@ class GymActorCritic(GymPolicy):
         *,
         trunk: nn.Module | None = None,
         hidden_sizes: Sequence[int] | None = None,
+        distribution: Callable[[Any], ActionDistribution] = distribution_for,
         normalize_observations: bool = False,
         seed: int = 0,
     ) -> None:
@@ -262,17 +310,21 @@ class GymActorCritic(GymPolicy):
             actor,
             trunk=trunk,
             hidden_sizes=hidden_sizes,
+            distribution=distribution,
             normalize_observations=normalize_observations,
             seed=seed,
         )
         self.critic: nn.Module | None = critic
         if hidden_sizes is None:
-            hidden_sizes = (64, 64) if trunk is None else ()
-        if actor is None and critic is None and trunk is None and len(hidden_sizes) > 0:
+            hidden_sizes = (64, 64) if self.trunk is None else ()
+        is_paired = actor is None and critic is None and self.trunk is None and len(hidden_sizes) > 0
+        if is_paired and not isinstance(self.distribution, StateDependentExploration):
             num_inputs, num_outputs = math.prod(self.encoder.shape), self.distribution.num_outputs
             self.actor = ActorCriticMLP(num_inputs, hidden_sizes, num_outputs, generator=self.generator)
             return
-        self.critic = self._network(critic, hidden_sizes, 1, VALUE_GAIN)
+        if critic is None:
+            num_inputs = math.prod(self._unit_shape)
+            self.critic = MLP(num_inputs, hidden_sizes, 1, output_gain=VALUE_GAIN, generator=self.generator)
         fix = "one value is expected for each, [n] or [n, 1]: end the network with one output"
         self._check_outputs("critic", self.critic, {(2,), (2, 1)}, fix)
 

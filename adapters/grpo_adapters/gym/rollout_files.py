@@ -14,6 +14,7 @@ import gymnasium
 import numpy as np
 from numpy.typing import NDArray
 
+from grpo_adapters.gym.actions import from_record, recorded
 from grpo_adapters.gym.evaluation import EvaluationResult, evaluate
 from grpo_adapters.gym.evaluation_slots import make_one
 from grpo_adapters.gym.policies import GymPolicy
@@ -137,7 +138,8 @@ def _replay_episode(
     if recorder.observations[0] != checksums[0]:
         first = ReplayDifference(seed, -1, "observation", hex(checksums[0]), hex(recorder.observations[0]))
     for step, action in enumerate(steps["actions"]):
-        if not environment.action_space.contains(np.asarray(action)):
+        action = from_record(environment.action_space, np.asarray(action))
+        if not environment.action_space.contains(action):
             raise ValueError(
                 f"the action {action} of step {step} (seed {seed}) is not in {environment.action_space}: make the "
                 f"environment that the rollouts were recorded in"
@@ -178,7 +180,7 @@ class _Recorder(gymnasium.Wrapper[Any, Any, Any, Any]):
     def step(self, action: Any) -> Any:
         observation, reward, terminated, truncated, info = self.env.step(action)
         self.lengths[-1] += 1
-        self.actions.append(np.array(action))
+        self.actions.append(recorded(self.action_space, action))
         self.rewards.append(float(reward))
         self.ended.append(int(terminated) + 2 * int(truncated))
         self.observations.append(_checksum(observation))
@@ -193,13 +195,22 @@ class _Recorder(gymnasium.Wrapper[Any, Any, Any, Any]):
 
 def _checksum(observation: Any) -> int:
     """64 bits that follow from an observation's numbers, shape and precision."""
-    parts = observation if isinstance(observation, dict) else {"": observation}
     digest = hashlib.blake2b(digest_size=8)
-    for name in sorted(parts):
-        array = np.asarray(parts[name])
-        digest.update(f"{name} {array.dtype.str} {array.shape} ".encode())
-        digest.update(array.tobytes())
+    for name, part in sorted(_arrays_in(observation).items()):
+        digest.update(f"{name} {part.dtype.str} {part.shape} ".encode())
+        digest.update(part.tobytes())
     return int.from_bytes(digest.digest(), "little")
+
+
+def _arrays_in(observation: Any, path: str = "") -> dict[str, NDArray[Any]]:
+    """The arrays in nested dictionaries and tuples, by path."""
+    if not isinstance(observation, dict | tuple):
+        return {path: np.asarray(observation)}
+    named = observation.items() if isinstance(observation, dict) else enumerate(observation)
+    found: dict[str, NDArray[Any]] = {}
+    for name, part in named:
+        found |= _arrays_in(part, f"{path}/{name}" if path else str(name))
+    return found
 
 
 def _read(path: str | os.PathLike[str]) -> dict[str, NDArray[Any]]:

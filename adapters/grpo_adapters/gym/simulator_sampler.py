@@ -11,12 +11,13 @@ from torch import Tensor
 
 from grpo import EqualGroups, Segments, Stateful, World
 from grpo_adapters.gym.checks import check_seed, check_state, seed_from
+from grpo_adapters.gym.columns import placed
 from grpo_adapters.gym.simulator_steps import SimulatedSteps
 from grpo_adapters.gym.simulators import CheckedSimulator, Simulator
 from grpo_adapters.gym.spaces import check_same_spaces
 from grpo_adapters.gym.statistics import WINDOW, EpisodeStatistics
 from grpo_adapters.gym.stepwise import StepwisePolicy
-from grpo_adapters.gym.trajectories import Rollout, Trajectory, placed
+from grpo_adapters.gym.trajectories import Rollout, Trajectory
 
 
 class SimulatorSampler:
@@ -202,7 +203,8 @@ class SimulatorSampler:
         for number, step_noise in enumerate(noise):
             masks = self._checked.masks
             steps.store_observations(number, observations, masks)
-            decided = policy.decide(placed(observations, policy.device, policy.dtype), step_noise, masks)
+            features = placed(observations.to(self._checked.dtype), policy.device, policy.dtype)
+            decided = policy.decide(features, step_noise, masks)
             if decided.memory is not None:
                 raise TypeError(
                     f"{type(policy).__name__} decides by a memory, which SimulatorSampler does not carry from step to "

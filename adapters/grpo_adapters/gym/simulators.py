@@ -12,7 +12,7 @@ from torch import Tensor
 from typing_extensions import Protocol
 
 from grpo_adapters.gym.checks import check_seed
-from grpo_adapters.gym.spaces import is_image
+from grpo_adapters.gym.observation_parts import is_image
 from grpo_adapters.gym.vector_environments import EnvironmentFailedError
 
 FINAL = ("final_obs", "final_observation")

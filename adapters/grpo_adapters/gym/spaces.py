@@ -6,17 +6,16 @@ from typing import Any
 
 import gymnasium
 import numpy as np
+import torch
 from gymnasium import spaces
 from numpy.typing import NDArray
 
+from grpo_adapters.gym.columns import Columns
+from grpo_adapters.gym.observation_parts import NESTED, ObservationPart, is_image, part_at, parts_of
 from grpo_adapters.gym.stepwise import require_stepwise
 
-Features = NDArray[np.float32 | np.uint8]
-
-
-def is_image(space: gymnasium.Space[Any]) -> bool:
-    """Whether observations are pictures: a Box of uint8 in two dimensions or more."""
-    return isinstance(space, spaces.Box) and space.dtype == np.uint8 and len(space.shape) >= 2
+Features = NDArray[Any]
+WHOLE_TEXT = "text"
 
 
 class ObservationEncoder:
@@ -26,15 +25,21 @@ class ObservationEncoder:
     is float32. Discrete observations become one-hot, and the entries of a Dict are flattened and joined in the order of
     the space.
 
+    Where a Dict holds an image, a text or another Dict, and of a Tuple, the parts stay apart: features are records of
+    NumPy's, by path (``"arm/camera"``, ``"0"``), which reach networks as :class:`Columns`. Discrete parts are then the
+    numbers of their choices, from 0, int64, and so are the characters of a Text, from 1, with 0 behind its end.
+
     Attributes:
-        shape: of the features of one observation.
-        dtype: of the features, uint8 for images and float32 for all else.
+        shape: of the features of one observation; () where parts stay apart.
+        dtype: of the features, uint8 for images and float32 for all else; of the records where parts stay apart.
+        parts: what encodes each part, by path; the whole has the path ``""``.
+        is_structured: whether parts stay apart.
 
     Args:
-        space: Box, Discrete, MultiDiscrete, MultiBinary, or a Dict of these.
+        space: Box, Discrete, MultiDiscrete, MultiBinary, Text, or a Dict or Tuple of these.
 
     Raises:
-        TypeError: if the space is another.
+        TypeError: if the space is another; the message names the part.
 
     Example:
         >>> encoder = ObservationEncoder(spaces.Dict(level=spaces.Discrete(3), speed=spaces.Box(-1, 1, (2,))))
@@ -46,49 +51,94 @@ class ObservationEncoder:
 
     def __init__(self, space: gymnasium.Space[Any]) -> None:
         self.space = space
-        self.dtype: Any = np.uint8 if is_image(space) else np.float32
-        self.shape: tuple[int, ...]
-        if isinstance(space, spaces.Dict) and not any(isinstance(part, spaces.Dict) for part in space.values()):
-            self._parts = {name: ObservationEncoder(part) for name, part in space.spaces.items()}
-            self.shape = (sum(int(np.prod(part.shape)) for part in self._parts.values()),)
-        elif isinstance(space, spaces.Box | spaces.MultiBinary):
-            self.shape = tuple(space.shape)
-        elif isinstance(space, spaces.Discrete):
-            self._starts, self._sizes = np.array([space.start]), np.array([space.n])
-            self.shape = (int(space.n),)
-        elif isinstance(space, spaces.MultiDiscrete) and space.nvec.ndim == 1:
-            self._starts, self._sizes = np.asarray(space.start), space.nvec
-            self.shape = (int(space.nvec.sum()),)
+        self.is_structured = _stays_apart(space)
+        found = {WHOLE_TEXT: space} if isinstance(space, spaces.Text) else parts_of(space)
+        if not found:
+            raise TypeError(f"observation space {space} has no parts, expected something to decide on: name a key")
+        self.parts = {name: ObservationPart(part, name, as_numbers=self.is_structured) for name, part in found.items()}
+        self.dtype: Any = np.dtype(np.float32)
+        self.shape: tuple[int, ...] = ()
+        if self.is_structured:
+            columns = [(name, part.dtype, part.shape) for name, part in self.parts.items()]
+            self.dtype = np.dtype(columns, align=True)
+        elif isinstance(space, spaces.Dict):
+            self.shape = (sum(self._widths),)
         else:
-            raise TypeError(
-                f"observation space {space} is not supported, expected a Box, Discrete, MultiDiscrete, MultiBinary, or "
-                f"a Dict of these: wrap the environment in gymnasium.wrappers.TransformObservation"
-            )
+            self.shape, self.dtype = self.parts[""].shape, np.dtype(self.parts[""].dtype)
+
+    @property
+    def _widths(self) -> list[int]:
+        return [int(np.prod(part.shape)) for part in self.parts.values()]
 
     def __call__(self, observations: Any) -> Features:
         """Features [n, *shape] of n observations, as a vector environment returns them."""
-        if isinstance(self.space, spaces.Dict):
-            parts = [part(observations[name]) for name, part in self._parts.items()]
-            return np.concatenate([part.reshape(len(part), -1) for part in parts], axis=1, dtype=np.float32)
-        if isinstance(self.space, spaces.Box | spaces.MultiBinary):
-            return np.asarray(observations, dtype=self.dtype)
-        numbers = np.asarray(observations).reshape(-1, len(self._sizes)) - self._starts
-        outside = ((numbers < 0) | (numbers >= self._sizes)).any(axis=1)
-        if outside.any():
-            wrong = np.asarray(observations)[int(np.argmax(outside))]
-            raise ValueError(f"an environment gave the observation {wrong}, which is not in its space {self.space}")
-        hot = np.zeros((len(numbers), *self.shape), dtype=np.float32)
-        np.put_along_axis(hot, numbers + np.cumsum(self._sizes) - self._sizes, 1.0, axis=1)
-        return hot
+        if "" in self.parts:
+            return self.parts[""](observations)
+        encoded = {name: part(part_at(self.space, observations, name)) for name, part in self.parts.items()}
+        if not self.is_structured:
+            return np.concatenate([part.reshape(len(part), -1) for part in encoded.values()], axis=1, dtype=np.float32)
+        features = np.zeros(len(next(iter(encoded.values()))), dtype=self.dtype)
+        for name, part in encoded.items():
+            features[name] = part
+        return features
 
     def single(self, observation: Any) -> Features:
         """Features [*shape] of one observation."""
-        if isinstance(self.space, spaces.Dict):
-            batch: Any = {name: np.asarray(observation[name])[None] for name in self._parts}
-        else:
-            batch = np.asarray(observation)[None]
-        features: Features = self(batch)[0]
+        features: Features = self(batch_of_one(self.space, observation))[0]
         return features
+
+    def by_key(self, features: torch.Tensor) -> Columns:
+        """The parts of a Dict whose features are flattened, [n, *shape of the part] each."""
+        pieces = features.split(self._widths, dim=1)
+        named = zip(self.parts.items(), pieces, strict=True)
+        return Columns({name: piece.reshape(-1, *part.shape) for (name, part), piece in named})
+
+
+def _stays_apart(space: gymnasium.Space[Any]) -> bool:
+    if isinstance(space, spaces.Dict):
+        return any(isinstance(part, NESTED | spaces.Text) or is_image(part) for part in space.values())
+    return isinstance(space, spaces.Tuple | spaces.Text)
+
+
+def batch_of_one(space: gymnasium.Space[Any], observation: Any) -> Any:
+    """An observation as a vector of one environment would give it."""
+    if isinstance(space, spaces.Dict):
+        return {name: batch_of_one(part, observation[name]) for name, part in space.items()}
+    if isinstance(space, spaces.Tuple):
+        return tuple(batch_of_one(part, own) for part, own in zip(space, observation, strict=True))
+    return (observation,) if isinstance(space, spaces.Text) else np.asarray(observation)[None]
+
+
+def without_keys(environment: Any, *names: str) -> Any:
+    """An environment, or a vector of them, whose observations lack some keys of their Dict.
+
+    Args:
+        environment: observes a Dict.
+        names: of the keys to drop.
+
+    Raises:
+        TypeError: if it observes no Dict.
+        ValueError: if there is no such key, or none is left.
+
+    Example:
+        >>> from gymnasium.wrappers import TransformObservation
+        >>> space = spaces.Dict(speed=spaces.Box(-1, 1, (1,)), debug=spaces.Graph(spaces.Discrete(2), None))
+        >>> environment = TransformObservation(gymnasium.make("CartPole-v1"), lambda seen: {"speed": seen[1:2]}, space)
+        >>> list(without_keys(environment, "debug").observation_space)
+        ['speed']
+    """
+    space = spaces_of(environment)[0]
+    if not isinstance(space, spaces.Dict):
+        raise TypeError(f"without_keys was given an environment that observes {space}, expected a Dict to drop keys of")
+    unknown = sorted(set(names) - set(space))
+    kept = [name for name in space if name not in names]
+    if unknown or not kept:
+        raise ValueError(
+            f"without_keys was asked to drop {list(names)} of the keys {list(space)}: name some of these, and leave one"
+        )
+    is_vector = isinstance(environment, gymnasium.vector.VectorEnv)
+    wrappers = gymnasium.wrappers.vector if is_vector else gymnasium.wrappers
+    return wrappers.FilterObservation(environment, filter_keys=kept)
 
 
 def check_same_spaces(policy: Any, sampler: Any) -> None:
@@ -110,9 +160,11 @@ def check_same_spaces(policy: Any, sampler: Any) -> None:
 
 def _are_encoded_alike(left: gymnasium.Space[Any], right: gymnasium.Space[Any]) -> bool:
     if isinstance(left, spaces.Box) and isinstance(right, spaces.Box):
-        return left.shape == right.shape
+        return left.shape == right.shape and is_image(left) == is_image(right)
     if isinstance(left, spaces.Dict) and isinstance(right, spaces.Dict):
         return list(left) == list(right) and all(_are_encoded_alike(left[name], right[name]) for name in left)
+    if isinstance(left, spaces.Tuple) and isinstance(right, spaces.Tuple):
+        return len(left) == len(right) and all(map(_are_encoded_alike, left, right))
     return left == right
 
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from typing_extensions import Protocol, get_protocol_members
 
+from grpo_adapters.gym.columns import FeatureTensors
 from grpo_adapters.gym.distributions import ActionDistribution
 
 
@@ -56,12 +57,12 @@ class StepwisePolicy(Protocol):
         ...
 
     def decide(
-        self, observations: Tensor, noise: Tensor | None, masks: Tensor | None = None, memory: Any = None
+        self, observations: FeatureTensors, noise: Tensor | None, masks: Tensor | None = None, memory: Any = None
     ) -> Decided:
         """Decide for n environments.
 
         Args:
-            observations: features [n, *shape].
+            observations: features [n, *shape], a tensor or :class:`Columns`.
             noise: to draw with, [n, K]; None for the most probable decisions.
             masks: which choices are allowed, bool [n, number of choices]; None for all.
             memory: of the step before; None where all episodes begin.

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from grpo import Segments
+from grpo_adapters.gym.columns import FeatureTensors, joined, placed
 
 
 @dataclass(frozen=True, eq=False)
@@ -17,7 +18,7 @@ class Trajectory:
     """Consecutive steps in one environment: a whole episode, or a fragment that may touch several.
 
     Attributes:
-        observations: features that each step decided on, [T, ...].
+        observations: features that each step decided on, [T, ...], a tensor or :class:`Columns`.
         decisions: what was decided, [T] or [T, K], as the policy's distribution stores it.
         rewards: [T].
         episode_lengths: how many of the T steps belong to each of the K episodes, in turn.
@@ -26,11 +27,11 @@ class Trajectory:
         masks: which choices were allowed at each step, bool [T, ...]; None where all were.
     """
 
-    observations: Tensor
+    observations: FeatureTensors
     decisions: Tensor
     rewards: Tensor
     episode_lengths: tuple[int, ...]
-    next_observations: Tensor
+    next_observations: FeatureTensors
     terminated: Tensor
     masks: Tensor | None = None
 
@@ -124,12 +125,12 @@ class TrajectoryBatch:
 
     def __init__(
         self,
-        observations: Tensor,
+        observations: FeatureTensors,
         decisions: Tensor,
         masks: Tensor | None,
         samples: Segments | None = None,
         episodes: Segments | None = None,
-        next_observations: Tensor | None = None,
+        next_observations: FeatureTensors | None = None,
         terminated: Tensor | None = None,
     ) -> None:
         self.observations = observations
@@ -154,7 +155,7 @@ class TrajectoryBatch:
             None if masks is None else masks.to(device),
             Segments.of_lengths([len(trajectory) for trajectory in trajectories], device),
             Segments.of_lengths(lengths, device),
-            placed(torch.cat([trajectory.next_observations for trajectory in trajectories]), device, dtype),
+            placed(joined([trajectory.next_observations for trajectory in trajectories]), device, dtype),
             torch.cat([trajectory.terminated for trajectory in trajectories]).to(device),
         )
 
@@ -163,27 +164,6 @@ class TrajectoryBatch:
         return TrajectoryBatch(
             self.observations[rows], self.decisions[rows], self.masks if self.masks is None else self.masks[rows]
         )
-
-
-def placed(features: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:
-    """Features where the networks are, and in their precision unless they are images."""
-    return features.to(device) if features.dtype == torch.uint8 else features.to(device, dtype)
-
-
-def joined(parts: Sequence[Tensor]) -> Tensor:
-    """Parts [T, ...] end to end; those that lie in memory end to end already are not copied."""
-    first = parts[0]
-    end = first.storage_offset()
-    for part in parts:
-        is_next = part.is_contiguous() and part.dtype == first.dtype and part.shape[1:] == first.shape[1:]
-        if not is_next or part.storage_offset() != end or not _share_memory(first, part):
-            return torch.cat(list(parts))
-        end += part.numel()
-    return first.as_strided((sum(map(len, parts)), *first.shape[1:]), first.stride())
-
-
-def _share_memory(left: Tensor, right: Tensor) -> bool:
-    return left.untyped_storage().data_ptr() == right.untyped_storage().data_ptr()
 
 
 def _joined_masks(trajectories: Sequence[Trajectory]) -> Tensor | None:

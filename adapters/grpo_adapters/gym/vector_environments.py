@@ -130,7 +130,7 @@ class VectorEnvironments:
         self._was_reset = True
         return self.encoder(raw)
 
-    def step(self, actions: NDArray[Any]) -> Transition:
+    def step(self, actions: Any) -> Transition:
         """Take a step in all of them.
 
         Raises:
