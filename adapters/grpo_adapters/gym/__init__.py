@@ -19,9 +19,11 @@ from grpo_adapters.gym.evaluation import EvaluationResult, act, evaluate
 from grpo_adapters.gym.fragment_sampler import FragmentSampler
 from grpo_adapters.gym.image_networks import ImpalaCNN, NatureCNN
 from grpo_adapters.gym.joint_distribution import JointDistribution, distribution_for
+from grpo_adapters.gym.memories import GRU, LSTM, StackedUnits
 from grpo_adapters.gym.networks import MLP, ActorCriticMLP, RunningNormalization
 from grpo_adapters.gym.parallel_agents import ParallelAgents
 from grpo_adapters.gym.parallel_environments import ParallelVectorEnv
+from grpo_adapters.gym.players import Player
 from grpo_adapters.gym.policies import GymActorCritic, GymPolicy
 from grpo_adapters.gym.reward_models import EnvironmentReward
 from grpo_adapters.gym.rollout_files import ReplayDifference, replay, save_rollouts
@@ -33,8 +35,12 @@ from grpo_adapters.gym.stepwise import Decided, StepwisePolicy
 from grpo_adapters.gym.trajectories import Rollout, Trajectory, TrajectoryBatch
 from grpo_adapters.gym.vector_environments import EnvironmentFailedError
 from grpo_adapters.gym.videos import record_video
+from grpo_adapters.gym.window_transformer import WindowTransformer
+from grpo_adapters.gym.windows import StoredMemory
 
 __all__ = [
+    "GRU",
+    "LSTM",
     "MLP",
     "ActionDistribution",
     "ActorCriticMLP",
@@ -58,15 +64,19 @@ __all__ = [
     "ObservationEncoder",
     "ParallelAgents",
     "ParallelVectorEnv",
+    "Player",
     "ReplayDifference",
     "Rollout",
     "RunningNormalization",
     "Simulator",
     "SimulatorSampler",
+    "StackedUnits",
     "StateDependentExploration",
     "StepwisePolicy",
+    "StoredMemory",
     "Trajectory",
     "TrajectoryBatch",
+    "WindowTransformer",
     "act",
     "distribution_for",
     "evaluate",

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from grpo import World
-from grpo_adapters.gym.agent_players import Player
+from grpo_adapters.gym.agent_players import AgentPlayer
 from grpo_adapters.gym.checks import check_state
 from grpo_adapters.gym.columns import placed, tensors
 from grpo_adapters.gym.spaces import ObservationEncoder
@@ -146,7 +146,7 @@ class AgentGroup:
         self._waiting = None
         self._statistics_before = self.statistics.state_dict()
 
-    def hand_over(self, policy: StepwisePolicy, players: Sequence[Player]) -> None:
+    def hand_over(self, policy: StepwisePolicy, players: Sequence[AgentPlayer]) -> None:
         """Keep what players of this group played until a trainer asks for it."""
         parts = [part for player in players for part in player.played()]
         afters = [part.after for part in parts if part.after is not None]
@@ -164,7 +164,7 @@ class AgentGroup:
             ),
         )
 
-    def decide(self, policy: StepwisePolicy, players: Sequence[Player], noise: torch.Tensor) -> torch.Tensor:
+    def decide(self, policy: StepwisePolicy, players: Sequence[AgentPlayer], noise: torch.Tensor) -> torch.Tensor:
         """Decisions of some players, on the CPU."""
         features = tensors(np.stack([player.features for player in players if player.features is not None]))
         masks = stacked([player.mask for player in players], policy.distribution.sizes)

@@ -28,7 +28,7 @@ class Part:
     terminated: bool = False
 
 
-class Player:
+class AgentPlayer:
     """One agent in one copy of the environment, from rollout to rollout.
 
     Args:

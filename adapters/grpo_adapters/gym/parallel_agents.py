@@ -12,7 +12,7 @@ from gymnasium import spaces
 from grpo import World
 from grpo_adapters.gym.actions import one_by_one
 from grpo_adapters.gym.agent_groups import AgentGroup
-from grpo_adapters.gym.agent_players import Player
+from grpo_adapters.gym.agent_players import AgentPlayer
 from grpo_adapters.gym.checks import check_seed, seed_from
 from grpo_adapters.gym.spaces import check_same_spaces
 from grpo_adapters.gym.stepwise import StepwisePolicy
@@ -72,7 +72,7 @@ class ParallelAgents:
         _check_groups(groups, everyone)
         self.samplers = {name: AgentGroup(self, name, agents) for name, agents in groups.items()}
         self._group_of = {agent: group for group in self.samplers.values() for agent in group.agents}
-        self._players: list[dict[str, Player]] = []
+        self._players: list[dict[str, AgentPlayer]] = []
         self._has_begun = False
 
     def observation_space_of(self, agent: str) -> gymnasium.Space[Any]:
@@ -148,7 +148,7 @@ class ParallelAgents:
             group.hand_over(policies[name], self._players_of(group))
         self._has_begun = True
 
-    def _players_of(self, group: AgentGroup) -> list[Player]:
+    def _players_of(self, group: AgentGroup) -> list[AgentPlayer]:
         return [players[agent] for players in self._players for agent in group.agents]
 
     def _has_played(self, group: AgentGroup) -> bool:
@@ -164,7 +164,7 @@ class ParallelAgents:
         seed, self._next_seed = self._next_seed, None
         self._players = [
             {
-                agent: Player(f"agent {agent} of environment {copy}", policies[group.name].distribution.sizes)
+                agent: AgentPlayer(f"agent {agent} of environment {copy}", policies[group.name].distribution.sizes)
                 for agent, group in self._group_of.items()
             }
             for copy in range(len(self.environments))

@@ -20,8 +20,8 @@ class Decided:
 
     Attributes:
         decisions: as the policy's distribution stores them, [n] or [n, K].
-        memory: what the policy is to be given at the next step, with a row for each environment; None for a policy
-            that remembers nothing.
+        memory: what the policy is to be given at the next step: tensors, or tuples and dictionaries of tensors, with a
+            row for each environment; None for a policy that remembers nothing.
     """
 
     decisions: Tensor
@@ -32,7 +32,9 @@ class StepwisePolicy(Protocol):
     """A policy that a sampler asks step by step, as it plays.
 
     :class:`GymPolicy` is one; so is any policy of yours that has this, beside what a trainer asks of it
-    (:class:`grpo.SequentialPolicy`, whose batches :meth:`TrajectoryBatch.of` makes of what was played).
+    (:class:`grpo.SequentialPolicy`, whose batches :meth:`TrajectoryBatch.of` makes of what was played). One that
+    remembers something has two methods more: ``initial_memory(n)``, the memory of n episodes that begin, and
+    ``keeps_memory_at(step)``, whether the memory before a step of a rollout is stored in the trajectories.
 
     Attributes:
         observation_space: of one environment.
