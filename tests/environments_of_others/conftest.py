@@ -6,6 +6,7 @@ import importlib.util
 
 PACKAGES = {
     "openenv": "test_openenv.py",
+    "mpe2": "test_pettingzoo.py",
     "renderers": "test_renderers.py",
     "skyrl_gym": "test_skyrl.py",
     "verifiers": "test_verifiers.py",

@@ -60,6 +60,7 @@ class StateDependentExploration(DiagonalGaussian):
         drawn = torch.randn(
             (-(-num_steps // self.resample_every), *others, self.num_latents * self.num_dimensions),
             generator=generator,
+            device=generator.device,
         )
         return drawn.repeat_interleave(self.resample_every, 0)[:num_steps]
 
