@@ -10,48 +10,16 @@ import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Any, Literal, NoReturn
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, distributed
 
+from grpo.distributed._operation import SMALL, Kind, Operation, described, place_of_caller, what_of
 from grpo.distributed.errors import RankError, RankLostError
 
 LOOK = timedelta(seconds=0.05)
 """How long a process waits before it looks whether another one has failed."""
-
-SMALL = 2**18
-"""Bytes up to which a tensor goes to all others whole: gloo's reduction costs several messages more."""
-
-Kind = Literal["SUM", "MAX", "gather"]
-
-
-@dataclass
-class Operation:
-    """One that this process has begun."""
-
-    index: int
-    kind: Kind
-    tensor: Tensor
-    work: Any
-    gathered: list[Tensor] = field(default_factory=list)
-
-    def end(self) -> None:
-        """Reduce what was gathered, in the order of ranks, so that all have the same to the last bit."""
-        if self.kind == "gather" or not self.gathered:
-            return
-        first, *others = self.gathered
-        for other in others:
-            if self.kind == "SUM":
-                first.add_(other)
-            else:
-                torch.maximum(first, other, out=first)
-        self.tensor.copy_(first)
-
-    @property
-    def form(self) -> list[Any]:
-        """What another process must know to take part."""
-        return [self.kind, self.tensor.numel(), str(self.tensor.dtype).removeprefix("torch.")]
 
 
 @dataclass
@@ -107,14 +75,14 @@ class Exchange:
             self._connect()
         elif time.monotonic() - self._began_last > self._timeout:  # the others may have given this process up
             self._raise_what_is_noted(self._count)
-        return self._start(kind, tensor)
+        return self._start(kind, tensor, place_of_caller())
 
     def wait(self, operation: Operation) -> None:
         """Wait for the end of an operation, or for the failure of a process that does not come to it.
 
         Raises:
             RankError: if another process has failed and does not come to it.
-            RankLostError: if another process is gone, or does not come in time.
+            RankLostError: if another process is gone, does not come in time, or does something else.
         """
         if self._lost is not None:
             raise RankLostError(self._lost)
@@ -134,15 +102,16 @@ class Exchange:
     def _notes_after(self, num_failures: int) -> Any:
         return distributed.distributed_c10d.PrefixStore(f"grpo/{num_failures}", self._store)
 
-    def _start(self, kind: Kind, tensor: Tensor) -> Operation:
-        operation = Operation(self._count, kind, tensor, None)
+    def _start(self, kind: Kind, tensor: Tensor, place: str) -> Operation:
+        operation = Operation(self._count, kind, tensor, place)
         self._began_last = time.monotonic()
         self._count += 1
         self.num_bytes += tensor.nbytes
         try:
-            if kind == "gather" or tensor.nbytes * self._size <= SMALL:
-                operation.gathered = [torch.empty_like(tensor) for _ in range(self._size)]
-                operation.work = self._open.group.allgather([operation.gathered], [tensor])
+            if kind == "gather" or operation.is_labelled or tensor.nbytes * self._size <= SMALL:
+                message = operation.message
+                operation.gathered = [torch.empty_like(message) for _ in range(self._size)]
+                operation.work = self._open.group.allgather([operation.gathered], [message])
             else:
                 options = distributed.distributed_c10d.AllreduceOptions()
                 options.reduceOp = getattr(distributed.ReduceOp, kind)
@@ -166,7 +135,24 @@ class Exchange:
                 if time.monotonic() > deadline:
                     self._lose_those_missing(f"waits/{operation.index}", error)
         del self._open.under_way[operation.index]
+        operation.open()
+        if operation.is_labelled:
+            self._require_same(operation.labels)
         operation.end()
+
+    def _require_same(self, labels: list[bytes]) -> None:
+        """Lose all processes, with what each of two does, where they have come to different places."""
+        if labels.count(labels[0]) == len(labels):
+            return
+        first, *others = (label.decode(errors="replace").rstrip() for label in labels)
+        for rank, other in enumerate(others, start=1):
+            if what_of(other) != what_of(first):
+                self._lose(
+                    f"the processes do different things: rank 0 is at {described(first)}, rank {rank} at "
+                    f"{described(other)}. Give all of them the same trainer, run, folder, callbacks and Until, and "
+                    f"let what asks a World for sums do so on each of them, also where it has no samples",
+                    None,
+                )
 
     def _connect(self) -> None:
         """Meet the others."""
@@ -201,8 +187,8 @@ class Exchange:
         own = [self._open.under_way[index].form for index in range(failed_at, self._count)]
         self._meet("begun", json.dumps(own))
         begun = [json.loads(self._notes.get(f"begun/{rank}")) for rank in range(self._size)]
-        for kind, numel, dtype in max(begun, key=len)[len(own) :]:
-            self._start(kind, torch.zeros(numel, dtype=getattr(torch, dtype)))
+        for kind, numel, dtype, place in max(begun, key=len)[len(own) :]:
+            self._start(kind, torch.zeros(numel, dtype=getattr(torch, dtype)), place)
         for operation in list(self._open.under_way.values()):
             self._wait(operation, lambda: None)
         self._failed_at = None

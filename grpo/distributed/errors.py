@@ -27,4 +27,4 @@ class RankError(RuntimeError):
 
 
 class RankLostError(RuntimeError):
-    """Another process is gone or does not answer: this one cannot go on, and is to be started again with it."""
+    """Another process is gone, does not answer or does something else: this one starts again with it."""

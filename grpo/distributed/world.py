@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import pickle
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
 from itertools import count
@@ -15,14 +15,13 @@ import torch
 from torch import Tensor, distributed
 from torch.distributed.rendezvous import rendezvous
 
-from grpo.distributed._exchange import Exchange, Kind, Operation
+from grpo.distributed._exchange import Exchange
+from grpo.distributed._operation import SLOT, Kind, Operation
 from grpo.distributed.errors import RankError, RankLostError
 from grpo.distributed.seeds import derived_seed
 
 KNOWN = "is_known_to_other_processes"
 """Attribute of errors that the other processes were told of."""
-SLOT = 512
-"""Bytes of what a process tells the others at once; more takes a second exchange."""
 
 
 _numbers_of_worlds = count()
@@ -189,11 +188,28 @@ class World:
     def share(self, batch: Any) -> Any:
         """This process's part of a batch that all of them hold, by index: parts of consecutive entries, in order.
 
+        Of a sequence or an array it is one of the same kind, of any other batch, a data set of rows for instance, a
+        list of its entries.
+
+        Raises:
+            TypeError: if it is no batch.
+
         Example:
             >>> World().share([1, 2, 3])
             [1, 2, 3]
         """
-        return batch if self.is_alone else batch[self.part_of(len(batch))]
+        is_read_by_index = hasattr(batch, "__len__") and hasattr(batch, "__getitem__")
+        if not is_read_by_index or isinstance(batch, Mapping | str | bytes):
+            raise TypeError(
+                f"World.share got a {type(batch).__name__}, expected a batch whose entries are read by index, such as "
+                f"a list or a tensor of states: put them in a list first"
+            )
+        if self.is_alone:
+            return batch
+        part = self.part_of(len(batch))
+        if isinstance(batch, Tensor | list | tuple | range) or hasattr(batch, "__array__"):
+            return batch[part]
+        return [batch[index] for index in range(part.start, part.stop)]
 
     def part_of(self, count: int) -> slice:
         """Which of so many entries are this process's; sizes differ by one at the most."""

@@ -115,7 +115,7 @@ class PartWriter(CheckpointWriter):
 
     def _seen(self, name: str) -> Path:
         """The folder that the first process has made, which a network disk may show a little later."""
-        deadline = time.monotonic() + SECONDS_UNTIL_SEEN
+        deadline = time.monotonic() + min(SECONDS_UNTIL_SEEN, self._world.timeout / 2)  # others wait for this one
         while not (self.folder / name).is_dir():
             if time.monotonic() > deadline:
                 raise CheckpointError(

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from grpo.data._part_state import each_once
 from grpo.data._protocols import type_name
@@ -17,14 +16,6 @@ from grpo.data.state import is_stateful
 from grpo.distributed.seeds import derived_seed
 from grpo.distributed.world import World
 from grpo.runs._plain_data import to_plain
-
-
-def share_of(states: Any, world: World) -> Any:
-    """A process's part of the states of a step, by index; of a tensor a tensor, of any other batch a list."""
-    if isinstance(states, Tensor | list | tuple):
-        return world.share(states)
-    part = world.part_of(len(states))
-    return [states[index] for index in range(part.start, part.stop)]
 
 
 def require_same_source(source: Any, world: World) -> None:

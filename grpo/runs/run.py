@@ -25,7 +25,6 @@ from grpo.runs._shares import (
     begin_anew_what_is_of_a_rank,
     require_same_number,
     require_same_source,
-    share_of,
 )
 from grpo.runs._storage import CheckpointError
 from grpo.runs.callback import Callback, CallbackError, require_callbacks, tell, tell_error
@@ -203,7 +202,7 @@ class Run:
             return states  # the running environments of a sampler are this process's own
         check_states(states)
         self._num_states = len(states)
-        return share_of(states, self._world)
+        return self._world.share(states)
 
     @property
     def world(self) -> World:

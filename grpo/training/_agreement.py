@@ -7,6 +7,7 @@ import random
 import sys
 import warnings
 from collections.abc import Iterable, Mapping
+from dataclasses import fields, is_dataclass
 from typing import Any
 
 import torch
@@ -32,14 +33,11 @@ def check_world(world: object) -> World:
     return world
 
 
-def check_is_told_of_others(world: object, policy: object) -> None:
-    """Refuse a policy that averages gradients over processes by itself, and warn where a trainer does not know them.
+def check_is_not_averaged(policy: object) -> None:
+    """Refuse a policy that averages gradients over processes by itself.
 
     Raises:
         TypeError: if a module of the policy is, or holds, a ``DistributedDataParallel``.
-
-    Warns:
-        UserWarning: if this process is one of several, and the trainer was given no world.
     """
     modules = [module for part in modules_in(policy).values() for module in part.modules()]
     if any(isinstance(module, DistributedDataParallel) for module in modules):
@@ -48,6 +46,14 @@ def check_is_told_of_others(world: object, policy: object) -> None:
             f"if their shares were equal, and waits for ever where one has none: give it the module inside, "
             f"model.module, and the trainer world=grpo.World.from_environment(), which sums them"
         )
+
+
+def check_is_told_of_others(world: object) -> None:
+    """Warn where a trainer does not know of other processes.
+
+    Warns:
+        UserWarning: if this process is one of several, and the trainer was given no world.
+    """
     is_initialized = distributed.is_available() and distributed.is_initialized()
     size = distributed.get_world_size() if is_initialized else int(os.environ.get("WORLD_SIZE") or 1)
     if world is None and size > 1:
@@ -59,18 +65,34 @@ def check_is_told_of_others(world: object, policy: object) -> None:
 
 
 def check_same_settings(config: UpdateConfig, trainer: object, world: World) -> None:
-    """Raise a ValueError on all processes where trainers or their configs differ."""
+    """Raise a ValueError on all processes where trainers, their configs or worlds differ."""
+    names = type(config).model_fields.keys() - {"device"}  # each process has a GPU of its own
+    settings = {name: _text(getattr(config, name)) for name in sorted(names)}
+    _require_same({"trainer": type_name(trainer), "compare_every": str(world.compare_every), **settings}, world)
+
+
+def check_same_parts(parts: Mapping[str, object], world: World) -> None:
+    """Raise a ValueError on all processes where what trainers were given is of other kinds, or has other settings."""
+    _require_same({role: _text(part, inside=False) for role, part in parts.items()}, world)
+
+
+def check_same_optimizer(optimizer: torch.optim.Optimizer | None, world: World) -> None:
+    """Raise a ValueError on all processes where optimizers are of other kinds, or have other settings."""
+    groups = [] if optimizer is None else optimizer.param_groups
+    settings = [{**group, "params": f"{len(group['params'])} tensors"} for group in groups]
+    _require_same({"optimizer": " ".join(map(str, [type_name(optimizer), *settings]))}, world)
+
+
+def _require_same(settings: Mapping[str, str], world: World) -> None:
     if world.is_alone:
         return
-    names = type(config).model_fields.keys() - {"device"}  # each process has a GPU of its own
-    own = {"trainer": type_name(trainer), **{name: _text(getattr(config, name)) for name in sorted(names)}}
-    told = world.gather(own)
-    for name, value in own.items():
-        for rank, settings in enumerate(told):
-            if settings.get(name) != told[0].get(name):
+    told = world.gather(dict(settings))
+    for name in dict.fromkeys(name for each in told for name in each):
+        for rank, others in enumerate(told):
+            if others.get(name) != told[0].get(name):
                 raise ValueError(
-                    f"the processes train in different ways: {name} is {told[0].get(name, value)} on rank 0 and "
-                    f"{settings.get(name, 'missing')} on rank {rank}: construct the same trainer on all of them"
+                    f"the processes train in different ways: {name} is {told[0].get(name, 'missing')} on rank 0 and "
+                    f"{others.get(name, 'missing')} on rank {rank}: construct the same trainer on all of them"
                 )
 
 
@@ -78,13 +100,22 @@ def check_same_tensors(tensors: Mapping[str, Tensor], what: str, world: World, o
     """Raise a ValueError on all processes where tensors differ in name, form or value; parts are compared by form."""
     if world.is_alone:
         return
-    own = [(name, str(tensor.dtype), list(tensor.shape), _checksum(tensor)) for name, tensor in tensors.items()]
+    own = [(name, _form(tensor), _checksum(tensor)) for name, tensor in tensors.items()]
     told = world.gather(own)
     for rank, others in enumerate(told):
         if others != told[0]:
-            differing = [one[0] for one, other in zip(told[0], others, strict=False) if one != other]
+            differing = [
+                name if form == its_form else f"{name} ({form} and {its_form})"
+                for (name, form, checksum), (its_name, its_form, its_checksum) in zip(told[0], others, strict=False)
+                if (name, form, checksum) != (its_name, its_form, its_checksum)
+            ]
             names = ", ".join(differing[:3]) if differing else f"number: {len(told[0])} and {len(others)}"
             raise ValueError(f"{what} differ between rank 0 and rank {rank} in {names}{otherwise}")
+
+
+def _form(tensor: Tensor) -> str:
+    dtype = str(tensor.dtype).removeprefix("torch.")
+    return f"{dtype} {list(tensor.shape)}, {'trained' if tensor.requires_grad else 'not trained'}"
 
 
 def sample_apart(models: Iterable[object], world: World) -> None:
@@ -118,10 +149,17 @@ def _checksum(tensor: Tensor) -> list[int]:
     return checksum
 
 
-def _text(value: Any) -> str:
-    """A setting as text that does not depend on where objects lie in memory."""
-    if hasattr(value, "model_dump"):
-        return str({name: _text(getattr(value, name)) for name in type(value).model_fields})
+def _text(value: Any, *, inside: bool = True) -> str:
+    """A setting as text that does not depend on where objects lie in memory; of a part of others, its class."""
+    names = type(value).model_fields if hasattr(value, "model_dump") else _own_fields(value)
+    if names is not None:
+        return f"{type_name(value)}({', '.join(f'{name}={_text(getattr(value, name))}' for name in names)})"
     if hasattr(value, "__qualname__"):
         return str(value.__qualname__)
-    return type_name(value) if " object at 0x" in repr(value) else repr(value)
+    return repr(value) if inside and " object at 0x" not in repr(value) else type_name(value)
+
+
+def _own_fields(value: Any) -> list[str] | None:
+    """The fields of a dataclass of the core; another one may hold what is of its process."""
+    is_own = is_dataclass(value) and type(value).__module__.startswith("grpo.")
+    return [field.name for field in fields(value)] if is_own else None

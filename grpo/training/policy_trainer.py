@@ -24,7 +24,10 @@ from grpo.models._checks import check_parameters
 from grpo.models._evaluator import Evaluator
 from grpo.models.policy import ActionsT, ComputesTogether, PolicyModel, ReportsMetrics, StatesT
 from grpo.training._agreement import (
+    check_is_not_averaged,
     check_is_told_of_others,
+    check_same_optimizer,
+    check_same_parts,
     check_same_settings,
     check_same_tensors,
     check_world,
@@ -82,7 +85,8 @@ class PolicyTrainer(Generic[StatesT, ActionsT]):
         *,
         world: World | None = None,
     ) -> None:
-        check_is_told_of_others(world, policy)
+        check_is_not_averaged(policy)
+        check_is_told_of_others(world)
         self.world = check_world(world)
         check_same_settings(config, self, self.world)
         self._evaluator = self._evaluator_of(policy)
@@ -111,7 +115,11 @@ class PolicyTrainer(Generic[StatesT, ActionsT]):
         self._small_copies = Copies()
         doubles = any(parameter.dtype == torch.float64 for parameter in self._optimization.parameters.values())
         self._weights_dtype = torch.float64 if doubles else torch.float32
+        check_same_parts(self._models, self.world)
         self._check_same_policy("seed or load them alike on all processes before the trainer is made")
+        check_same_optimizer(self.optimizer, self.world)
+        fix = ": load it alike on all processes before the trainer is made"
+        check_same_tensors(reference_parameters or {}, "parameters of the reference policy", self.world, fix)
         self._join_world(list(self._models.values()))
 
     def __setattr__(self, name: str, value: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -10,7 +11,22 @@ from models import FunctionRewards, Quiet, TablePolicy
 from processes import answers_of_ranks, on_ranks
 from torch import Tensor, nn
 
-from grpo import GRPOConfig, GRPOTrainer, Needs, RankError, Terms, World
+from grpo import (
+    DPOConfig,
+    GroupRelative,
+    GRPOConfig,
+    GRPOObjective,
+    GRPOTrainer,
+    Needs,
+    OnlineDPOTrainer,
+    RankError,
+    Terms,
+    Trainer,
+    TrainerConfig,
+    World,
+    group_centered_advantages,
+    leave_one_out_advantages,
+)
 
 
 def rewards() -> FunctionRewards:
@@ -24,6 +40,9 @@ def with_other_settings(world: World, what: str) -> None:
             policy.logits[0, 0] += 1e-15
     if what == "dtype" and world.rank == 1:
         policy = TablePolicy(dtype=torch.float32)
+    if what == "trained" and world.rank == 1:
+        policy.logits.requires_grad_(False)
+    world.compare_every += world.rank if what == "compare_every" else 0
     GRPOTrainer(GRPOConfig(seed=world.rank if what == "seed" else 0), policy, rewards(), world=world)
 
 
@@ -31,8 +50,10 @@ def with_other_settings(world: World, what: str) -> None:
     ("what", "message"),
     [
         ("seed", "train in different ways: seed is 0 on rank 0 and 1 on rank 1: construct the same trainer"),
-        ("shape", "parameters of the policy differ between rank 0 and rank 1 in logits"),
-        ("dtype", "parameters of the policy differ between rank 0 and rank 1 in logits"),
+        ("compare_every", "compare_every is 100 on rank 0 and 101 on rank 1"),
+        ("shape", "parameters of the policy differ between rank 0 and rank 1 in logits (float64 ["),
+        ("dtype", "parameters of the policy differ between rank 0 and rank 1 in logits (float64 ["),
+        ("trained", ", trained and float64 ["),
         ("value", "parameters of the policy differ between rank 0 and rank 1 in logits"),
     ],
 )
@@ -40,6 +61,55 @@ def test_processes_that_differ(what: str, message: str) -> None:
     for _, error, _ in answers_of_ranks(2, with_other_settings, what):
         assert isinstance(error, ValueError)
         assert message in str(error)
+
+
+class Draws:
+    """A sampler that is not the policy."""
+
+    def sample(self, states: Any, num_actions_per_state: int, **kwargs: Any) -> Any:
+        return [[0] * num_actions_per_state for _ in states]
+
+
+class OtherRewards(FunctionRewards):
+    """Rewards of another class."""
+
+
+def with_other_parts(world: World, what: str) -> None:
+    policy, reference = TablePolicy(), TablePolicy()
+    other = world.rank == 1
+    if what == "weights of the reference" and other:
+        with torch.no_grad():
+            reference.logits += 1
+    function = leave_one_out_advantages if what == "estimator" and other else group_centered_advantages
+    parts: dict[str, Any] = {
+        "advantage_estimator": GroupRelative(function),
+        "objective": GRPOObjective(kl_coefficient=0.2 if what == "objective" and other else 0.1),
+        "reference_policy": None if what == "reference" and not other else reference,
+        "optimizer": torch.optim.SGD([policy.logits], lr=0.2 if what == "optimizer" and other else 0.1),
+        "sampler": Draws() if what == "sampler" and other else None,
+    }
+    if what == "reference":
+        parts["objective"] = GRPOObjective()
+    kind = OtherRewards if what == "rewards" and other else FunctionRewards
+    Trainer(TrainerConfig(), policy, kind(lambda state, action: 0.0), world=world, **parts)
+
+
+@pytest.mark.parametrize(
+    ("what", "message"),
+    [
+        ("estimator", r"advantage_estimator is GroupRelative\(.*group_centered.* on rank 0 and .*leave_one_out"),
+        ("objective", r"objective is GRPOObjective\(.*kl_coefficient=0.1,.* on rank 0 and .*kl_coefficient=0.2,"),
+        ("reference", "reference_policy is missing on rank 0 and TablePolicy on rank 1"),
+        ("weights of the reference", "parameters of the reference policy differ between rank 0 and rank 1 in logits"),
+        ("optimizer", "optimizer is SGD .*'lr': 0.1,.* on rank 0 and SGD .*'lr': 0.2,.* on rank 1"),
+        ("sampler", "sampler is PolicySampler on rank 0 and Draws on rank 1"),
+        ("rewards", "reward_model is FunctionRewards on rank 0 and OtherRewards on rank 1"),
+    ],
+)
+def test_processes_whose_parts_differ(what: str, message: str) -> None:
+    for _, error, _ in answers_of_ranks(2, with_other_parts, what):
+        assert isinstance(error, ValueError)
+        assert re.search(message, str(error))
 
 
 class Drifting(TablePolicy):
@@ -201,8 +271,11 @@ def test_a_process_of_several_that_is_told_of_no_world(monkeypatch: pytest.Monke
 def test_a_policy_that_averages_gradients_itself_is_refused() -> None:
     policy: Any = Normalised()
     policy.network = type("Wrapped", (nn.parallel.DistributedDataParallel,), {"__init__": nn.Module.__init__})()
-    with pytest.raises(TypeError, match=r"holds a DistributedDataParallel.*model\.module.*World\.from_environment"):
-        GRPOTrainer(GRPOConfig(), policy, rewards())
+    for wrapped in (policy, policy.network):
+        with pytest.raises(TypeError, match=r"holds a DistributedDataParallel.*model\.module.*World\.from_environment"):
+            GRPOTrainer(GRPOConfig(), wrapped, rewards())
+        with pytest.raises(TypeError, match="holds a DistributedDataParallel"):
+            OnlineDPOTrainer(DPOConfig(), wrapped, rewards(), wrapped)
 
 
 def on_devices_of_their_own(world: World) -> float:

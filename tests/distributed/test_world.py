@@ -6,14 +6,17 @@ import copy
 import os
 import pickle
 import time
+from contextlib import suppress
 from typing import Any
 
+import numpy
 import pytest
 import torch
 from processes import answers_of_ranks, on_ranks
 from torch._C._distributed_c10d import HashStore
 
-from grpo import RankError, RankLostError, World
+from grpo import RankError, RankLostError, UpdateConfig, World
+from grpo.training._agreement import check_same_settings
 
 
 def sums(world: World) -> Any:
@@ -60,6 +63,29 @@ def test_shares_are_consecutive_parts(count: int) -> None:
     assert [entry for part, _ in parts for entry in part] == list(range(count))
     assert all(part == of_tensor for part, of_tensor in parts)
     assert max(len(part) for part, _ in parts) - min(len(part) for part, _ in parts) <= 1
+
+
+class Rows:
+    """Rows as a data set has them, a slice of which is a dictionary of columns."""
+
+    def __len__(self) -> int:
+        return 5
+
+    def __getitem__(self, key: Any) -> Any:
+        return {"row": list(range(5))[key]}
+
+
+def test_a_share_of_a_data_set_is_a_list_of_its_rows() -> None:
+    world = World(HashStore(), 1, 2)
+    assert world.share(Rows()) == [{"row": 2}, {"row": 3}, {"row": 4}]
+    assert world.share(numpy.arange(4)).tolist() == [2, 3]
+
+
+@pytest.mark.parametrize("batch", [{"a": [1]}, {1, 2}, iter([1]), "text", 3])
+@pytest.mark.parametrize("world", [World(), World(HashStore(), 1, 2)])
+def test_what_cannot_be_shared_is_told(world: World, batch: Any) -> None:
+    with pytest.raises(TypeError, match=rf"World.share got a {type(batch).__name__}, expected a batch .*in a list"):
+        world.share(batch)
 
 
 def fails_sometimes(world: World, failing: int, before: int) -> Any:
@@ -139,6 +165,56 @@ def test_a_rank_that_dies_ends_the_others(size: int) -> None:
     for rank, (_, error, _) in enumerate(answers):
         assert isinstance(error, ProcessLookupError if rank == 1 else RankLostError)
         assert rank == 1 or "start all processes again" in str(error)
+
+
+def part_ways(world: World, what: str) -> None:
+    world.sum(torch.ones(2))
+    if what == "count":
+        world.sum(torch.ones(2 + world.rank))
+    elif what == "width":
+        world.sum(torch.ones(2, dtype=(torch.int64, torch.float64)[world.rank]))
+    elif what == "operation" and world.rank == 1:
+        world.agree()
+    elif what == "operation":
+        world.gather(1)
+    elif what == "place" and world.rank == 1:
+        check_same_settings(UpdateConfig(), None, world)
+    elif what == "place":
+        world.gather(1)
+    else:
+        assert what == "after a failure"
+        with suppress(KeyError, RankError), world.together():
+            if world.rank == 1:
+                raise KeyError("first")
+        part_ways(world, "count")
+
+
+@pytest.mark.parametrize(
+    ("what", "first", "second"),
+    [
+        ("count", "a sum of 2 float64 numbers in part_ways", "a sum of 3 float64 numbers in part_ways"),
+        ("width", "a sum of 2 int64 numbers in part_ways", "a sum of 2 float64 numbers in part_ways"),
+        ("operation", "an exchange in part_ways", "a maximum of 1 float64 numbers in part_ways"),
+        ("place", "an exchange in part_ways", "an exchange in grpo.training._agreement._require_same"),
+        ("after a failure", "a sum of 2 float64 numbers", "a sum of 3 float64 numbers"),
+    ],
+)
+def test_ranks_that_part_ways_are_told_where(what: str, first: str, second: str) -> None:
+    for _, error, _ in answers_of_ranks(2, part_ways, what, timeout=5.0):
+        assert isinstance(error, RankLostError)
+        assert f"do different things: rank 0 is at {first}" in str(error)
+        assert f"rank 1 at {second}" in str(error)
+
+
+def go_each_a_way_to_one_sum(world: World) -> float:
+    def elsewhere() -> float:
+        return world.sum(torch.ones(1)).item()
+
+    return elsewhere() if world.rank == 0 else world.sum(torch.ones(1)).item()
+
+
+def test_functions_may_differ_where_the_sum_is_one() -> None:
+    assert on_ranks(2, go_each_a_way_to_one_sum) == [2, 2]
 
 
 @pytest.mark.parametrize(

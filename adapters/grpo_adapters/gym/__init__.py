@@ -19,6 +19,7 @@ from grpo_adapters.gym.fragment_sampler import FragmentSampler
 from grpo_adapters.gym.image_networks import ImpalaCNN, NatureCNN
 from grpo_adapters.gym.joint_distribution import JointDistribution, distribution_for
 from grpo_adapters.gym.networks import MLP, ActorCriticMLP, RunningNormalization
+from grpo_adapters.gym.parallel_environments import ParallelVectorEnv
 from grpo_adapters.gym.policies import GymActorCritic, GymPolicy
 from grpo_adapters.gym.reward_models import EnvironmentReward
 from grpo_adapters.gym.rollout_files import ReplayDifference, replay, save_rollouts
@@ -50,6 +51,7 @@ __all__ = [
     "MultiCategorical",
     "NatureCNN",
     "ObservationEncoder",
+    "ParallelVectorEnv",
     "ReplayDifference",
     "RunningNormalization",
     "StateDependentExploration",

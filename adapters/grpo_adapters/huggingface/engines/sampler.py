@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import secrets
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from itertools import chain
 from typing import Any
 
 import httpx
@@ -179,18 +181,29 @@ class EngineSampler:
                     "engine/retries": float(servers.failures),
                 }
 
-    def _note_weights(self, policy: CausalLMPolicy) -> int:
-        """The number of the policy's weights, which counts how often they were found changed."""
+    def _note_weights(self, policy: CausalLMPolicy) -> str:
+        """The checksum of the policy's weights; how often they were found changed is counted."""
         current = checksum(changing_weights(policy.model))
         if current != self._checksum:
             self._checksum = current
             self._weights_version += 1
-        return self._weights_version
+        return current
 
     def join_world(self, world: World) -> None:
-        """Draw other completions than other processes do, where there is a seed."""
+        """Draw other completions than other processes do, where there is a seed, by weights of one name.
+
+        Raises:
+            ValueError: if processes share a server that one of them would let sleep while another still samples.
+        """
         if self.seed is not None:
             self.seed = world.own_seed(self.seed)
+        self._run = world.broadcast(self._run)
+        shared = [url for url, count in Counter(chain(*world.gather(self.urls))).items() if count > 1]
+        if shared and getattr(self.dialect, "sleep_level", None) is not None:
+            raise ValueError(
+                f"{shared[0]} is shared by several processes, one of which would let it sleep while another still "
+                f"samples: leave sleep_level out, or give each process a server of its own"
+            )
 
     def get_importance_correction(self) -> ImportanceCorrection:
         """Samples that the policy thinks more than three times as likely as the engine did are left out."""
@@ -219,7 +232,6 @@ class EngineSampler:
         self._calls = state_dict["calls"]
         self._weights_version = state_dict["weights_version"]
         self._checksum = state_dict["checksum"]
-        self._run = secrets.token_hex(4)  # the same number may be that of other weights from now on
 
 
 def _checked_url(url: str) -> str:

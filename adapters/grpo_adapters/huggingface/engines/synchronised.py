@@ -92,8 +92,7 @@ class Synchronised:
     async def _send(self, server: Server) -> None:
         start = time.monotonic()
         try:
-            await self.transfer.send(server, self.dialect, self.policy, self.version)
-            present = await self.dialect.versions(server)
+            present = await self._versions_after_sending(server)
         except StatusError as error:
             raise EngineWeightsError(
                 f"the weights could not be handed over ({error}): the server must have been started with the policy's "
@@ -103,6 +102,16 @@ class Synchronised:
             self.seconds += time.monotonic() - start
         if self.version not in present:
             raise WeightsLostError(f"{server.url} has the weights {', '.join(present)}, expected {self.version}")
+
+    async def _versions_after_sending(self, server: Server) -> set[str]:
+        try:
+            await self.transfer.send(server, self.dialect, self.policy, self.version)
+        except StatusError:
+            present = await self.dialect.versions(server)
+            if self.version not in present:  # else another process has sent the same just before
+                raise
+            return present
+        return await self.dialect.versions(server)
 
     async def _probe(self, server: Server) -> None:
         prompt = probe_prompt(self.policy)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import shutil
 import tempfile
 import weakref
@@ -57,14 +58,21 @@ class FolderTransfer:
     def _write(self, policy: CausalLMPolicy, version: str) -> Path:
         """The folder of these weights, which is there as a whole or not at all; that of the weights before goes."""
         target = self.folder / version
-        if not target.exists():
-            unfinished = self.folder / f"{version}.unfinished"
-            with _no_progress_bar():
-                policy.model.save_pretrained(unfinished)
+        if target.exists():
+            return target
+        unfinished = self.folder / f"{version}.{secrets.token_hex(4)}.unfinished"
+        with _no_progress_bar():
+            policy.model.save_pretrained(unfinished)
+        try:
             unfinished.rename(target)
-            if self._written is not None:
-                shutil.rmtree(self._written, ignore_errors=True)
-            self._written = target
+        except OSError:
+            shutil.rmtree(unfinished, ignore_errors=True)
+            if not target.exists():  # else another process has written the same
+                raise
+            return target
+        if self._written is not None:
+            shutil.rmtree(self._written, ignore_errors=True)
+        self._written = target
         return target
 
 

@@ -12,17 +12,17 @@ from torch import Tensor
 CHUNK = 2**22  # elements that are looked at together
 SCATTERING = 0x9E3779B97F4A7C15 - 2**64  # odd, its bits without a pattern: 2^64 over the golden ratio
 INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
-VERSION = re.compile(r"(anygrpo-[0-9a-f]{8})-\d+")
+VERSION = re.compile(r"(anygrpo-[0-9a-f]{8})-[0-9a-f]+")
 
 
-def version_name(run: str, number: int) -> str:
-    """The name of the weights of a run, told to servers.
+def version_name(run: str, checksum: str) -> str:
+    """The name of the weights of a run, told to servers; the same on all processes that have the same weights.
 
     Example:
-        >>> version_name("0f3a99c1", 7), run_of("anygrpo-0f3a99c1-7"), run_of("default")
-        ('anygrpo-0f3a99c1-7', 'anygrpo-0f3a99c1', None)
+        >>> version_name("0f3a99c1", "52"), run_of("anygrpo-0f3a99c1-52"), run_of("default")
+        ('anygrpo-0f3a99c1-52', 'anygrpo-0f3a99c1', None)
     """
-    return f"anygrpo-{run}-{number}"
+    return f"anygrpo-{run}-{checksum}"
 
 
 def run_of(version: str) -> str | None:

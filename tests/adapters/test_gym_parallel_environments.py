@@ -1,0 +1,176 @@
+"""A vector environment in several processes gives what one in a single process does."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from typing import Any
+
+import gymnasium
+import numpy as np
+import pytest
+from gymnasium.vector import AutoresetMode, SyncVectorEnv
+from numpy.typing import NDArray
+
+from grpo import PPOConfig, PPOTrainer
+from grpo_adapters.gym import (
+    EnvironmentFailedError,
+    EnvironmentReward,
+    FragmentSampler,
+    GymActorCritic,
+    ParallelVectorEnv,
+    evaluate,
+)
+
+
+def cart_poles(count: int) -> list[Callable[[], gymnasium.Env[Any, Any]]]:
+    return [lambda: gymnasium.make("CartPole-v1")] * count
+
+
+class Fails(gymnasium.Wrapper[Any, Any, Any, Any]):
+    """Raises in the third step of each episode, but the first time only."""
+
+    steps = 0
+
+    def step(self, action: Any) -> Any:
+        self.steps += 1
+        if self.steps == 3:
+            raise ArithmeticError("of an environment")
+        return super().step(action)
+
+
+def assert_same(left: Any, right: Any) -> None:
+    if isinstance(left, dict):
+        assert left.keys() == right.keys()
+        for name in left:
+            assert_same(left[name], right[name])
+    elif isinstance(left, tuple) or (isinstance(left, np.ndarray) and left.dtype == object):
+        assert len(left) == len(right)
+        for own, other in zip(left, right, strict=True):
+            assert_same(own, other)
+    else:
+        np.testing.assert_array_equal(left, right)
+
+
+@contextmanager
+def parallel(*arguments: Any, **options: Any) -> Iterator[ParallelVectorEnv]:
+    with closing(ParallelVectorEnv(*arguments, **options)) as envs:
+        yield envs
+
+
+@pytest.mark.parametrize("mode", list(AutoresetMode))
+@pytest.mark.parametrize("num_workers", [1, 3])
+def test_it_plays_as_a_synchronous_one(mode: AutoresetMode, num_workers: int) -> None:
+    generator = np.random.default_rng(0)
+    with (
+        closing(SyncVectorEnv(cart_poles(5), autoreset_mode=mode)) as sync,
+        parallel(cart_poles(5), num_workers, autoreset_mode=mode) as envs,
+    ):
+        assert_same(sync.reset(seed=3), envs.reset(seed=3))
+        num_ended = 0
+        for _ in range(80):
+            actions = generator.integers(0, 2, 5)
+            expected, came = sync.step(actions), envs.step(actions)
+            for own, other in zip(expected, came, strict=True):
+                assert_same(own, other)
+            done = expected[2] | expected[3]
+            num_ended += int(done.sum())
+            if mode is AutoresetMode.DISABLED and done.any():
+                masks: list[NDArray[np.bool_]] = [done.copy(), done.copy()]
+                assert_same(
+                    sync.reset(seed=[1, None, 2, 3, None], options={"reset_mask": masks[0]}),
+                    envs.reset(seed=[1, None, 2, 3, None], options={"reset_mask": masks[1]}),
+                )
+        assert num_ended > 5
+
+
+def test_training_and_evaluation_do_not_see_it() -> None:
+    def trained(envs: Any) -> list[float]:
+        sampler = FragmentSampler(envs, num_steps=16, environments_in_state="restart")
+        policy = GymActorCritic(sampler)
+        trainer = PPOTrainer(PPOConfig(batch_size=32), policy, EnvironmentReward())
+        metrics = [trainer.step(sampler.states) for _ in range(3)]
+        assert trainer.state_dict()
+        result = evaluate(policy, envs, num_episodes=6)
+        return [*(own["loss"] for own in metrics), *map(float, result.returns)]
+
+    with (
+        closing(SyncVectorEnv(cart_poles(4), autoreset_mode=AutoresetMode.SAME_STEP)) as sync,
+        parallel(cart_poles(4), 2) as envs,
+    ):
+        assert trained(sync) == trained(envs)
+
+
+@pytest.mark.parametrize("place", [0, 3])
+def test_an_environment_that_fails_is_named_and_the_next_rollout_starts_anew(place: int) -> None:
+    functions = cart_poles(4)
+    functions[place] = lambda: Fails(gymnasium.make("CartPole-v1"))
+    with parallel(functions) as envs:
+        sampler = FragmentSampler(envs, num_steps=8, seed=5, environments_in_state="restart")
+        policy = GymActorCritic(sampler)
+        message = rf"environment {place} \(seed {5 + place}\) raised ArithmeticError at step 2.*of an environment"
+        with pytest.raises(EnvironmentFailedError, match=message):
+            sampler.sample(policy, sampler.states, 1)
+        [[fragment], *_] = sampler.sample(policy, sampler.states, 1)
+        assert len(fragment) == 8
+
+
+class Tells(gymnasium.Wrapper[Any, Any, Any, Any]):
+    """Knows where it is."""
+
+    mark = 0
+
+    def process(self) -> int:
+        return os.getpid()
+
+    def plus(self, number: int) -> int:
+        return self.mark + number
+
+
+def test_a_process_that_is_gone_is_named() -> None:
+    with parallel([lambda: Tells(gymnasium.make("CartPole-v1"))] * 4) as envs:
+        envs.reset(seed=0)
+        here, also_here, there, also_there = envs.call("process")
+        assert here == also_here == os.getpid() != there == also_there
+        os.kill(there, signal.SIGKILL)
+        with pytest.raises(RuntimeError, match=r"process of environments 2 to 3 has ended \(exit code -9\).*anew"):
+            envs.step(np.zeros(4, dtype=np.int64))
+
+
+def test_environments_of_workers_answer_to_names() -> None:
+    with parallel([lambda: Tells(gymnasium.make("CartPole-v1", render_mode="rgb_array"))] * 3) as envs:
+        envs.reset(seed=0)
+        envs.set_attr("mark", [1, 2, 3])
+        assert envs.get_attr("mark") == (1, 2, 3)
+        assert envs.call("plus", 10) == (11, 12, 13)
+        assert [np.shape(picture) for picture in envs.render()] == [(400, 600, 3)] * 3
+
+
+class TellsALock(gymnasium.Wrapper[Any, Any, Any, Any]):
+    """What it tells stays in its process."""
+
+    def reset(self, **options: Any) -> Any:
+        return super().reset(**options)[0], {"lock": threading.Lock()}
+
+
+def test_what_cannot_be_sent_is_said() -> None:
+    with parallel([lambda: TellsALock(gymnasium.make("CartPole-v1"))] * 2) as envs:
+        with pytest.raises(RuntimeError, match=r"cannot be sent to another process: cannot pickle '_thread.lock'"):
+            envs.reset(seed=0)
+        assert envs.get_attr("_elapsed_steps") == (0, 0)
+
+
+def test_a_state_asks_for_a_restart() -> None:
+    with parallel(cart_poles(2)) as envs:
+        sampler = FragmentSampler(envs, num_steps=4)
+        with pytest.raises(TypeError, match="environments_in_state='restart'"):
+            sampler.state_dict()
+
+
+@pytest.mark.parametrize("num_workers", [0, 2, 5])
+def test_every_process_has_an_environment(num_workers: int) -> None:
+    with pytest.raises(ValueError, match=f"num_workers is {num_workers}, expected from 1 to 1"):
+        ParallelVectorEnv(cart_poles(2), num_workers)
