@@ -1,4 +1,4 @@
-"""Distributions over actions that are made of several, and which distribution a space has."""
+"""The distribution that an action space has, also where actions are made of several."""
 
 from __future__ import annotations
 

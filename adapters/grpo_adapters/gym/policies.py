@@ -35,7 +35,7 @@ from grpo_adapters.gym.stepwise import Decided
 from grpo_adapters.gym.trajectories import Trajectory, TrajectoryBatch
 from grpo_adapters.gym.windows import Remembered
 
-ROWS_AT_A_TIME = 512
+ROWS_AT_A_TIME = 128
 
 
 class GymPolicy(nn.Module):
@@ -357,8 +357,12 @@ class GymPolicy(nn.Module):
 
 
 def scaled_images(part: Tensor, dtype: torch.dtype) -> Tensor:
-    """Frames from 0 to 1; all else as it is."""
-    return part.to(dtype).div_(255) if part.dtype == torch.uint8 else part
+    """Frames from 0 to 1, with channels last in memory, where convolutions want them; all else as it is."""
+    if part.dtype != torch.uint8:
+        return part
+    is_channels_first = part.dim() == 4 and part.shape[1] < part.shape[3]
+    memory_format = torch.channels_last if is_channels_first else torch.preserve_format
+    return part.to(dtype, memory_format=memory_format).div_(255)
 
 
 def _normalization(encoder: ObservationEncoder) -> nn.Module:

@@ -1,4 +1,4 @@
-"""Exploration whose noise is a function of the state and stays the same for some steps."""
+"""Exploration whose noise is a function of the state."""
 
 from __future__ import annotations
 
