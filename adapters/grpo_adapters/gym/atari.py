@@ -7,7 +7,6 @@ from typing import Any
 import gymnasium
 from gymnasium.vector import AutoresetMode
 
-ale_py: Any
 try:
     import ale_py
 except ModuleNotFoundError:

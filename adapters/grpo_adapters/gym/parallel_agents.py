@@ -250,6 +250,7 @@ class ParallelAgents:
                 )
             if terminated or truncated:
                 after = player.features
+                assert after is not None
                 if not terminated or agent in observations:
                     after, _ = self._encoded(copy, agent, observations, step + 1)
                 self._group_of[agent].statistics.add(*player.end(after, terminated=terminated, step=step))

@@ -94,7 +94,7 @@ class Rollout(Sequence[Trajectory]):
             placed(self.observations.flatten(0, 1), device, dtype),
             self.decisions.flatten(0, 1).to(device),
             None if self.masks is None else self.masks.flatten(0, 1).to(device),
-            Segments(*self.rewards.shape, device),
+            Segments(self.rewards.shape[0], self.rewards.shape[1], device),
             Segments.of_lengths(self.lengths.to(device)),
             placed(self.next_observations, device, dtype),
             self.terminated.to(device),
