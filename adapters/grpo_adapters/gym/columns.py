@@ -73,7 +73,8 @@ class Columns:
         return f"Columns({ {name: [*part.shape] for name, part in self._parts.items()} })"
 
 
-FeatureTensors: TypeAlias = Tensor | Columns
+FeatureTensors: TypeAlias = Any
+"""A tensor, or :class:`Columns` where an observation has parts: whoever reads it knows which."""
 
 
 def tensors(features: NDArray[Any]) -> FeatureTensors:

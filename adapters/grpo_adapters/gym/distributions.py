@@ -176,7 +176,7 @@ class DiagonalGaussian(nn.Module):
         self.num_outputs = 2 * self.num_dimensions if state_dependent_std else self.num_dimensions
         self.sizes: list[int] = []
         self.initial_log_std = math.log(initial_std)
-        self.log_std: nn.Parameter | None = None
+        self.log_std: Any = None
         if not state_dependent_std:
             self.log_std = nn.Parameter(torch.full((self.num_dimensions,), self.initial_log_std))
         self.low, self.high, self.dtype = space.low, space.high, space.dtype

@@ -103,9 +103,7 @@ class GymPolicy(nn.Module):
         self.distribution = distribution(action_space)
         self.generator = torch.Generator().manual_seed(seed)
         self._world = World()
-        self.normalization: RunningNormalization | NormalizedColumns | None = (
-            _normalization(self.encoder) if normalize_observations else None
-        )
+        self.normalization: Any = _normalization(self.encoder) if normalize_observations else None
         self.trunk = default_trunk(observation_space, self.generator) if actor is None and trunk is None else trunk
         if hidden_sizes is None:
             hidden_sizes = (64, 64) if self.trunk is None and memory is None else ()
