@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+from importlib import import_module
 from typing import Any
 
 import gymnasium
 from gymnasium.vector import AutoresetMode
 
-ale_py: Any
-try:
-    import ale_py
-except ModuleNotFoundError:
-    ale_py = None
+ale_py: Any = None
+with suppress(ModuleNotFoundError):
+    ale_py = import_module("ale_py")
 
 
 def atari_environments(

@@ -161,7 +161,9 @@ def convolution(
     nn.init.orthogonal_(layer.weight, HIDDEN_GAIN, generator=generator)
     assert layer.bias is not None
     nn.init.zeros_(layer.bias)
-    return layer.to(memory_format=torch.channels_last)
+    with torch.no_grad():
+        layer.weight.data = layer.weight.contiguous(memory_format=torch.channels_last)
+    return layer
 
 
 @torch.no_grad()

@@ -24,6 +24,7 @@ from grpo_adapters.gym.networks import (
     ActorCriticMLP,
     NormalizedColumns,
     RunningNormalization,
+    scaled_images,
 )
 from grpo_adapters.gym.spaces import ObservationEncoder, spaces_of
 from grpo_adapters.gym.state_dependent_exploration import StateDependentExploration
@@ -84,7 +85,7 @@ class GymPolicy(nn.Module):
         self.distribution = distribution(action_space)
         self.generator = torch.Generator().manual_seed(seed)
         self._world = World()
-        self.normalization = _normalization(self.encoder) if normalize_observations else None
+        self.normalization: Any = _normalization(self.encoder) if normalize_observations else None
         self.trunk = default_trunk(observation_space, self.generator) if actor is None and trunk is None else trunk
         if hidden_sizes is None:
             hidden_sizes = (64, 64) if self.trunk is None else ()
@@ -126,7 +127,8 @@ class GymPolicy(nn.Module):
 
     def _two_features(self) -> FeatureTensors:
         zeros = np.zeros((2, *self.encoder.shape), dtype=self.encoder.dtype)
-        return self.features(placed(tensors(zeros), self.device, self.dtype))
+        features: FeatureTensors = self.features(placed(tensors(zeros), self.device, self.dtype))
+        return features
 
     @torch.no_grad()
     def _shape_for_two(self, role: str, network: nn.Module, features: FeatureTensors) -> tuple[int, ...]:
@@ -248,7 +250,7 @@ class GymPolicy(nn.Module):
         """Move the running normalisation, if there is one; of a process without samples the batch tells nothing."""
         if self.normalization is not None:
             nothing = tensors(np.zeros((0, *self.encoder.shape), dtype=self.encoder.dtype))
-            self.normalization.update(self._scaled(getattr(batch, "observations", nothing)), self._world)
+            self.normalization.update(getattr(batch, "observations", nothing), self._world)
 
     def get_extra_state(self) -> Tensor:
         """The state of the random generator, uint8, which ``state_dict`` holds beside parameters and buffers."""
@@ -262,15 +264,6 @@ class GymPolicy(nn.Module):
         """Weights without the state of a generator leave the policy its own."""
         state_dict.setdefault(f"{prefix}_extra_state", self.get_extra_state())
         super()._load_from_state_dict(state_dict, prefix, *args)
-
-
-def scaled_images(part: Tensor, dtype: torch.dtype) -> Tensor:
-    """Frames from 0 to 1, with channels last in memory, where convolutions want them; all else as it is."""
-    if part.dtype != torch.uint8:
-        return part
-    is_channels_first = part.dim() == 4 and part.shape[1] < part.shape[3]
-    memory_format = torch.channels_last if is_channels_first else torch.preserve_format
-    return part.to(dtype, memory_format=memory_format).div_(255)
 
 
 def _normalization(encoder: ObservationEncoder) -> nn.Module:
@@ -326,7 +319,7 @@ class GymActorCritic(GymPolicy):
             num_inputs, num_outputs = math.prod(self.encoder.shape), self.distribution.num_outputs
             self.actor = ActorCriticMLP(num_inputs, hidden_sizes, num_outputs, generator=self.generator)
             return
-        if critic is None:
+        if self.critic is None:
             num_inputs = math.prod(self._unit_shape)
             self.critic = MLP(num_inputs, hidden_sizes, 1, output_gain=VALUE_GAIN, generator=self.generator)
         fix = "one value is expected for each, [n] or [n, 1]: end the network with one output"

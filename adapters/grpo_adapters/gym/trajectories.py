@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from grpo import Segments
-from grpo_adapters.gym.columns import FeatureTensors, joined, placed
+from grpo_adapters.gym.columns import joined, placed
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,11 +27,11 @@ class Trajectory:
         masks: which choices were allowed at each step, bool [T, ...]; None where all were.
     """
 
-    observations: FeatureTensors
+    observations: Any
     decisions: Tensor
     rewards: Tensor
     episode_lengths: tuple[int, ...]
-    next_observations: FeatureTensors
+    next_observations: Any
     terminated: Tensor
     masks: Tensor | None = None
 
@@ -65,12 +66,12 @@ class TrajectoryBatch:
 
     def __init__(
         self,
-        observations: FeatureTensors,
+        observations: Any,
         decisions: Tensor,
         masks: Tensor | None,
         samples: Segments | None = None,
         episodes: Segments | None = None,
-        next_observations: FeatureTensors | None = None,
+        next_observations: Any = None,
         terminated: Tensor | None = None,
     ) -> None:
         self.observations = observations
