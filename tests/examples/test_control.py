@@ -21,6 +21,7 @@ import tyro
 import cartpole_grpo
 import fruit_from_pixels
 import lunarlander_ppo
+import masked_cartpole
 import tictactoe
 import toy_environments
 
@@ -93,6 +94,14 @@ def cartpole(folder: Path) -> str:
     return here(cartpole_grpo.main, cartpole_grpo, folder, options)
 
 
+def masked(folder: Path) -> str:
+    options = masked_cartpole.Options(memories=("gru", "none"), steps=500, seeds=(0,))
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(io.StringIO()) as printed:
+        patch.chdir(folder)
+        masked_cartpole.main(options)
+    return printed.getvalue()
+
+
 def lunarlander(folder: Path, algorithm: str) -> str:
     return here(lunarlander_ppo.train, lunarlander_ppo, folder, algorithm=algorithm, steps=1000, seeds=1)
 
@@ -155,6 +164,13 @@ def test_fruit_from_pixels_learns_a_step_and_tells_what_it_reached(
     monkeypatch.setattr("torch.set_num_threads", lambda number: None)
     fruit_from_pixels.main(seeds=1, steps=1000, episodes=2)
     assert re.search(r"untrained policy: .*\nseed 0, 1,000 steps in \d+ s: .* over 2 episodes", capsys.readouterr().out)
+
+
+def test_a_memory_and_none(tmp_path: Path) -> None:
+    output = masked(tmp_path)
+    assert re.findall(r"(\w+), seed 0, 500 steps: .* over 100 episodes", output) == ["gru", "none"]
+    for name in ("gru", "none"):
+        assert len(lines_of(tmp_path / "outputs" / "masked-cartpole" / f"{name}-0" / "metrics.jsonl")) == 2
 
 
 @pytest.mark.parametrize("command", [lunarlander_ppo.play, tictactoe.evaluate, tictactoe.play])

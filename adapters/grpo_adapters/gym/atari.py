@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
-from importlib import import_module
 from typing import Any
 
 import gymnasium
 from gymnasium.vector import AutoresetMode
 
-ale_py: Any = None
-with suppress(ModuleNotFoundError):
-    ale_py = import_module("ale_py")
+try:
+    import ale_py
+except ModuleNotFoundError:
+    ale_py = None
 
 
 def atari_environments(

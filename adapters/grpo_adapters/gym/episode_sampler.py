@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import gymnasium
 import numpy as np
@@ -16,13 +16,13 @@ from grpo import NonFiniteError
 from grpo_adapters.gym.actions import one_by_one
 from grpo_adapters.gym.checks import allows_something, check_seed, check_state, not_finite, nothing_allowed
 from grpo_adapters.gym.columns import FeatureTensors, finite_rows, placed, tensors
+from grpo_adapters.gym.memory_records import beginning, begun_anew, check_remembered, stacked
+from grpo_adapters.gym.memory_states import rows_of
 from grpo_adapters.gym.spaces import Features, ObservationEncoder, check_same_spaces, spaces_of
 from grpo_adapters.gym.statistics import EpisodeStatistics
+from grpo_adapters.gym.stepwise import StepwisePolicy
 from grpo_adapters.gym.trajectories import Trajectory
 from grpo_adapters.gym.vector_environments import EnvironmentFailedError
-
-if TYPE_CHECKING:
-    from grpo_adapters.gym.policies import GymPolicy
 
 NOISE_STEPS = 256
 
@@ -107,7 +107,7 @@ class EpisodeSampler:
 
     @torch.no_grad()
     def sample(
-        self, policy: GymPolicy, states: Sequence[int], num_actions_per_state: int, **kwargs: Any
+        self, policy: StepwisePolicy, states: Sequence[int], num_actions_per_state: int, **kwargs: Any
     ) -> list[list[Trajectory]]:
         """A group of episodes from each seed.
 
@@ -133,7 +133,7 @@ class EpisodeSampler:
             episodes[start : start + num_actions_per_state] for start in range(0, len(episodes), num_actions_per_state)
         ]
 
-    def _play(self, policy: GymPolicy, seeds: Sequence[int]) -> list[Trajectory]:
+    def _play(self, policy: StepwisePolicy, seeds: Sequence[int]) -> list[Trajectory]:
         """An episode from each seed."""
         waiting = deque(_Episode(seed, policy.distribution.sizes) for seed in seeds)
         episodes = list(waiting)
@@ -142,6 +142,7 @@ class EpisodeSampler:
             episode.start(environment, self.encoder)
         noise: Iterator[torch.Tensor] = iter(())
         device, dtype = policy.device, policy.dtype
+        memory = beginning(policy, len(playing))
         while playing:
             step_noise = next(noise, None)
             if step_noise is None:
@@ -149,22 +150,33 @@ class EpisodeSampler:
                 step_noise = next(noise)
             observations = tensors(np.stack([episode.observations[-1] for _, episode in playing]))
             masks = _stacked([episode.masks[-1] for _, episode in playing], policy.distribution.sizes)
-            decisions = policy.decide(
+            if memory is not None:
+                for row, (_, episode) in enumerate(playing):
+                    episode.store_memory(policy, memory, row)
+            decided = policy.decide(
                 placed(observations, device, dtype),
                 step_noise[: len(playing)],
                 None if masks is None else masks.to(device),
-            ).decisions.cpu()
+                memory,
+            )
+            check_remembered(policy, memory, decided.memory)
+            decisions = decided.decisions.cpu()
             actions = one_by_one(policy.distribution.actions(decisions))
+            going_on: list[tuple[int, bool]] = []
             still_playing = []
-            for (environment, episode), decision, action in zip(playing, decisions, actions, strict=True):
-                if not episode.step(environment, self.encoder, decision, action):
-                    still_playing.append((environment, episode))
-                    continue
-                if waiting:
+            for row, (environment, episode) in enumerate(playing):
+                is_over = episode.step(environment, self.encoder, decisions[row], actions[row])
+                if is_over:
+                    if not waiting:
+                        continue
                     episode = waiting.popleft()
                     episode.start(environment, self.encoder)
-                    still_playing.append((environment, episode))
+                still_playing.append((environment, episode))
+                going_on.append((row, is_over))
             playing = still_playing
+            if decided.memory is not None and playing:
+                rows, begun = zip(*going_on, strict=True)
+                memory = begun_anew(policy, rows_of(decided.memory, list(rows)), np.array(begun))
         return _trajectories(episodes)
 
 
@@ -178,6 +190,8 @@ class _Episode:
     masks: list[NDArray[np.bool_] | None] = field(default_factory=list)
     decisions: list[torch.Tensor] = field(default_factory=list)
     rewards: list[float] = field(default_factory=list)
+    memory_steps: list[int] = field(default_factory=list)
+    memories: list[Any] = field(default_factory=list)
     terminated: bool = False
 
     def start(self, environment: gymnasium.Env[Any, Any], encoder: ObservationEncoder) -> None:
@@ -187,6 +201,12 @@ class _Episode:
         except Exception as error:
             raise EnvironmentFailedError(self._failed(error, "reset")) from error
         self._observe(encoder.single(observation), info, is_over=False)
+
+    def store_memory(self, policy: Any, memory: Any, row: int) -> None:
+        """Note what is remembered before the next step, where a row may begin."""
+        if policy.keeps_memory_at(len(self.rewards)):
+            self.memory_steps.append(len(self.rewards))
+            self.memories.append(rows_of(memory, slice(row, row + 1)))
 
     def step(
         self, environment: gymnasium.Env[Any, Any], encoder: ObservationEncoder, decision: torch.Tensor, action: Any
@@ -231,6 +251,7 @@ class _Episode:
             next_observations=tensors(np.stack([last])),
             terminated=torch.tensor([self.terminated]),
             masks=_stacked(self.masks, self.sizes),
+            memory=stacked(self.memory_steps, self.memories),
         )
 
 

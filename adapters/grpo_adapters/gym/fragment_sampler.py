@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -12,17 +12,18 @@ from gymnasium.vector import AutoresetMode
 from numpy.typing import NDArray
 
 from grpo import World
-from grpo_adapters.gym.checks import check_finite, check_masks, check_state, check_successors
+from grpo_adapters.gym.checks import check_finite, check_masks, check_state, check_successors, seed_from
 from grpo_adapters.gym.columns import FeatureTensors, from_plain, placed, plain, tensors
 from grpo_adapters.gym.episode_sampler import EpisodeSampler
+from grpo_adapters.gym.memory_records import MemoryRecord, carried_on
+from grpo_adapters.gym.memory_states import map_state
 from grpo_adapters.gym.plain_state import new_array
 from grpo_adapters.gym.spaces import Features, check_same_spaces
 from grpo_adapters.gym.statistics import EpisodeStatistics
+from grpo_adapters.gym.stepwise import StepwisePolicy
 from grpo_adapters.gym.trajectories import Trajectory
 from grpo_adapters.gym.vector_environments import Transition, VectorEnvironments
-
-if TYPE_CHECKING:
-    from grpo_adapters.gym.policies import GymPolicy
+from grpo_adapters.gym.windows import StoredMemory
 
 
 class FragmentSampler:
@@ -93,6 +94,7 @@ class FragmentSampler:
         self.statistics = EpisodeStatistics()
         self._statistics_before = self.statistics.state_dict()
         self._observations: Features | None = None
+        self._memory: Any = None
         self._returns = np.zeros(len(self.states))
         self._lengths = np.zeros(len(self.states), dtype=np.int64)
 
@@ -144,7 +146,7 @@ class FragmentSampler:
         fragments had been cut there already, and their value bootstrapped; episodes that are cut do not count.
         """
         if self.environments_in_state == "restart":
-            self._next_seed = _seed_from(self._seed, step)
+            self._next_seed = seed_from(self._seed, step)
             self._forget_episodes()
 
     def state_dict(self) -> dict[str, Any]:
@@ -166,6 +168,7 @@ class FragmentSampler:
         return {
             **state,
             "environments": self.environments.state_dict(LEFT_ALONE),
+            "memory": None if self._memory is None else map_state(torch.clone, self._memory),
             "observations": None if self._observations is None else plain(self._observations),
             "returns": torch.tensor(self._returns),
             "lengths": torch.tensor(self._lengths),
@@ -181,7 +184,7 @@ class FragmentSampler:
             RuntimeError: if an environment did not take back the state that it told itself.
         """
         does_restart = self.environments_in_state == "restart"
-        own = {"next_seed"} if does_restart else {"environments", "observations", "returns", "lengths"}
+        own = {"next_seed"} if does_restart else {"environments", "memory", "observations", "returns", "lengths"}
         check_state(state_dict, {"kind", "num_envs", "statistics"} | own, self)
         expected, came = (len(self.states), type(self.envs).__name__), (state_dict["num_envs"], state_dict["kind"])
         if came != expected:
@@ -206,6 +209,8 @@ class FragmentSampler:
             raise
         observations = state_dict["observations"]
         self._observations = None if observations is None else from_plain(observations, self.environments.encoder.dtype)
+        memory = state_dict["memory"]
+        self._memory = None if memory is None else map_state(torch.clone, memory)
         self._returns = new_array(state_dict["returns"])
         self._lengths = new_array(state_dict["lengths"])
 
@@ -214,11 +219,11 @@ class FragmentSampler:
             return self._next_seed
         if not self.environments.were_reset:
             return self._seed
-        return _seed_from(self._seed, int(self.get_metrics()["num_episodes"]), 1)
+        return seed_from(self._seed, int(self.get_metrics()["num_episodes"]), 1)
 
     @torch.no_grad()
     def sample(
-        self, policy: GymPolicy, states: Sequence[int], num_actions_per_state: int, **kwargs: Any
+        self, policy: StepwisePolicy, states: Sequence[int], num_actions_per_state: int, **kwargs: Any
     ) -> list[list[Trajectory]]:
         """The next fragment of each environment.
 
@@ -243,22 +248,26 @@ class FragmentSampler:
             observations = self._start()
         rollout = _Rollout(self.num_steps, observations)
         shape, device, dtype = (self.num_steps, len(self.states)), policy.device, policy.dtype
+        record = MemoryRecord(policy, carried_on(policy, self._memory, len(self.states)), begins=self._lengths == 0)
         noise = policy.distribution.noise(shape, policy.generator).to(device)
         for step, step_noise in enumerate(noise):
             masks = self.environments.masks
-            decisions = policy.decide(
+            record.store(step)
+            decided = policy.decide(
                 placed(rollout.store_observations(step, observations), device, dtype),
                 step_noise,
                 None if masks is None else rollout.store_masks(step, masks).to(device),
-            ).decisions
-            transition = self.environments.step(policy.distribution.actions(decisions))
-            rollout.store(step, decisions, transition)
+                record.memory,
+            )
+            transition = self.environments.step(policy.distribution.actions(decided.decisions))
+            rollout.store(step, decided.decisions, transition)
+            record.follow(decided.memory, transition.done | ~transition.real)
             observations = transition.observations
         rollout.check(transition.next_observations, policy.distribution.sizes, self.environments.seed)
-        fragments = rollout.trajectories(transition.next_observations)
+        fragments = rollout.trajectories(transition.next_observations, record)
         for slot, fragment in enumerate(fragments):
             self._count(slot, fragment, num_ended=int(rollout.done[:, slot].sum()))
-        self._observations = observations
+        self._observations, self._memory = observations, record.memory
         return [[fragment] for fragment in fragments]
 
     def _check(self, states: Sequence[int], num_actions_per_state: int) -> None:
@@ -280,7 +289,7 @@ class FragmentSampler:
         return self.environments.reset(seed)
 
     def _forget_episodes(self) -> None:
-        self._observations = None
+        self._observations = self._memory = None
         self._returns[:] = 0
         self._lengths[:] = 0
 
@@ -296,11 +305,6 @@ class FragmentSampler:
 
 LEFT_ALONE = (FragmentSampler, EpisodeSampler)
 """What an opponent that is a policy may hold, and is not an environment's own."""
-
-
-def _seed_from(*numbers: int) -> int:
-    """A seed of 31 bits that follows from these."""
-    return int(np.random.SeedSequence(numbers).generate_state(1)[0] >> 1)
 
 
 class _Rollout:
@@ -358,11 +362,15 @@ class _Rollout:
         if self.masks is not None:
             check_masks(self.masks.numpy(), self.real, sizes, seed)
 
-    def trajectories(self, last: Features) -> list[Trajectory]:
+    def trajectories(self, last: Features, record: MemoryRecord) -> list[Trajectory]:
         """One for each environment; ``last`` are the successors of the last step."""
         decisions = torch.stack(self.decisions).cpu()
         observations = self._observations_of_real_steps()
-        return [self._trajectory(slot, own, decisions[:, slot], last[slot]) for slot, own in enumerate(observations)]
+        stored = record.stored(self.real)
+        return [
+            self._trajectory(slot, own, decisions[:, slot], last[slot], stored[slot])
+            for slot, own in enumerate(observations)
+        ]
 
     def _observations_of_real_steps(self) -> tuple[FeatureTensors, ...]:
         """Those of each environment, closed up in the memory where they are."""
@@ -375,7 +383,12 @@ class _Rollout:
         return fragments
 
     def _trajectory(
-        self, slot: int, observations: FeatureTensors, decisions: torch.Tensor, last: Features
+        self,
+        slot: int,
+        observations: FeatureTensors,
+        decisions: torch.Tensor,
+        last: Features,
+        memory: StoredMemory | None,
     ) -> Trajectory:
         real = self.real[:, slot]
         steps = torch.from_numpy(np.flatnonzero(real))
@@ -395,4 +408,5 @@ class _Rollout:
             next_observations=tensors(np.stack(successors)),
             terminated=torch.tensor(terminated),
             masks=None if self.masks is None else self.masks[steps, slot],
+            memory=memory,
         )

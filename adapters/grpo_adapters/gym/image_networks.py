@@ -161,8 +161,7 @@ def convolution(
     nn.init.orthogonal_(layer.weight, HIDDEN_GAIN, generator=generator)
     assert layer.bias is not None
     nn.init.zeros_(layer.bias)
-    with torch.no_grad():
-        layer.weight.data = layer.weight.contiguous(memory_format=torch.channels_last)
+    layer.weight.data = layer.weight.data.contiguous(memory_format=torch.channels_last)
     return layer
 
 
