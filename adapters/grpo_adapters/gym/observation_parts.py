@@ -111,7 +111,8 @@ class ObservationPart:
                 f"{self._where('an observation')} came in shape {list(given.shape[1:])}, expected {list(self.shape)}, "
                 f"as its space says{self._layout_hint(given.shape[1:])}: {self._transform}"
             )
-        return given.astype(self.dtype, copy=False)
+        converted: NDArray[Any] = given.astype(self.dtype, copy=False)
+        return converted
 
     def _layout_hint(self, came: tuple[int, ...]) -> str:
         is_mixed = is_image(self.space) and len(came) > 2 and sorted(came) == sorted(self.shape)

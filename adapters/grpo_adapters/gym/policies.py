@@ -26,6 +26,7 @@ from grpo_adapters.gym.networks import (
     ActorCriticMLP,
     NormalizedColumns,
     RunningNormalization,
+    scaled_images,
 )
 from grpo_adapters.gym.players import decide_once
 from grpo_adapters.gym.row_checks import NUM_ROWS, check_rows, within_reach
@@ -341,8 +342,7 @@ class GymPolicy(nn.Module):
         """Move the running normalisation, if there is one; of a process without samples the batch tells nothing."""
         if self.normalization is not None:
             nothing = tensors(np.zeros((0, *self.encoder.shape), dtype=self.encoder.dtype))
-            seen: Any = self._scaled(getattr(batch, "observations", nothing))
-            self.normalization.update(seen, self._world)
+            self.normalization.update(getattr(batch, "observations", nothing), self._world)
 
     def get_extra_state(self) -> Tensor:
         """The state of the random generator, uint8, which ``state_dict`` holds beside parameters and buffers."""
@@ -356,15 +356,6 @@ class GymPolicy(nn.Module):
         """Weights without the state of a generator leave the policy its own."""
         state_dict.setdefault(f"{prefix}_extra_state", self.get_extra_state())
         super()._load_from_state_dict(state_dict, prefix, *args)
-
-
-def scaled_images(part: Tensor, dtype: torch.dtype) -> Tensor:
-    """Frames from 0 to 1, with channels last in memory, where convolutions want them; all else as it is."""
-    if part.dtype != torch.uint8:
-        return part
-    is_channels_first = part.dim() == 4 and part.shape[1] < part.shape[3]
-    memory_format = torch.channels_last if is_channels_first else torch.preserve_format
-    return part.to(dtype, memory_format=memory_format).div_(255)
 
 
 def _normalization(encoder: ObservationEncoder) -> RunningNormalization | NormalizedColumns:
@@ -430,7 +421,7 @@ class GymActorCritic(GymPolicy):
             num_inputs, num_outputs = math.prod(self.encoder.shape), self.distribution.num_outputs
             self.actor = ActorCriticMLP(num_inputs, hidden_sizes, num_outputs, generator=self.generator)
             return
-        if critic is None:
+        if self.critic is None:
             num_inputs = math.prod(self._unit_shape)
             self.critic = MLP(num_inputs, hidden_sizes, 1, output_gain=VALUE_GAIN, generator=self.generator)
         assert self.critic is not None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from gymnasium import spaces
@@ -51,7 +52,7 @@ class StateDependentExploration(DiagonalGaussian):
                 raise ValueError(f"{name} is {value}, expected at least 1")
         self.num_latents, self.resample_every = num_latents, resample_every
         std = initial_std / math.sqrt(num_latents)
-        self.log_std = nn.Parameter(torch.full((num_latents, self.num_dimensions), math.log(std)))
+        self.log_std: Any = nn.Parameter(torch.full((num_latents, self.num_dimensions), math.log(std)))
         self.num_outputs = self.num_dimensions + num_latents
 
     def noise(self, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
