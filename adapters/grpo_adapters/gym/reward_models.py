@@ -11,18 +11,22 @@ from torch import Tensor
 from grpo import World
 from grpo_adapters.gym.checks import check_state
 from grpo_adapters.gym.networks import RunningNormalization
-from grpo_adapters.gym.trajectories import Trajectory
+from grpo_adapters.gym.trajectories import Rollout, Trajectory
 
 
 class EnvironmentReward:
     """The rewards of the steps, as the environments gave them. A reward model for :class:`GymPolicy`."""
 
     def __init__(self) -> None:
-        self._device = torch.device("cpu")
+        self._device: torch.device | None = None
 
     def compute_rewards(self, states: Any, actions: Sequence[Trajectory]) -> Tensor:
         """Rewards of all steps end to end, [D]."""
-        return torch.cat([trajectory.rewards for trajectory in actions]).to(self._device)
+        if isinstance(actions, Rollout):
+            rewards = actions.rewards.flatten()
+        else:
+            rewards = torch.cat([trajectory.rewards for trajectory in actions])
+        return rewards.to(self._device)
 
     def train(self) -> None:
         """Nothing to switch."""
@@ -31,7 +35,7 @@ class EnvironmentReward:
         """Nothing to switch."""
 
     def to(self, device: torch.device | str) -> None:
-        """Give the rewards on this device."""
+        """Give the rewards on this device, and not where they were."""
         self._device = torch.empty(0, device=device).device
 
 
