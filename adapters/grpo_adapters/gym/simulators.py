@@ -29,13 +29,21 @@ class Simulator(Protocol):
 
     Attributes:
         num_envs: n.
-        single_observation_space: of one environment, a Box.
+        single_observation_space: of one environment, a Box; an attribute will do.
         single_action_space: of one environment.
     """
 
     num_envs: int
-    single_observation_space: gymnasium.Space[Any]
-    single_action_space: gymnasium.Space[Any]
+
+    @property
+    def single_observation_space(self) -> gymnasium.Space[Any]:
+        """Of one environment."""
+        ...
+
+    @property
+    def single_action_space(self) -> gymnasium.Space[Any]:
+        """Of one environment."""
+        ...
 
     def reset(self, *, seed: int | None = None) -> tuple[Tensor, dict[str, Any]]:
         """Begin all episodes anew: observations [n, *shape] and an info.

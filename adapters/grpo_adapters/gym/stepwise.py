@@ -37,16 +37,25 @@ class StepwisePolicy(Protocol):
     ``keeps_memory_at(step)``, whether the memory before a step of a rollout is stored in the trajectories.
 
     Attributes:
-        observation_space: of one environment.
-        action_space: of one environment.
-        distribution: what its decisions mean.
         generator: of its noise.
     """
 
-    observation_space: gymnasium.Space[Any]
-    action_space: gymnasium.Space[Any]
-    distribution: ActionDistribution
     generator: torch.Generator
+
+    @property
+    def observation_space(self) -> gymnasium.Space[Any]:
+        """Of one environment."""
+        ...
+
+    @property
+    def action_space(self) -> gymnasium.Space[Any]:
+        """Of one environment."""
+        ...
+
+    @property
+    def distribution(self) -> ActionDistribution:
+        """What its decisions mean."""
+        ...
 
     @property
     def device(self) -> torch.device:
