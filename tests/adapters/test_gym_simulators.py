@@ -74,7 +74,7 @@ def test_rollouts_are_those_of_environments_one_by_one(num_steps: int) -> None:
             assert all(torch.equal(getattr(own, name), getattr(other, name)) for name in ("observations", "rewards"))
             assert torch.equal(own.next_observations, other.next_observations)
             assert torch.equal(own.terminated, other.terminated)
-        one_by_one = TrajectoryBatch.of(list(came.actions), torch.device("cpu"), torch.float32)
+        one_by_one: Any = TrajectoryBatch.of(list(came.actions), torch.device("cpu"), torch.float32)
         assert torch.equal(one_by_one.observations, came.batch.observations)
         assert torch.equal(one_by_one.next_observations, came.batch.next_observations)
         assert samplers[1].get_metrics() == pytest.approx(samplers[0].get_metrics())

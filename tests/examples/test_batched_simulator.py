@@ -29,7 +29,8 @@ def test_every_step_is_gymnasium_s() -> None:
         for pole in sorted(playing):
             _, reward, has_fallen, _, _ = environments[pole].step(actions[pole].item())
             assert info["final_obs"][pole].numpy() == pytest.approx(environments[pole].state, abs=1e-12)  # type: ignore[attr-defined]
-            assert (rewards[pole], terminated[pole]) == (reward, has_fallen)
+            assert rewards[pole].item() == reward
+            assert terminated[pole].item() is has_fallen
             playing -= {pole} if has_fallen else set()
 
 
