@@ -1,4 +1,4 @@
-"""Simulators of many environments at once, over tensors, and what they give, checked."""
+"""Simulators of many environments at once, over tensors that are checked."""
 
 from __future__ import annotations
 
