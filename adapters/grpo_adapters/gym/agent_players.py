@@ -1,4 +1,4 @@
-"""What each agent of an environment sees, does and gets in a rollout."""
+"""The record of one agent in a rollout."""
 
 from __future__ import annotations
 

@@ -249,8 +249,7 @@ class ParallelAgents:
                     f"agents: an agent leaves when its episode ends, and only then"
                 )
             if terminated or truncated:
-                after = player.features
-                assert after is not None
+                after: Any = player.features
                 if not terminated or agent in observations:
                     after, _ = self._encoded(copy, agent, observations, step + 1)
                 self._group_of[agent].statistics.add(*player.end(after, terminated=terminated, step=step))

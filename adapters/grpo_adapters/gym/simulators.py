@@ -1,4 +1,4 @@
-"""Simulators of many environments at once, over tensors, and what they give, checked."""
+"""Simulators of many environments at once, over tensors that are checked."""
 
 from __future__ import annotations
 
@@ -29,13 +29,15 @@ class Simulator(Protocol):
 
     Attributes:
         num_envs: n.
+        single_observation_space: of one environment, a Box; an attribute will do.
+        single_action_space: of one environment.
     """
 
     num_envs: int
 
     @property
     def single_observation_space(self) -> gymnasium.Space[Any]:
-        """Of one environment, a Box."""
+        """Of one environment."""
         ...
 
     @property

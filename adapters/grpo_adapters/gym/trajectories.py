@@ -90,11 +90,12 @@ class Rollout(Sequence[Trajectory]):
 
     def batch(self, device: torch.device, dtype: torch.dtype) -> TrajectoryBatch:
         """All steps on a device, with observations in the precision of the networks."""
+        num_envs, num_steps = self.rewards.shape
         return TrajectoryBatch(
             placed(self.observations.flatten(0, 1), device, dtype),
             self.decisions.flatten(0, 1).to(device),
             None if self.masks is None else self.masks.flatten(0, 1).to(device),
-            Segments(self.rewards.shape[0], self.rewards.shape[1], device),
+            Segments(num_envs, num_steps, device),
             Segments.of_lengths(self.lengths.to(device)),
             placed(self.next_observations, device, dtype),
             self.terminated.to(device),
