@@ -41,7 +41,7 @@ from grpo.data.action_batches import (
     TensorBatch,
 )
 from grpo.data.adapts import Adapts
-from grpo.data.batches import Batch
+from grpo.data.batches import Batch, EqualGroups
 from grpo.data.decisions import Decisions, Terms
 from grpo.data.errors import NonFiniteError
 from grpo.data.evaluation import Evaluation, ValueEstimates
@@ -144,6 +144,7 @@ __all__ = [
     "DynamicSampling",
     "EarlyStopping",
     "EncodesGroups",
+    "EqualGroups",
     "EstimatesReturns",
     "Evaluate",
     "Evaluation",

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from grpo.data._protocols import type_name
+from grpo.data.batches import EqualGroups
 
 
 def check_states(states: Any, name: str = "states", *, reads_by_index: bool = True) -> None:
@@ -25,6 +26,8 @@ def check_states(states: Any, name: str = "states", *, reads_by_index: bool = Tr
 def check_groups(what: str, groups: Any, num_states: int, num_actions_per_state: int | None) -> None:
     """There must be one group for each state, of the number of actions asked for, or of one at least for None."""
     size = "one or more" if num_actions_per_state is None else str(num_actions_per_state)
+    if isinstance(groups, EqualGroups) and num_actions_per_state in (None, groups.size) and len(groups) == num_states:
+        return
     if isinstance(groups, Tensor) and num_actions_per_state is not None:
         require_strided(what, groups)
         if groups.shape[:2] != (num_states, num_actions_per_state):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from itertools import repeat
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor
@@ -30,6 +30,42 @@ class Batch(Protocol[EntryT_co]):
     def __iter__(self) -> Iterator[EntryT_co]: ...
 
     def __getitem__(self, index: int, /) -> EntryT_co: ...
+
+
+class EqualGroups(Generic[EntryT_co]):
+    """Groups of equally many actions each, cut from a batch that holds the actions of all states, group after group.
+
+    A sampler returns it where its actions are one object, such as a rollout of thousands of environments: the batch
+    then reaches the models as it is, and is not taken apart into a list.
+
+    Args:
+        actions: S * size actions, those of a state next to each other.
+        size: actions for each state.
+
+    Raises:
+        ValueError: if the actions cannot be cut into groups of this size.
+
+    Example:
+        >>> groups = EqualGroups("abcdef", 2)
+        >>> len(groups), groups[1], groups.actions
+        (3, ['c', 'd'], 'abcdef')
+    """
+
+    def __init__(self, actions: Batch[EntryT_co], size: int = 1) -> None:
+        if size < 1 or len(actions) % size:
+            raise ValueError(f"{len(actions)} actions cannot be cut into groups of {size}: pass as many for each state")
+        self.actions = actions
+        self.size = size
+
+    def __len__(self) -> int:
+        return len(self.actions) // self.size
+
+    def __getitem__(self, index: int) -> list[EntryT_co]:
+        first = range(len(self))[index] * self.size
+        return [self.actions[first + place] for place in range(self.size)]
+
+    def __iter__(self) -> Iterator[list[EntryT_co]]:
+        return (self[index] for index in range(len(self)))
 
 
 def repeat_entries(batch: Any, groups: Segments) -> Any:
@@ -70,9 +106,14 @@ def own_copy(batch: Any) -> Any:
 
 
 def join_groups(groups: Any) -> Any:
-    """Copies of all entries of the groups, group after group: [S][G] -> [N]; a tensor [S, G, ...] -> [N, ...]."""
+    """Copies of all entries of the groups, group after group: [S][G] -> [N]; a tensor [S, G, ...] -> [N, ...].
+
+    What :class:`EqualGroups` are cut from stays in one piece.
+    """
     if isinstance(groups, Tensor):
         return groups.detach().clone().flatten(0, 1)
+    if isinstance(groups, EqualGroups):
+        return own_copy(groups.actions)
     if all(isinstance(group, Tensor) for group in groups) and len({group.shape[1:] for group in groups}) == 1:
         return torch.cat(list(groups))
     return [own_copy(action) for group in groups for action in group]

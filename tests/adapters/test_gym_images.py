@@ -24,6 +24,7 @@ from grpo_adapters.gym import (
     ImpalaCNN,
     NatureCNN,
     TrajectoryBatch,
+    atari,
     evaluate,
     policies,
 )
@@ -244,3 +245,9 @@ def test_a_training_step_moves_the_trunk() -> None:
     assert unmoved == []
     result = evaluate(policy, lambda: FramesEnv((36, 36)), 3, num_envs=2)
     assert re.search("over 3 episodes", str(result))
+
+
+def test_atari_without_its_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(atari, "ale_py", None)
+    with pytest.raises(ModuleNotFoundError, match=r"pip install 'anygrpo\[atari\]'"):
+        atari.atari_environments("ALE/Pong-v5")

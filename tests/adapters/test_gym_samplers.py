@@ -98,7 +98,7 @@ def test_bounds_of_observations_and_their_precision_do_not_matter(
 def test_a_policy_of_another_kind(sampler: AnySampler) -> None:
     policy: Any = SoftmaxPolicy(num_arms=2)
     trainer = ReinforceTrainer(ReinforceConfig(), policy, EnvironmentReward(), sampler=sampler)
-    with pytest.raises(TypeError, match="Sampler was given a policy of type SoftmaxPolicy, expected a GymPolicy"):
+    with pytest.raises(TypeError, match=r"Sampler was given .* SoftmaxPolicy, which lacks .*expected a GymPolicy"):
         trainer.step(STATES)
 
 

@@ -73,6 +73,11 @@ def check_seed(value: Any, name: str) -> int:
     return value
 
 
+def seed_from(*numbers: int) -> int:
+    """A seed of 31 bits that follows from these."""
+    return int(np.random.SeedSequence(numbers).generate_state(1)[0] >> 1)
+
+
 def check_state(state_dict: Any, expected: set[str], owner: object) -> None:
     """A state must hold just what its owner put in."""
     if not isinstance(state_dict, Mapping) or state_dict.keys() != expected:

@@ -1,4 +1,4 @@
-"""Features of Dict and Tuple observations: tensors by name, and the records that NumPy keeps them in."""
+"""Features of observations that have parts: tensors by name, which NumPy keeps as records."""
 
 from __future__ import annotations
 

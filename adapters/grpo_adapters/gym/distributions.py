@@ -31,7 +31,7 @@ class ActionDistribution(Protocol):
     """Options of each choice, which an action mask lists one after the other; none where masks make no sense."""
 
     def noise(self, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
-        """Noise for ``shape`` decisions, [*shape, K]."""
+        """Noise for ``shape`` decisions, [*shape, K], on the generator's device."""
         ...
 
     def sample(self, outputs: Tensor, noise: Tensor, masks: Tensor | None) -> Tensor:
@@ -105,11 +105,14 @@ class MultiCategorical(nn.Module):
 
     def __init__(self, space: spaces.MultiDiscrete | spaces.MultiBinary) -> None:
         super().__init__()
-        is_binary = isinstance(space, spaces.MultiBinary)
         self.shape, self.dtype = tuple(space.shape), space.dtype
-        self.sizes = [2] * math.prod(self.shape) if is_binary else [int(size) for size in space.nvec.reshape(-1)]
+        if isinstance(space, spaces.MultiBinary):
+            self.sizes, starts = [2] * math.prod(self.shape), np.zeros(self.shape, np.int64)
+        else:
+            self.sizes, starts = [int(size) for size in space.nvec.reshape(-1)], np.asarray(space.start, np.int64)
         self.num_outputs = sum(self.sizes)
-        self.starts = np.zeros(self.shape, np.int64) if is_binary else np.asarray(space.start)
+        self.starts: Tensor
+        self.register_buffer("starts", torch.from_numpy(starts), persistent=False)
 
     def noise(self, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
         """Gumbel noise, [*shape, sum of sizes]."""
@@ -135,7 +138,7 @@ class MultiCategorical(nn.Module):
 
     def played(self, decisions: Tensor) -> Tensor:
         """The choices counted from the starts of the space, [n, *shape]."""
-        return decisions.reshape(*decisions.shape[:-1], *self.shape) + torch.from_numpy(self.starts).to(decisions)
+        return decisions.reshape(*decisions.shape[:-1], *self.shape) + self.starts.to(decisions)
 
     def actions(self, decisions: Tensor) -> NDArray[Any]:
         """The choices counted from the starts of the space, [n, *shape]."""
@@ -187,6 +190,8 @@ class DiagonalGaussian(nn.Module):
         half_range = np.where(squashed, (np.where(squashed, space.high, 1) - np.where(squashed, space.low, 0)) / 2, 1.0)
         self.squashed: Tensor
         self.log_half_range: Tensor
+        self.bounds: Tensor
+        self.register_buffer("bounds", torch.from_numpy(np.stack((space.low, space.high))), persistent=False)
         self.register_buffer("squashed", torch.from_numpy(squashed.reshape(-1)), persistent=False)
         self.register_buffer(
             "log_half_range", torch.from_numpy(np.log(half_range).reshape(-1)).float(), persistent=False
@@ -199,7 +204,7 @@ class DiagonalGaussian(nn.Module):
 
     def noise(self, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
         """Standard normal noise, [*shape, K]."""
-        return torch.randn((*shape, self.num_dimensions), generator=generator)
+        return torch.randn((*shape, self.num_dimensions), generator=generator, device=generator.device)
 
     def sample(self, outputs: Tensor, noise: Tensor, masks: Tensor | None) -> Tensor:
         """What is drawn before squashing, u, [n, K]."""
@@ -238,7 +243,7 @@ class DiagonalGaussian(nn.Module):
     def played(self, decisions: Tensor) -> Tensor:
         """The actions within their bounds, [n, *shape]."""
         decisions = decisions.reshape(*decisions.shape[:-1], *self.shape)
-        low, high = (torch.from_numpy(bound).to(decisions) for bound in (self.low, self.high))
+        low, high = self.bounds.to(decisions).unbind(0)
         within = low + (high - low) * ((torch.tanh(decisions) + 1) / 2)
         return torch.where(self.squashed.view(self.shape).to(decisions.device), within, decisions).clamp(low, high)
 
@@ -251,7 +256,7 @@ class DiagonalGaussian(nn.Module):
 
 def gumbel_noise(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
     """Standard Gumbel noise: the logarithm of an exponential variable, negated."""
-    return torch.empty(shape).exponential_(generator=generator).log_().neg_()
+    return torch.empty(shape, device=generator.device).exponential_(generator=generator).log_().neg_()
 
 
 def masked(logits: Tensor, masks: Tensor | None) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import gymnasium
 import numpy as np
@@ -20,11 +20,9 @@ from grpo_adapters.gym.memory_records import beginning, begun_anew, check_rememb
 from grpo_adapters.gym.memory_states import rows_of
 from grpo_adapters.gym.spaces import Features, ObservationEncoder, check_same_spaces, spaces_of
 from grpo_adapters.gym.statistics import EpisodeStatistics
+from grpo_adapters.gym.stepwise import StepwisePolicy
 from grpo_adapters.gym.trajectories import Trajectory
 from grpo_adapters.gym.vector_environments import EnvironmentFailedError
-
-if TYPE_CHECKING:
-    from grpo_adapters.gym.policies import GymPolicy
 
 NOISE_STEPS = 256
 
@@ -109,7 +107,7 @@ class EpisodeSampler:
 
     @torch.no_grad()
     def sample(
-        self, policy: GymPolicy, states: Sequence[int], num_actions_per_state: int, **kwargs: Any
+        self, policy: StepwisePolicy, states: Sequence[int], num_actions_per_state: int, **kwargs: Any
     ) -> list[list[Trajectory]]:
         """A group of episodes from each seed.
 
@@ -135,7 +133,7 @@ class EpisodeSampler:
             episodes[start : start + num_actions_per_state] for start in range(0, len(episodes), num_actions_per_state)
         ]
 
-    def _play(self, policy: GymPolicy, seeds: Sequence[int]) -> list[Trajectory]:
+    def _play(self, policy: StepwisePolicy, seeds: Sequence[int]) -> list[Trajectory]:
         """An episode from each seed."""
         waiting = deque(_Episode(seed, policy.distribution.sizes) for seed in seeds)
         episodes = list(waiting)
@@ -204,7 +202,7 @@ class _Episode:
             raise EnvironmentFailedError(self._failed(error, "reset")) from error
         self._observe(encoder.single(observation), info, is_over=False)
 
-    def store_memory(self, policy: GymPolicy, memory: Any, row: int) -> None:
+    def store_memory(self, policy: Any, memory: Any, row: int) -> None:
         """Note what is remembered before the next step, where a row may begin."""
         if policy.keeps_memory_at(len(self.rewards)):
             self.memory_steps.append(len(self.rewards))

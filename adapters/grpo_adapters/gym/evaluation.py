@@ -20,9 +20,10 @@ from grpo_adapters.gym.columns import finite_rows, not_finite_parts, placed, ten
 from grpo_adapters.gym.evaluation_slots import Slots, slots_for
 from grpo_adapters.gym.memory_records import beginning, begun_anew, check_remembered, put_back
 from grpo_adapters.gym.memory_states import rows_of
+from grpo_adapters.gym.players import one_observed
 from grpo_adapters.gym.policies import GymPolicy
-from grpo_adapters.gym.spaces import Features, batch_of_one, check_same_spaces
-from grpo_adapters.gym.stepwise import Decided
+from grpo_adapters.gym.spaces import Features, check_same_spaces
+from grpo_adapters.gym.stepwise import Decided, StepwisePolicy
 
 NORMAL_QUANTILE = 1.96
 NOISE_STEPS = 64
@@ -78,7 +79,7 @@ class EvaluationResult:
 
 
 def evaluate(
-    policy: GymPolicy,
+    policy: StepwisePolicy,
     environment: gymnasium.Env[Any, Any] | gymnasium.vector.VectorEnv[Any, Any, Any] | Callable[[], Any],
     num_episodes: int = 100,
     *,
@@ -95,7 +96,7 @@ def evaluate(
     no more than long ones.
 
     Args:
-        policy: the policy; it is left in the mode that it was in.
+        policy: the policy; left in the mode that it was in, where its ``training`` tells, else in that of evaluation.
         environment: one environment; a vector environment, but not one that a sampler goes on with; or a function that
             makes an environment, for several side by side, which are closed in the end. Made with
             ``render_mode="human"`` it shows itself.
@@ -121,18 +122,19 @@ def evaluate(
         raise ValueError(f"num_episodes is {num_episodes}, expected at least 1")
     seed = check_seed(seed, "seed")
     slots = slots_for(environment, num_envs, num_episodes, seed)
-    was_training = policy.training
-    policy.eval()
+    was_training = getattr(policy, "training", False)
     try:
         check_same_spaces(policy, slots.environment)
+        policy.eval()
         return _play(policy, slots, num_episodes, seed, None if deterministic else _Noise(policy))
     finally:
-        policy.train(was_training)
+        if was_training:
+            policy.train()
         slots.close()
 
 
 @torch.no_grad()
-def _play(policy: GymPolicy, slots: Slots, num_episodes: int, seed: int, noise: _Noise | None) -> EvaluationResult:
+def _play(policy: StepwisePolicy, slots: Slots, num_episodes: int, seed: int, noise: _Noise | None) -> EvaluationResult:
     """Each episode once, in whatever slot is free, or the first ones of each slot where episodes have no seeds."""
     returns, lengths = np.zeros(num_episodes), np.zeros(num_episodes, dtype=np.int64)
     waiting = [deque(range(slot, num_episodes, slots.num_slots)) for slot in range(slots.num_slots)]
@@ -180,7 +182,7 @@ def _check(features: Features, numbers: list[int], playing: dict[int, int], seed
             )
 
 
-def _decide(policy: GymPolicy, features: Features, masks: Any, noise: torch.Tensor | None, memory: Any) -> Decided:
+def _decide(policy: StepwisePolicy, features: Features, masks: Any, noise: torch.Tensor | None, memory: Any) -> Decided:
     allowed = None if masks is None else torch.from_numpy(np.asarray(masks, dtype=bool)).to(policy.device)
     observations = placed(tensors(features), policy.device, policy.dtype)
     noise = None if noise is None else noise.to(policy.device)
@@ -190,7 +192,7 @@ def _decide(policy: GymPolicy, features: Features, masks: Any, noise: torch.Tens
 class _Noise:
     """What the actions of each episode are drawn with, whatever is played beside it."""
 
-    def __init__(self, policy: GymPolicy) -> None:
+    def __init__(self, policy: StepwisePolicy) -> None:
         self.policy = policy
         self.seed = int(torch.randint(2**62, (), generator=policy.generator))
         self.streams: dict[int, Iterator[torch.Tensor]] = {}
@@ -216,6 +218,5 @@ def act(policy: GymPolicy, observation: Any, info: dict[str, Any], *, determinis
 
     A policy with a memory is asked by a :class:`Player`, which remembers for it.
     """
-    masks = None if "action_mask" not in info else np.asarray(info["action_mask"])[None]
-    batch = batch_of_one(policy.observation_space, observation)
+    batch, masks = one_observed(policy, observation, info)
     return one_by_one(policy.predict(batch, masks, deterministic=deterministic))[0]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -12,7 +12,7 @@ from gymnasium.vector import AutoresetMode
 from numpy.typing import NDArray
 
 from grpo import World
-from grpo_adapters.gym.checks import check_finite, check_masks, check_state, check_successors
+from grpo_adapters.gym.checks import check_finite, check_masks, check_state, check_successors, seed_from
 from grpo_adapters.gym.columns import FeatureTensors, from_plain, placed, plain, tensors
 from grpo_adapters.gym.episode_sampler import EpisodeSampler
 from grpo_adapters.gym.memory_records import MemoryRecord, carried_on
@@ -20,12 +20,10 @@ from grpo_adapters.gym.memory_states import map_state
 from grpo_adapters.gym.plain_state import new_array
 from grpo_adapters.gym.spaces import Features, check_same_spaces
 from grpo_adapters.gym.statistics import EpisodeStatistics
+from grpo_adapters.gym.stepwise import StepwisePolicy
 from grpo_adapters.gym.trajectories import Trajectory
 from grpo_adapters.gym.vector_environments import Transition, VectorEnvironments
 from grpo_adapters.gym.windows import StoredMemory
-
-if TYPE_CHECKING:
-    from grpo_adapters.gym.policies import GymPolicy
 
 
 class FragmentSampler:
@@ -148,7 +146,7 @@ class FragmentSampler:
         fragments had been cut there already, and their value bootstrapped; episodes that are cut do not count.
         """
         if self.environments_in_state == "restart":
-            self._next_seed = _seed_from(self._seed, step)
+            self._next_seed = seed_from(self._seed, step)
             self._forget_episodes()
 
     def state_dict(self) -> dict[str, Any]:
@@ -221,11 +219,11 @@ class FragmentSampler:
             return self._next_seed
         if not self.environments.were_reset:
             return self._seed
-        return _seed_from(self._seed, int(self.get_metrics()["num_episodes"]), 1)
+        return seed_from(self._seed, int(self.get_metrics()["num_episodes"]), 1)
 
     @torch.no_grad()
     def sample(
-        self, policy: GymPolicy, states: Sequence[int], num_actions_per_state: int, **kwargs: Any
+        self, policy: StepwisePolicy, states: Sequence[int], num_actions_per_state: int, **kwargs: Any
     ) -> list[list[Trajectory]]:
         """The next fragment of each environment.
 
@@ -307,11 +305,6 @@ class FragmentSampler:
 
 LEFT_ALONE = (FragmentSampler, EpisodeSampler)
 """What an opponent that is a policy may hold, and is not an environment's own."""
-
-
-def _seed_from(*numbers: int) -> int:
-    """A seed of 31 bits that follows from these."""
-    return int(np.random.SeedSequence(numbers).generate_state(1)[0] >> 1)
 
 
 class _Rollout:

@@ -76,8 +76,7 @@ class Player:
 
     def act(self, observation: Any, info: dict[str, Any]) -> Any:
         """The action for the next observation of one environment; a mask in ``info["action_mask"]`` is honoured."""
-        masks = None if "action_mask" not in info else np.asarray(info["action_mask"])[None]
-        return one_by_one(self(batch_of_one(self.policy.observation_space, observation), masks))[0]
+        return one_by_one(self(*one_observed(self.policy, observation, info)))[0]
 
     def _check_count(self, count: int) -> None:
         known = len(next(tensors_of(self._memory))[1])
@@ -85,6 +84,12 @@ class Player:
             raise ValueError(
                 f"Player was given {count} environments, but remembers {known}: call begin() where others begin"
             )
+
+
+def one_observed(policy: GymPolicy, observation: Any, info: dict[str, Any]) -> tuple[Any, Any]:
+    """One observation as a batch, and its mask, None where there is none."""
+    masks = None if "action_mask" not in info else np.asarray(info["action_mask"])[None]
+    return batch_of_one(policy.observation_space, observation), masks
 
 
 @torch.no_grad()

@@ -34,7 +34,7 @@ from grpo_adapters.gym.stepwise import Decided
 from grpo_adapters.gym.trajectories import Trajectory, TrajectoryBatch
 from grpo_adapters.gym.windows import Remembered
 
-ROWS_AT_A_TIME = 512
+ROWS_AT_A_TIME = 128
 
 
 class GymPolicy(nn.Module):
@@ -102,7 +102,9 @@ class GymPolicy(nn.Module):
         self.distribution = distribution(action_space)
         self.generator = torch.Generator().manual_seed(seed)
         self._world = World()
-        self.normalization = _normalization(self.encoder) if normalize_observations else None
+        self.normalization: RunningNormalization | NormalizedColumns | None = (
+            _normalization(self.encoder) if normalize_observations else None
+        )
         self.trunk = default_trunk(observation_space, self.generator) if actor is None and trunk is None else trunk
         if hidden_sizes is None:
             hidden_sizes = (64, 64) if self.trunk is None and memory is None else ()
@@ -152,7 +154,8 @@ class GymPolicy(nn.Module):
 
     def _two_features(self) -> FeatureTensors:
         zeros = np.zeros((2, *self.encoder.shape), dtype=self.encoder.dtype)
-        return self.features(placed(tensors(zeros), self.device, self.dtype))
+        features: FeatureTensors = self.features(placed(tensors(zeros), self.device, self.dtype))
+        return features
 
     @torch.no_grad()
     def _shape_for_two(self, role: str, network: nn.Module, features: FeatureTensors) -> tuple[int, ...]:
@@ -328,7 +331,8 @@ class GymPolicy(nn.Module):
         """Move the running normalisation, if there is one; of a process without samples the batch tells nothing."""
         if self.normalization is not None:
             nothing = tensors(np.zeros((0, *self.encoder.shape), dtype=self.encoder.dtype))
-            self.normalization.update(self._scaled(getattr(batch, "observations", nothing)), self._world)
+            seen: Any = self._scaled(getattr(batch, "observations", nothing))
+            self.normalization.update(seen, self._world)
 
     def get_extra_state(self) -> Tensor:
         """The state of the random generator, uint8, which ``state_dict`` holds beside parameters and buffers."""
@@ -345,11 +349,15 @@ class GymPolicy(nn.Module):
 
 
 def scaled_images(part: Tensor, dtype: torch.dtype) -> Tensor:
-    """Frames from 0 to 1; all else as it is."""
-    return part.to(dtype).div_(255) if part.dtype == torch.uint8 else part
+    """Frames from 0 to 1, with channels last in memory, where convolutions want them; all else as it is."""
+    if part.dtype != torch.uint8:
+        return part
+    is_channels_first = part.dim() == 4 and part.shape[1] < part.shape[3]
+    memory_format = torch.channels_last if is_channels_first else torch.preserve_format
+    return part.to(dtype, memory_format=memory_format).div_(255)
 
 
-def _normalization(encoder: ObservationEncoder) -> nn.Module:
+def _normalization(encoder: ObservationEncoder) -> RunningNormalization | NormalizedColumns:
     if not encoder.is_structured:
         return RunningNormalization(encoder.shape)
     return NormalizedColumns({name: part.shape for name, part in encoder.parts.items() if part.dtype == np.float32})
@@ -415,6 +423,7 @@ class GymActorCritic(GymPolicy):
         if critic is None:
             num_inputs = math.prod(self._unit_shape)
             self.critic = MLP(num_inputs, hidden_sizes, 1, output_gain=VALUE_GAIN, generator=self.generator)
+        assert self.critic is not None
         fix = "one value is expected for each, [n] or [n, 1]: end the network with one output"
         self._check_outputs("critic", self.critic, {(2,), (2, 1)}, fix)
         if critic is not None:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from grpo_adapters.gym.columns import Columns
 from grpo_adapters.gym.observation_parts import NESTED, ObservationPart, is_image, part_at, parts_of
+from grpo_adapters.gym.stepwise import require_stepwise
 
 Features = NDArray[Any]
 WHOLE_TEXT = "text"
@@ -144,14 +145,10 @@ def check_same_spaces(policy: Any, sampler: Any) -> None:
     """A sampler's environments must be such as a policy was built for, whatever the bounds of their observations.
 
     Raises:
-        TypeError: if the policy tells no spaces.
+        TypeError: if it is no :class:`StepwisePolicy`; the message names what it lacks.
         ValueError: if they are others.
     """
-    if not isinstance(getattr(policy, "action_space", None), gymnasium.Space):
-        raise TypeError(
-            f"{type(sampler).__name__} was given a policy of type {type(policy).__name__}, expected a GymPolicy, which "
-            f"decides step by step: build GymPolicy(sampler)"
-        )
+    require_stepwise(policy, type(sampler).__name__)
     expected, came = spaces_of(policy), spaces_of(sampler)
     if not _are_encoded_alike(expected[0], came[0]) or expected[1] != came[1]:
         raise ValueError(

@@ -1,4 +1,4 @@
-"""Exploration whose noise is a function of the state and stays the same for some steps."""
+"""Exploration whose noise is a function of the state."""
 
 from __future__ import annotations
 
@@ -60,16 +60,20 @@ class StateDependentExploration(DiagonalGaussian):
         drawn = torch.randn(
             (-(-num_steps // self.resample_every), *others, self.num_latents * self.num_dimensions),
             generator=generator,
+            device=generator.device,
         )
         return drawn.repeat_interleave(self.resample_every, 0)[:num_steps]
 
     def sample(self, outputs: Tensor, noise: Tensor, masks: Tensor | None) -> Tensor:
         """What is drawn before squashing, u, [n, K]."""
         means, latents = outputs.split([self.num_dimensions, self.num_latents], -1)
+        assert self.log_std is not None
         matrix = noise.unflatten(-1, (self.num_latents, self.num_dimensions)) * self.log_std.exp()
-        return means + torch.einsum("...l,...lk->...k", latents, matrix)
+        drawn: Tensor = means + torch.einsum("...l,...lk->...k", latents, matrix)
+        return drawn
 
     def _means_and_log_std(self, outputs: Tensor) -> tuple[Tensor, Tensor]:
         means, latents = outputs.split([self.num_dimensions, self.num_latents], -1)
-        variances = latents.square() @ (2 * self.log_std).exp()
+        assert self.log_std is not None
+        variances = latents.square() @ self.log_std.exp().square()
         return means, (variances + self.SMALLEST_VARIANCE).log() / 2

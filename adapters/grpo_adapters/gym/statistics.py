@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 WINDOW = 100
 
 
 class EpisodeStatistics:
-    """Means over the last 100 episodes, as Stable-Baselines3 and gymnasium report them."""
+    """Means over the last 100 episodes, as Stable-Baselines3 and gymnasium report them.
 
-    def __init__(self) -> None:
-        self._returns: deque[float] = deque(maxlen=WINDOW)
-        self._lengths: deque[int] = deque(maxlen=WINDOW)
+    Args:
+        window: over how many episodes.
+    """
+
+    def __init__(self, window: int = WINDOW) -> None:
+        self.window = window
+        self._returns: deque[float] = deque(maxlen=window)
+        self._lengths: deque[int] = deque(maxlen=window)
         self._count = 0
 
     def add(self, episode_return: float, length: int) -> None:
@@ -22,6 +27,12 @@ class EpisodeStatistics:
         self._returns.append(episode_return)
         self._lengths.append(length)
         self._count += 1
+
+    def add_last(self, returns: Sequence[float], lengths: Sequence[int], count: int) -> None:
+        """Take ``count`` episodes into account, of which these are the last."""
+        self._returns.extend(returns)
+        self._lengths.extend(lengths)
+        self._count += count
 
     def metrics(self) -> dict[str, float]:
         """``episode_return``, ``episode_length`` and ``num_episodes`` so far; no means before the first has ended."""
@@ -37,6 +48,6 @@ class EpisodeStatistics:
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Go on from what ``state_dict`` returned."""
-        self._returns = deque(state_dict["returns"], maxlen=WINDOW)
-        self._lengths = deque(state_dict["lengths"], maxlen=WINDOW)
+        self._returns = deque(state_dict["returns"], maxlen=self.window)
+        self._lengths = deque(state_dict["lengths"], maxlen=self.window)
         self._count = state_dict["num_episodes"]

@@ -8,7 +8,7 @@ from typing import Any
 import gymnasium
 import torch
 from torch import Tensor
-from typing_extensions import Protocol
+from typing_extensions import Protocol, get_protocol_members
 
 from grpo_adapters.gym.columns import FeatureTensors
 from grpo_adapters.gym.distributions import ActionDistribution
@@ -31,7 +31,8 @@ class Decided:
 class StepwisePolicy(Protocol):
     """A policy that a sampler asks step by step, as it plays.
 
-    :class:`GymPolicy` is one; so is any policy of yours that has this, beside what a trainer asks of it. One that
+    :class:`GymPolicy` is one; so is any policy of yours that has this, beside what a trainer asks of it
+    (:class:`grpo.SequentialPolicy`, whose batches :meth:`TrajectoryBatch.of` makes of what was played). One that
     remembers something has two methods more: ``initial_memory(n)``, the memory of n episodes that begin, and
     ``keeps_memory_at(step)``, whether the memory before a step of a rollout is stored in the trajectories.
 
@@ -69,3 +70,29 @@ class StepwisePolicy(Protocol):
             memory: of the step before; None where all episodes begin.
         """
         ...
+
+    def train(self) -> Any:
+        """Learn from here on."""
+        ...
+
+    def eval(self) -> Any:
+        """Only decide from here on."""
+        ...
+
+
+def require_stepwise(policy: Any, asker: str) -> None:
+    """Raise a TypeError that names what a policy lacks, unless it is a :class:`StepwisePolicy`."""
+    missing = [name for name in sorted(get_protocol_members(StepwisePolicy)) if not hasattr(policy, name)]
+    if missing:
+        raise TypeError(
+            f"{asker} was given a policy of type {type(policy).__name__}, which lacks {', '.join(missing)}, expected a "
+            f"GymPolicy or another grpo_adapters.gym.StepwisePolicy, which decides step by step: add "
+            f"{'it' if len(missing) == 1 else 'them'}, or build GymPolicy(sampler)"
+        )
+    for name in ("observation_space", "action_space"):
+        space = getattr(policy, name)
+        if not isinstance(space, gymnasium.Space):
+            raise TypeError(
+                f"{type(policy).__name__}.{name} is a {type(space).__name__}, expected a gymnasium.Space: take the "
+                f"environment's"
+            )

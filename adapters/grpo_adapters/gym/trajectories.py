@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -39,6 +40,65 @@ class Trajectory:
 
     def __len__(self) -> int:
         return len(self.rewards)
+
+
+@dataclass(frozen=True, eq=False)
+class Rollout(Sequence[Trajectory]):
+    """Equally many steps in each of n environments, in one piece: a batch of n trajectories, made when asked for.
+
+    Attributes:
+        observations: features that each step decided on, [n, T, ...].
+        decisions: what was decided, [n, T] or [n, T, K].
+        rewards: [n, T].
+        ends: where episodes end, or the parts of them that were played, among the n * T steps, environment by
+            environment, int64 [K], rising.
+        next_observations: features after each of these ends, [K, ...].
+        terminated: whether each episode ended there by its own rules, bool [K]; else it was cut short.
+        masks: which choices were allowed, bool [n, T, ...]; None where all were.
+    """
+
+    observations: Tensor
+    decisions: Tensor
+    rewards: Tensor
+    ends: Tensor
+    next_observations: Tensor
+    terminated: Tensor
+    masks: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.rewards)
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return [self[slot] for slot in range(*index.indices(len(self)))]
+        slot, num_steps = range(len(self))[index], self.rewards.shape[1]
+        pieces = slice(*(int(torch.searchsorted(self.ends, at * num_steps)) for at in (slot, slot + 1)))
+        return Trajectory(
+            self.observations[slot],
+            self.decisions[slot],
+            self.rewards[slot],
+            tuple(self.lengths[pieces].tolist()),
+            self.next_observations[pieces],
+            self.terminated[pieces],
+            None if self.masks is None else self.masks[slot],
+        )
+
+    @property
+    def lengths(self) -> Tensor:
+        """Steps of each episode, or part of one, int64 [K]."""
+        return self.ends.diff(prepend=self.ends.new_full((1,), -1))
+
+    def batch(self, device: torch.device, dtype: torch.dtype) -> TrajectoryBatch:
+        """All steps on a device, with observations in the precision of the networks."""
+        return TrajectoryBatch(
+            placed(self.observations.flatten(0, 1), device, dtype),
+            self.decisions.flatten(0, 1).to(device),
+            None if self.masks is None else self.masks.flatten(0, 1).to(device),
+            Segments(self.rewards.shape[0], self.rewards.shape[1], device),
+            Segments.of_lengths(self.lengths.to(device)),
+            placed(self.next_observations, device, dtype),
+            self.terminated.to(device),
+        )
 
 
 class TrajectoryBatch:
@@ -109,6 +169,8 @@ class TrajectoryBatch:
             dtype: their precision.
             burn_in: steps before each window for a policy with a memory; None for one without.
         """
+        if isinstance(trajectories, Rollout):
+            return trajectories.batch(device, dtype)
         observations = placed(joined([trajectory.observations for trajectory in trajectories]), device, dtype)
         masks = _joined_masks(trajectories)
         lengths = [length for trajectory in trajectories for length in trajectory.episode_lengths]
