@@ -150,7 +150,6 @@ def _play(policy: StepwisePolicy, slots: Slots, num_episodes: int, seed: int, no
             break
         if begun:
             slots.begin({slot: seed + episode for slot, episode in begun.items()})
-            memory = begun_anew(policy, memory, np.isin(np.arange(slots.num_slots), list(begun)))
         numbers, features, masks = slots.observed(list(playing))
         _check(features, numbers, playing, seed)
         drawn = None if noise is None else noise.of([playing.get(slot) for slot in numbers])

@@ -1,4 +1,4 @@
-"""Memories that policies may have: recurrent networks, and the last units as they were."""
+"""Memories that policies may have: what they remember is learnt, or the last units as they were."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a policy remembers while samplers play with it: carried from step to step, and stored where rows may begin."""
+"""What a policy remembers while samplers play with it, stored where rows may begin."""
 
 from __future__ import annotations
 

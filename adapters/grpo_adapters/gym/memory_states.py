@@ -1,4 +1,4 @@
-"""States of memories: tensors, or tuples and dictionaries of these, with a row for each environment or sequence."""
+"""States of memories: tensors, or structures of them, with a row for each environment or sequence."""
 
 from __future__ import annotations
 

@@ -9,7 +9,6 @@ from typing import Any
 import gymnasium
 import numpy as np
 import torch
-from gymnasium.vector.utils import batch_space
 from torch import Tensor, nn
 
 from grpo import Batch, Evaluation, Sampler, ValueEstimates, World
@@ -29,7 +28,7 @@ from grpo_adapters.gym.networks import (
     scaled_images,
 )
 from grpo_adapters.gym.players import decide_once
-from grpo_adapters.gym.row_checks import NUM_ROWS, check_rows, within_reach
+from grpo_adapters.gym.row_checks import NUM_ROWS, check_network, probed_observations
 from grpo_adapters.gym.spaces import ObservationEncoder, spaces_of
 from grpo_adapters.gym.state_dependent_exploration import StateDependentExploration
 from grpo_adapters.gym.stepwise import Decided
@@ -111,7 +110,7 @@ class GymPolicy(nn.Module):
         self.memory, self.window, self.burn_in = memory, window, burn_in
         self._unit_shape = self._shape_of_units()
         if trunk is not None:
-            self._check_rows("trunk", trunk, self._probed_features())
+            check_network("trunk", trunk, self._probed_features())
         if memory is not None:
             self._unit_shape = self._shape_behind_memory(memory)
         num_outputs = self.distribution.num_outputs
@@ -119,7 +118,7 @@ class GymPolicy(nn.Module):
         fix = f"{action_space} takes [n, {num_outputs}]: end the network with {num_outputs} outputs"
         self._check_outputs("actor", self.actor, {(2, num_outputs)}, fix)
         if actor is not None:
-            self._check_rows("actor", actor, self._probed_units())
+            check_network("actor", actor, self._probed_units())
 
     def _default_actor(self, hidden_sizes: Sequence[int]) -> nn.Module:
         size, shows_hidden = self.distribution.num_outputs, False
@@ -187,11 +186,7 @@ class GymPolicy(nn.Module):
 
     @torch.no_grad()
     def _probed_features(self) -> Any:
-        """Features of observations that differ."""
-        space = batch_space(self.observation_space, NUM_ROWS)
-        space.seed(0)
-        observed = within_reach(tensors(self.encoder(space.sample())))
-        return self.features(placed(observed, self.device, self.dtype))
+        return self.features(placed(probed_observations(self.encoder), self.device, self.dtype))
 
     @torch.no_grad()
     def _probed_units(self, *, with_memory: bool = True) -> Any:
@@ -206,13 +201,6 @@ class GymPolicy(nn.Module):
         for module, was_training in modes:
             module.train(was_training)
         return units
-
-    def _check_rows(self, role: str, network: nn.Module, inputs: Any) -> None:
-        fix = (
-            "Put what remembers steps into memory=, as LSTM of grpo_adapters.gym, and take nn.LayerNorm for what "
-            "normalises over a batch"
-        )
-        check_rows(role, network, lambda rows: [network(inputs[rows])], fix)
 
     @property
     def device(self) -> torch.device:
@@ -428,7 +416,7 @@ class GymActorCritic(GymPolicy):
         fix = "one value is expected for each, [n] or [n, 1]: end the network with one output"
         self._check_outputs("critic", self.critic, {(2,), (2, 1)}, fix)
         if critic is not None:
-            self._check_rows("critic", critic, self._probed_units())
+            check_network("critic", critic, self._probed_units())
 
     def outputs_and_values(self, units: Tensor) -> tuple[Tensor, Tensor]:
         """What the actor and the critic make of n units: [n, num_outputs] and [n]."""

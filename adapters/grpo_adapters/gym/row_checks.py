@@ -1,14 +1,17 @@
-"""Whether a network treats each observation by itself, found by comparing what rows give alone and together."""
+"""Whether a network treats each observation by itself, found by what rows give alone, together, or beside others."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
+from gymnasium.vector.utils import batch_space
 from torch import Tensor, nn
 
-from grpo_adapters.gym.columns import Columns, FeatureTensors
+from grpo_adapters.gym.columns import Columns, FeatureTensors, tensors
+from grpo_adapters.gym.spaces import ObservationEncoder
 
 NUM_ROWS = 4
 """Different rows that are compared, three at a time."""
@@ -16,15 +19,31 @@ REACH = 10.0
 """What is observed with bounds beyond is tried within them."""
 
 
-def within_reach(observations: FeatureTensors) -> FeatureTensors:
-    """Features within :data:`REACH`; frames and numbers of choices as they are."""
+def probed_observations(encoder: ObservationEncoder) -> FeatureTensors:
+    """:data:`NUM_ROWS` observations of a space that differ, always the same ones."""
+    space = batch_space(encoder.space, NUM_ROWS)
+    space.seed(0)
+    observations = tensors(encoder(space.sample()))
     if isinstance(observations, Columns):
-        return Columns({name: _clamped(part) for name, part in observations.items()})
-    return _clamped(observations)
+        return Columns({name: _within_reach(part) for name, part in observations.items()})
+    return _within_reach(observations)
 
 
-def _clamped(part: Tensor) -> Tensor:
+def _within_reach(part: Tensor) -> Tensor:
     return part.clamp(-REACH, REACH) if part.is_floating_point() else part
+
+
+def check_network(role: str, network: nn.Module, inputs: Any) -> None:
+    """A network without a memory must give each of :data:`NUM_ROWS` rows the same alone and together.
+
+    Raises:
+        ValueError: if it does not.
+    """
+    fix = (
+        "Put what remembers steps into memory=, as LSTM of grpo_adapters.gym, and take nn.LayerNorm for what "
+        "normalises over a batch"
+    )
+    check_rows(role, network, lambda rows: [network(inputs[rows])], fix)
 
 
 def check_rows(role: str, network: nn.Module, compute: Callable[[list[int]], Sequence[Tensor]], fix: str) -> None:
