@@ -89,7 +89,7 @@ def test_actions_are_played_in_vectors_alone_and_in_episodes(space: Any) -> None
     fragments = FragmentSampler(obeying(space), num_steps=5)
     policy = GymActorCritic(fragments)
     is_discrete = "DiagonalGaussian" not in repr(policy.distribution)
-    check_policy_model(policy, fragments.states, num_actions_per_state=1, discrete=is_discrete)
+    check_policy_model(policy, fragments.states, num_actions_per_state=1, discrete=is_discrete, num_samples=300)
     PPOTrainer(PPOConfig(), policy, EnvironmentReward()).step(fragments.states)
     episodes = EpisodeSampler(lambda: ObeyEnv(space), num_envs=2)
     GRPOTrainer(GRPOConfig(group_size=2), GymPolicy(episodes), EnvironmentReward()).step([0, 1])
@@ -230,7 +230,7 @@ CHOICES: list[Any] = [
 def test_distributions_of_choice_train(distribution: Any, *, critic: bool) -> None:
     fragments = FragmentSampler(obeying(spaces.Box(-1, 1, (2,))), num_steps=6)
     policy: Any = (GymActorCritic if critic else GymPolicy)(fragments, distribution=distribution)
-    check_policy_model(policy, fragments.states, num_actions_per_state=1, discrete=False)
+    check_policy_model(policy, fragments.states, num_actions_per_state=1, discrete=False, num_samples=300)
     before = {name: parameter.clone() for name, parameter in policy.get_parameters().items()}
     if critic:
         PPOTrainer(PPOConfig(entropy_coefficient=0.1), policy, EnvironmentReward()).step(fragments.states)
