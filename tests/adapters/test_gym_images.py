@@ -23,11 +23,13 @@ from grpo_adapters.gym import (
     GymPolicy,
     ImpalaCNN,
     NatureCNN,
+    RunningNormalization,
     TrajectoryBatch,
-    atari,
     evaluate,
+    networks,
     policies,
 )
+from grpo_adapters.gym.environments import atari
 
 
 class FramesEnv(gymnasium.Env[Any, Any]):
@@ -233,6 +235,19 @@ def test_frames_of_any_memory_layout_are_joined_in_order() -> None:
     batch = TrajectoryBatch.of(trajectories[::-1], policy.device, policy.dtype)
     assert isinstance(batch.observations, Tensor)
     assert batch.observations.equal(expected)
+
+
+def test_normalisation_takes_some_frames_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(networks, "NUMBERS_AT_A_TIME", 3 * 16)
+    sampler = FragmentSampler(frames((4, 4)), num_steps=10)
+    policy = GymPolicy(sampler, normalize_observations=True)
+    batch = policy.encode_actions([0, 1], [group[0] for group in sampler.sample(policy, [0, 1], 1)])
+    policy.update_statistics(batch)
+    assert isinstance(batch.observations, Tensor)
+    assert isinstance(policy.normalization, RunningNormalization)
+    scaled = batch.observations.double() / 255
+    torch.testing.assert_close(policy.normalization.mean, scaled.mean(0))
+    torch.testing.assert_close(policy.normalization.variance, scaled.var(0, correction=0))
 
 
 def test_a_training_step_moves_the_trunk() -> None:
