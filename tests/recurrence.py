@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -39,7 +40,7 @@ class DecayingSum(nn.Module):
         return total, {"sum": total}
 
 
-MEMORIES = {
+MEMORIES: dict[str, Callable[[], nn.Module]] = {
     "lstm": lambda: LSTM(4, 6),
     "layers": lambda: LSTM(4, 6, num_layers=2),
     "gru": lambda: GRU(4, 6),
@@ -57,7 +58,7 @@ def fragments(num_steps: int, mode: AutoresetMode = AutoresetMode.SAME_STEP) -> 
 def recurrent(environment: Any, memory: str = "lstm", *, precise: bool = True, **options: Any) -> GymActorCritic:
     """An actor and a critic that remember, with weights that tell observations apart."""
     torch.manual_seed(0)
-    trunk = nn.Sequential(nn.LazyLinear(4), nn.Tanh())
+    trunk = nn.Sequential(nn.Linear(3, 4), nn.Tanh())
     policy = GymActorCritic(environment, trunk=trunk, memory=MEMORIES[memory](), **options)
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():

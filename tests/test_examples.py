@@ -25,6 +25,7 @@ import cartpole_grpo
 import cartpole_reinforce
 import dpo_synthetic
 import dynamic_bandit
+import masked_cartpole
 import toy_environments
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
@@ -94,7 +95,16 @@ def test_dynamic_bandit_makes_a_table_and_a_figure(
 
 
 @pytest.mark.parametrize(
-    "example", [bandit_algorithms, cartpole_grpo, cartpole_reinforce, dpo_synthetic, dynamic_bandit, toy_environments]
+    "example",
+    [
+        bandit_algorithms,
+        cartpole_grpo,
+        cartpole_reinforce,
+        dpo_synthetic,
+        dynamic_bandit,
+        masked_cartpole,
+        toy_environments,
+    ],
 )
 def test_help_explains_every_option(example: Any, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):

@@ -37,7 +37,7 @@ MIXED = spaces.Dict(
     keys=spaces.MultiBinary((2, 2)),
     arm=spaces.Tuple((spaces.Box(-1, 1, (2, 1)), spaces.MultiDiscrete([2, 3], start=[1, 0]))),
 )
-DISCRETE = spaces.Tuple((spaces.Discrete(2), spaces.MultiDiscrete([[2, 3], [4, 2]])))
+DISCRETE = spaces.Tuple((spaces.Discrete(2), spaces.MultiDiscrete(np.array([[2, 3], [4, 2]]))))
 SPACES = [
     MIXED,
     DISCRETE,
@@ -108,12 +108,12 @@ def test_rollouts_of_any_actions_are_played_again(space: Any, tmp_path: Any) -> 
 
 
 def test_a_joint_log_prob_is_the_sum_over_its_parts() -> None:
-    space = spaces.Dict(gear=spaces.Discrete(3), steer=spaces.Box(-1, 1, (2,)))
-    joint = JointDistribution(space)
+    gears, wheel = spaces.Discrete(3), spaces.Box(-1, 1, (2,))
+    joint = JointDistribution(spaces.Dict(gear=gears, steer=wheel))
     outputs = normal(5, 5)
     decisions = drawn(joint, outputs)
     assert decisions.dtype == torch.float32
-    gear, steer = Categorical(space["gear"]), DiagonalGaussian(space["steer"])
+    gear, steer = Categorical(gears), DiagonalGaussian(wheel)
     expected = [
         gear.log_probs_and_entropy(outputs[:, :3], decisions[:, 0].long(), None),
         steer.log_probs_and_entropy(outputs[:, 3:], decisions[:, 1:], None),
@@ -163,9 +163,11 @@ def test_a_fix_for_a_part_that_is_not_supported() -> None:
     with pytest.raises(TypeError, match=r"part 'say' is not supported.*TransformAction"):
         GymPolicy(ObeyEnv(space))
     spoken = spaces.Dict(gear=spaces.Discrete(3), word=spaces.Discrete(2))
-    environment = gymnasium.wrappers.TransformAction(
-        ObeyEnv(space), lambda action: {"gear": action["gear"], "say": ("go", "no")[action["word"]]}, spoken
-    )
+
+    def say(action: Any) -> Any:
+        return {"gear": action["gear"], "say": ("go", "no")[action["word"]]}
+
+    environment = gymnasium.wrappers.TransformAction(ObeyEnv(space), say, spoken)
     assert evaluate(GymPolicy(environment), environment, 1).lengths.tolist() == [3]
 
 

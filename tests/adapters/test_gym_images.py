@@ -23,8 +23,11 @@ from grpo_adapters.gym import (
     GymPolicy,
     ImpalaCNN,
     NatureCNN,
+    RunningNormalization,
     TrajectoryBatch,
+    atari,
     evaluate,
+    networks,
     policies,
 )
 
@@ -234,6 +237,19 @@ def test_frames_of_any_memory_layout_are_joined_in_order() -> None:
     assert batch.observations.equal(expected)
 
 
+def test_normalisation_takes_some_frames_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(networks, "NUMBERS_AT_A_TIME", 3 * 16)
+    sampler = FragmentSampler(frames((4, 4)), num_steps=10)
+    policy = GymPolicy(sampler, normalize_observations=True)
+    batch = policy.encode_actions([0, 1], [group[0] for group in sampler.sample(policy, [0, 1], 1)])
+    policy.update_statistics(batch)
+    assert isinstance(batch.observations, Tensor)
+    assert isinstance(policy.normalization, RunningNormalization)
+    scaled = batch.observations.double() / 255
+    torch.testing.assert_close(policy.normalization.mean, scaled.mean(0))
+    torch.testing.assert_close(policy.normalization.variance, scaled.var(0, correction=0))
+
+
 def test_a_training_step_moves_the_trunk() -> None:
     sampler = FragmentSampler(frames((36, 36)), num_steps=8)
     policy = GymActorCritic(sampler)
@@ -244,3 +260,9 @@ def test_a_training_step_moves_the_trunk() -> None:
     assert unmoved == []
     result = evaluate(policy, lambda: FramesEnv((36, 36)), 3, num_envs=2)
     assert re.search("over 3 episodes", str(result))
+
+
+def test_atari_without_its_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(atari, "ale_py", None)
+    with pytest.raises(ModuleNotFoundError, match=r"pip install 'anygrpo\[atari\]'"):
+        atari.atari_environments("ALE/Pong-v5")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from copy import deepcopy
+from functools import partial
 from typing import Any
 
 import gymnasium
@@ -71,7 +72,7 @@ def arms(space: Any = ARM, mode: AutoresetMode = AutoresetMode.NEXT_STEP, **sett
     return SyncVectorEnv([lambda: ArmEnv(space, **settings)] * 2, autoreset_mode=mode)
 
 
-OBSERVED = {
+OBSERVED: dict[str, Any] = {
     "camera": np.arange(192, dtype=np.uint8).reshape(8, 8, 3),
     "gear": np.int64(3),
     "joints": (np.array([0.5, -1], np.float32), np.array([0, 1, 1], np.int8)),
@@ -224,7 +225,7 @@ def test_a_dict_of_dicts_and_a_tuple_and_a_text() -> None:
     ):
         environment = ArmEnv(space)
         assert isinstance(GymPolicy(environment).trunk, DictEncoder)
-        assert evaluate(GymPolicy(environment), lambda space=space: ArmEnv(space), 3, num_envs=2).lengths.sum() == 9
+        assert evaluate(GymPolicy(environment), partial(ArmEnv, space), 3, num_envs=2).lengths.sum() == 9
 
 
 class Halves(nn.Module):

@@ -9,9 +9,18 @@ import pytest
 import torch
 from processes import answers_of_ranks, on_ranks
 
-from grpo import GRPOConfig, GRPOTrainer, PPOConfig, PPOTrainer, World
+from grpo import Experience, GRPOConfig, GRPOTrainer, PPOConfig, PPOTrainer, Segments, World
+from grpo.data.action_batches import NoActions
 from grpo_adapters.bandit import GaussianRewards, SoftmaxPolicy, StationaryBandit, seeded_generator
-from grpo_adapters.gym import EnvironmentReward, FragmentSampler, GymActorCritic
+from grpo_adapters.gym import (
+    EnvironmentReward,
+    FragmentSampler,
+    GymActorCritic,
+    NormalizedReward,
+    RegressedAdvantage,
+    Trajectory,
+    TrajectoryBatch,
+)
 
 
 def fragments(world: World, plays_before: bool) -> dict[str, Any]:
@@ -68,6 +77,49 @@ def test_a_process_without_samples_follows_the_others() -> None:
     (first, count), (second, other) = on_ranks(2, one_is_without)
     assert torch.equal(first, second)
     assert count == other == 8
+
+
+def normalised(world: World, rollouts: list[list[float]]) -> list[float]:
+    model = NormalizedReward(discount=0.5)
+    model.join_world(world)
+    own = rollouts if world.is_alone else rollouts[world.rank : world.rank + 1]
+    return model.compute_rewards(list(range(len(own))), [played(rewards) for rewards in own]).tolist()
+
+
+def played(rewards: list[float]) -> Trajectory:
+    steps = len(rewards)
+    observations = torch.tensor(rewards).cumsum(0)[:, None]
+    end, over = torch.zeros(1, 1), torch.tensor([False])
+    return Trajectory(observations, torch.zeros(steps, dtype=torch.long), torch.tensor(rewards), (steps,), end, over)
+
+
+def test_rewards_are_divided_by_the_spread_of_all_returns() -> None:
+    rollouts = [[1.0, 2.0, 4.0], [8.0, -3.0]]
+    alone = normalised(World(), rollouts)
+    first, second = on_ranks(2, normalised, rollouts)
+    assert first + second == pytest.approx(alone)
+
+
+def worth(world: World, rollouts: list[list[float]]) -> list[float]:
+    own = rollouts if world.is_alone else [rollout for rollout in rollouts[world.rank : world.rank + 1] if rollout]
+    trajectories = [played(rewards) for rewards in own]
+    rewards = torch.tensor([reward for rollout in own for reward in rollout])
+    credit = RegressedAdvantage(discount=0.9, gae_lambda=0.5)
+    batch: Any = (
+        TrajectoryBatch.of(trajectories, torch.device("cpu"), torch.float32)
+        if own
+        else NoActions(torch.device("cpu"), [])
+    )
+    count = len(trajectories)
+    experience = Experience([0] * count, trajectories, batch, Segments(count, 1), rewards, world=world)
+    return credit(experience).tolist()
+
+
+@pytest.mark.parametrize("rollouts", [[[1.0, 2.0, 4.0], [8.0, -3.0]], [[1.0, 2.0, 4.0], []]])
+def test_states_are_worth_what_all_processes_returned_from_them(rollouts: list[list[float]]) -> None:
+    alone = worth(World(), [rollout for rollout in rollouts if rollout])
+    first, second = on_ranks(2, worth, rollouts)
+    assert first + second == pytest.approx(alone, abs=1e-5)
 
 
 def rewards_of_a_bandit(world: World) -> tuple[torch.Tensor, torch.Tensor]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 
 PACKAGES = {
+    "ale_py": "test_atari.py",
     "openenv": "test_openenv.py",
     "mpe2": "test_pettingzoo.py",
     "renderers": "test_renderers.py",

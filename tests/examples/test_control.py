@@ -19,7 +19,9 @@ import pytest
 import tyro
 
 import cartpole_grpo
+import fruit_from_pixels
 import lunarlander_ppo
+import masked_cartpole
 import tictactoe
 import toy_environments
 
@@ -92,6 +94,14 @@ def cartpole(folder: Path) -> str:
     return here(cartpole_grpo.main, cartpole_grpo, folder, options)
 
 
+def masked(folder: Path) -> str:
+    options = masked_cartpole.Options(memories=("gru", "none"), steps=500, seeds=(0,))
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(io.StringIO()) as printed:
+        patch.chdir(folder)
+        masked_cartpole.main(options)
+    return printed.getvalue()
+
+
 def lunarlander(folder: Path, algorithm: str) -> str:
     return here(lunarlander_ppo.train, lunarlander_ppo, folder, algorithm=algorithm, steps=1000, seeds=1)
 
@@ -124,6 +134,43 @@ def test_the_stored_lander_lands_and_is_filmed(tmp_path: Path) -> None:
     run("lunarlander_ppo.py", "evaluate", "--episodes", "1", "--video", "film", folder=tmp_path)
     [film] = (tmp_path / "film").glob("*.mp4")
     assert film.stat().st_size > 10_000
+
+
+def returns_of_fruit(choose: Callable[[fruit_from_pixels.Fruit], int]) -> list[float]:
+    returns = []
+    for seed in range(20):
+        environment = fruit_from_pixels.Fruit()
+        environment.reset(seed=seed)
+        returns.append(0.0)
+        is_over = False
+        while not is_over:
+            _, reward, is_over, _, _ = environment.step(choose(environment))
+            returns[-1] += reward
+    return returns
+
+
+def test_fruit_can_all_be_caught_but_not_by_chance() -> None:
+    def follow_or_flee(environment: fruit_from_pixels.Fruit) -> int:
+        goal = environment.column if environment.is_fruit else 36 * (environment.column < 18)
+        return 1 + (goal > environment.bar + 1) - (goal < environment.bar - 1)
+
+    assert returns_of_fruit(follow_or_flee) == [5.0] * 20
+    assert max(returns_of_fruit(lambda environment: 1)) < 5
+
+
+def test_fruit_from_pixels_learns_a_step_and_tells_what_it_reached(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.set_num_threads", lambda number: None)
+    fruit_from_pixels.main(seeds=1, steps=1000, episodes=2)
+    assert re.search(r"untrained policy: .*\nseed 0, 1,000 steps in \d+ s: .* over 2 episodes", capsys.readouterr().out)
+
+
+def test_a_memory_and_none(tmp_path: Path) -> None:
+    output = masked(tmp_path)
+    assert re.findall(r"(\w+), seed 0, 500 steps: .* over 100 episodes", output) == ["gru", "none"]
+    for name in ("gru", "none"):
+        assert len(lines_of(tmp_path / "outputs" / "masked-cartpole" / f"{name}-0" / "metrics.jsonl")) == 2
 
 
 @pytest.mark.parametrize("command", [lunarlander_ppo.play, tictactoe.evaluate, tictactoe.play])

@@ -72,10 +72,22 @@ def take_option(words: Sequence[str], name: str) -> tuple[str | None, list[str]]
     return value, rest
 
 
-def config_file(words: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
-    """The settings in the file of ``--config``, and the words without it."""
+def config_file(words: Sequence[str], named: Mapping[str, Path] | None = None) -> tuple[dict[str, Any], list[str]]:
+    """The settings in the file of ``--config``, and the words without it.
+
+    Args:
+        words: the words behind the command.
+        named: files that come with the package, by names that stand for them where there is no such path.
+    """
     path, rest = take_option(words, "config")
-    return ({} if path is None else read_toml(Path(path))), rest
+    if path is None:
+        return {}, rest
+    if named and not Path(path).exists():
+        if path in named:
+            return read_toml(named[path]), rest
+        if "." not in path:
+            raise UsageError(f"there is no file {path}, and none of that name in the zoo, which has {', '.join(named)}")
+    return read_toml(Path(path)), rest
 
 
 def require_fields(settings: Mapping[str, Any], options: type[BaseModel], where: str) -> None:

@@ -9,37 +9,46 @@ from typing import Any, Literal
 
 import gymnasium
 import tyro
-from gymnasium.vector import AutoresetMode
-from pydantic import PositiveInt
+from pydantic import Field, PositiveFloat, PositiveInt
 
 from grpo import (
+    AdvantageEstimator,
     BestWeights,
     Callback,
     EarlyStopping,
     Evaluate,
     GRPOConfig,
     GRPOTrainer,
+    MonteCarlo,
     PPOConfig,
     PPOTrainer,
     ReinforceConfig,
     ReinforceTrainer,
     Run,
     World,
+    group_time_baseline,
 )
 from grpo_adapters.cli.arguments import config_file, parse, require_fields, take_option
 from grpo_adapters.cli.errors import UsageError, as_usage_errors
-from grpo_adapters.cli.gym_presets import preset
+from grpo_adapters.cli.gym_environments import make, make_several
+from grpo_adapters.cli.gym_presets import preset, zoo_files
 from grpo_adapters.cli.kinds import EvaluationOptions, Kind
 from grpo_adapters.cli.options import RunOptions, explained
 from grpo_adapters.gym import (
+    ActionDistribution,
+    DiagonalGaussian,
     EnvironmentReward,
     EpisodeSampler,
     FragmentSampler,
     GymActorCritic,
     GymPolicy,
+    NormalizedReward,
+    RegressedAdvantage,
+    distribution_for,
     evaluate,
     record_video,
 )
+from grpo_adapters.gym.spaces import spaces_of
 
 EVALUATION_SEED, FINAL_SEED = 1_000_000_000, 2_000_000_000
 SEEDS_OF_A_RUN = 1_000_000
@@ -60,9 +69,13 @@ class GymOptions(RunOptions):
         environment: name of the environment in gymnasium's register, CartPole-v1 for instance.
         algorithm: ppo plays fragments and has a critic; grpo compares whole episodes from the same start; reinforce
             learns from whole episodes.
+        wrappers: around each environment, the innermost first: module:class, with what else the class takes as a table,
+            "gymnasium.wrappers:FrameStackObservation {stack_size = 4}" for instance.
         num_envs: environments that are played side by side.
         hidden_sizes: sizes of the layers of the networks.
         normalize_observations: normalise observations by their running mean and standard deviation.
+        initial_std: standard deviation that continuous actions begin with, before they are squashed to their bounds; it
+            is 1 where nothing is said. A car or an arm that needs force for a while is moved by 3.
         evaluate_every: steps between two evaluations of the greedy policy, in an environment of its own; 0 for about a
             twentieth of the run.
         evaluation_episodes: episodes of an evaluation.
@@ -75,9 +88,11 @@ class GymOptions(RunOptions):
 
     environment: tyro.conf.Positional[str]
     algorithm: AlgorithmName = "ppo"
+    wrappers: tuple[str, ...] = ()
     num_envs: PositiveInt = 8
     hidden_sizes: tuple[PositiveInt, ...] = (64, 64)
     normalize_observations: bool = False
+    initial_std: PositiveFloat | None = None
     evaluate_every: int = 0
     evaluation_episodes: PositiveInt = 20
     stop_at: float | None = None
@@ -91,10 +106,13 @@ class GymPPOOptions(PPOConfig, GymOptions):
 
     Attributes:
         num_steps: steps in each environment between two updates.
+        normalize_rewards: learn from rewards divided by the running standard deviation of the discounted return; the
+            returns that are reported are of rewards as they are.
         seed: of the weights, the environments, what is sampled, and the order of rows.
     """
 
     num_steps: PositiveInt = 256
+    normalize_rewards: bool = False
 
 
 @explained
@@ -103,10 +121,18 @@ class GymGRPOOptions(GRPOConfig, GymOptions):
 
     Attributes:
         num_groups: starts in a step, each with a group of episodes.
+        credit: what a decision is compared with. episode: its whole episode with those of its group; time: what came
+            after it with what came after the same step in its group; state: with what came after like states in all
+            episodes, which is best where episodes are long.
+        discount: γ of what came after a decision, with the credit time or state.
+        gae_lambda: λ of generalised advantage estimation, with the credit state; 1 trusts the rewards.
         seed: of the weights, the environments, what is sampled, and the order of rows.
     """
 
     num_groups: PositiveInt = 4
+    credit: Literal["episode", "time", "state"] = "episode"
+    discount: float = Field(1.0, ge=0, le=1)
+    gae_lambda: float = Field(1.0, ge=0, le=1)
 
 
 @explained
@@ -130,7 +156,7 @@ OPTIONS: dict[str, type[GymOptions]] = {
 
 def parse_options(words: Sequence[str]) -> GymOptions:
     """Options from the words behind ``train gym``; presets first, a file of settings over them, words over all."""
-    settings, rest = config_file(words)
+    settings, rest = config_file(words, zoo_files())
     settings.pop("kind", None)
     algorithm = take_option(rest, "algorithm")[0] or settings.get("algorithm", "ppo")
     options = _options_of(algorithm)
@@ -165,7 +191,7 @@ def resolve(options: GymOptions) -> GymOptions:
 
 def build(options: GymOptions, more: Sequence[Callback], world: World) -> Run:
     """The run of these options."""
-    make(options.environment).close()
+    _make(options).close()
     callbacks: list[Callback] = [Evaluate(partial(_evaluation, options), options.evaluate_every), BestWeights(METRIC)]
     if options.stop_at is not None:
         callbacks.append(EarlyStopping(METRIC, bar=options.stop_at))
@@ -176,31 +202,21 @@ def build(options: GymOptions, more: Sequence[Callback], world: World) -> Run:
 
 def evaluate_run(options: GymOptions, asked: EvaluationOptions, load: Callable[[Any], None]) -> str:
     """Play episodes with a trained policy."""
-    environment = make(options.environment, **({"render_mode": "human"} if asked.render else {}))
+    environment = _make(options, **({"render_mode": "human"} if asked.render else {}))
     policy = _policy(options, environment)
     load(policy)
     try:
-        played: Any = environment if asked.render else partial(gymnasium.make, options.environment)
+        played: Any = environment if asked.render else partial(_make, options)
         result = evaluate(policy, played, asked.episodes, seed=FINAL_SEED)
     finally:
         environment.close()
     told = [f"{options.environment}, greedy policy: return {result}"]
     if asked.video is not None:
-        filmed = partial(gymnasium.make, options.environment, render_mode="rgb_array")
+        filmed = partial(_make, options, render_mode="rgb_array")
         count = min(asked.num_videos, asked.episodes)
         with as_usage_errors(gymnasium.error.Error):
             told += map(str, record_video(policy, filmed, asked.video, count, seed=FINAL_SEED))
     return "\n".join(told)
-
-
-def make(name: str, **settings: Any) -> gymnasium.Env[Any, Any]:
-    """An environment.
-
-    Raises:
-        UsageError: if gymnasium has none of that name, or lacks what it needs.
-    """
-    with as_usage_errors(gymnasium.error.Error):
-        return gymnasium.make(name, **settings)
 
 
 def _options_of(algorithm: Any) -> type[GymOptions]:
@@ -227,7 +243,7 @@ def _num_steps_of(options: GymOptions) -> int:
 
 def _how_to_save(options: GymOptions) -> str:
     """Whether environments like these can be saved in the midst of an episode."""
-    environments = _environments(options.environment, 1)
+    environments = _environments(options, 1)
     sampler = FragmentSampler(environments, num_steps=2)
     try:
         sampler.sample(_policy(options, sampler), sampler.states, 1)
@@ -239,14 +255,12 @@ def _how_to_save(options: GymOptions) -> str:
     return "copy"
 
 
-def _environments(name: str, count: int) -> gymnasium.vector.VectorEnv[Any, Any, Any]:
-    with as_usage_errors(gymnasium.error.Error):
-        return gymnasium.make_vec(
-            name,
-            num_envs=count,
-            vectorization_mode="sync",
-            vector_kwargs={"autoreset_mode": AutoresetMode.SAME_STEP},
-        )
+def _make(options: GymOptions, **settings: Any) -> gymnasium.Env[Any, Any]:
+    return make(options.environment, options.wrappers, **settings)
+
+
+def _environments(options: GymOptions, count: int) -> gymnasium.vector.VectorEnv[Any, Any, Any]:
+    return make_several(options.environment, options.wrappers, count)
 
 
 def _policy(options: GymOptions, environment: Any) -> Any:
@@ -254,9 +268,20 @@ def _policy(options: GymOptions, environment: Any) -> Any:
     return kind(
         environment,
         hidden_sizes=options.hidden_sizes,
+        distribution=_distribution(options, environment),
         normalize_observations=options.normalize_observations,
         seed=options.seed,
     )
+
+
+def _distribution(options: GymOptions, environment: Any) -> Callable[[Any], ActionDistribution]:
+    """What outputs mean, with the standard deviation that was asked for, where one was."""
+    if options.initial_std is None:
+        return distribution_for
+    space = spaces_of(environment)[1]
+    if not isinstance(space, gymnasium.spaces.Box):
+        raise UsageError(f"initial_std is {options.initial_std:g}, but the actions are not continuous: {space}")
+    return partial(DiagonalGaussian, initial_std=options.initial_std)
 
 
 def _ppo(options: GymPPOOptions, world: World) -> tuple[Any, Any]:
@@ -264,19 +289,35 @@ def _ppo(options: GymPPOOptions, world: World) -> tuple[Any, Any]:
     if options.num_envs < world.size:
         raise UsageError(f"num_envs is {options.num_envs}, expected at least one for each of {world.size} processes")
     sampler = FragmentSampler(
-        _environments(options.environment, own.stop - own.start),
+        _environments(options, own.stop - own.start),
         options.num_steps,
         seed=options.seed * SEEDS_OF_A_RUN + own.start,
         environments_in_state="restart" if options.environments_in_state == "restart" else "copy",
     )
     policy = _policy(options, sampler)
-    return PPOTrainer(PPOConfig(**options.part(PPOConfig)), policy, EnvironmentReward(), world=world), sampler.states
+    reward = NormalizedReward(options.discount) if options.normalize_rewards else EnvironmentReward()
+    return PPOTrainer(PPOConfig(**options.part(PPOConfig)), policy, reward, world=world), sampler.states
 
 
 def _grpo(options: GymGRPOOptions, world: World) -> tuple[Any, Any]:
     policy = _policy(options, _episodes(options))
     config = GRPOConfig(**options.part(GRPOConfig))
-    return GRPOTrainer(config, policy, EnvironmentReward(), world=world), _starts(options, options.num_groups)
+    trainer = GRPOTrainer(config, policy, EnvironmentReward(), advantage_estimator=_credit(options), world=world)
+    return trainer, _starts(options, options.num_groups)
+
+
+def _credit(options: GymGRPOOptions) -> AdvantageEstimator | None:
+    if options.credit == "state":
+        return RegressedAdvantage(discount=options.discount, gae_lambda=options.gae_lambda)
+    if options.gae_lambda != 1:
+        raise UsageError(f"gae_lambda is {options.gae_lambda:g}, which only the credit state has: say --credit state")
+    if options.credit == "time":
+        return MonteCarlo(discount=options.discount, baseline=group_time_baseline)
+    if options.discount != 1:
+        raise UsageError(
+            f"discount is {options.discount:g}, but the credit of whole episodes has none: say --credit time, or state"
+        )
+    return None
 
 
 def _reinforce(options: GymReinforceOptions, world: World) -> tuple[Any, Any]:
@@ -289,7 +330,7 @@ TRAINERS: dict[str, Callable[[Any, World], tuple[Any, Any]]] = {"ppo": _ppo, "gr
 
 
 def _episodes(options: GymOptions) -> EpisodeSampler:
-    return EpisodeSampler(partial(gymnasium.make, options.environment), options.num_envs)
+    return EpisodeSampler(partial(_make, options), options.num_envs)
 
 
 def _starts(options: GymOptions, count: int) -> Callable[[int], list[int]]:
@@ -299,7 +340,7 @@ def _starts(options: GymOptions, count: int) -> Callable[[int], list[int]]:
 
 
 def _evaluation(options: GymOptions, policy: GymPolicy) -> dict[str, float]:
-    environment, count = partial(gymnasium.make, options.environment), options.evaluation_episodes
+    environment, count = partial(_make, options), options.evaluation_episodes
     return evaluate(policy, environment, count, seed=EVALUATION_SEED, num_envs=min(count, MOST_ENVS)).to_metrics()
 
 

@@ -25,7 +25,8 @@ from grpo_adapters.gym.parallel_agents import ParallelAgents
 from grpo_adapters.gym.parallel_environments import ParallelVectorEnv
 from grpo_adapters.gym.players import Player
 from grpo_adapters.gym.policies import GymActorCritic, GymPolicy
-from grpo_adapters.gym.reward_models import EnvironmentReward
+from grpo_adapters.gym.regressed_values import RegressedAdvantage
+from grpo_adapters.gym.reward_models import EnvironmentReward, NormalizedReward
 from grpo_adapters.gym.rollout_files import ReplayDifference, replay, save_rollouts
 from grpo_adapters.gym.simulator_sampler import SimulatorSampler
 from grpo_adapters.gym.simulators import Simulator
@@ -61,10 +62,12 @@ __all__ = [
     "JointDistribution",
     "MultiCategorical",
     "NatureCNN",
+    "NormalizedReward",
     "ObservationEncoder",
     "ParallelAgents",
     "ParallelVectorEnv",
     "Player",
+    "RegressedAdvantage",
     "ReplayDifference",
     "Rollout",
     "RunningNormalization",

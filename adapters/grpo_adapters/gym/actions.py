@@ -1,4 +1,4 @@
-"""Actions of nested spaces: many at a time, one by one, and as records."""
+"""Actions of nested spaces: many at a time, one by one, or as records."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Features of Dict and Tuple observations: tensors by name, and the records that NumPy keeps them in."""
+"""Features of observations that have parts: tensors by name, which NumPy keeps as records."""
 
 from __future__ import annotations
 
@@ -73,7 +73,8 @@ class Columns:
         return f"Columns({ {name: [*part.shape] for name, part in self._parts.items()} })"
 
 
-FeatureTensors: TypeAlias = Tensor | Columns
+FeatureTensors: TypeAlias = Any
+"""A tensor, or :class:`Columns` where an observation has parts: whoever reads it knows which."""
 
 
 def tensors(features: NDArray[Any]) -> FeatureTensors:

@@ -1,4 +1,4 @@
-"""A trunk for Dict and Tuple observations: an encoder for each key."""
+"""A trunk with an encoder for each part of an observation."""
 
 from __future__ import annotations
 

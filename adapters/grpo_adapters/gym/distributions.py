@@ -105,11 +105,12 @@ class MultiCategorical(nn.Module):
 
     def __init__(self, space: spaces.MultiDiscrete | spaces.MultiBinary) -> None:
         super().__init__()
-        is_binary = isinstance(space, spaces.MultiBinary)
         self.shape, self.dtype = tuple(space.shape), space.dtype
-        self.sizes = [2] * math.prod(self.shape) if is_binary else [int(size) for size in space.nvec.reshape(-1)]
+        if isinstance(space, spaces.MultiBinary):
+            self.sizes, starts = [2] * math.prod(self.shape), np.zeros(self.shape, np.int64)
+        else:
+            self.sizes, starts = [int(size) for size in space.nvec.reshape(-1)], np.asarray(space.start, np.int64)
         self.num_outputs = sum(self.sizes)
-        starts = np.zeros(self.shape, np.int64) if is_binary else np.asarray(space.start)
         self.starts: Tensor
         self.register_buffer("starts", torch.from_numpy(starts), persistent=False)
 
@@ -175,7 +176,7 @@ class DiagonalGaussian(nn.Module):
         self.num_outputs = 2 * self.num_dimensions if state_dependent_std else self.num_dimensions
         self.sizes: list[int] = []
         self.initial_log_std = math.log(initial_std)
-        self.log_std: nn.Parameter | None = None
+        self.log_std: Any = None
         if not state_dependent_std:
             self.log_std = nn.Parameter(torch.full((self.num_dimensions,), self.initial_log_std))
         self.low, self.high, self.dtype = space.low, space.high, space.dtype

@@ -1,4 +1,4 @@
-"""How frames lie in their space: where channels, height and width are."""
+"""Where the channels of frames are."""
 
 from __future__ import annotations
 

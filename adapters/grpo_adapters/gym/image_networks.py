@@ -75,7 +75,7 @@ class NatureCNN(nn.Module):
     def _convolved(self, units: Tensor) -> Tensor:
         units = units.contiguous(memory_format=torch.channels_last)
         for layer in self.convolutions:
-            units = torch.relu(layer(units))
+            units = layer(units).relu_()
         return units
 
 
@@ -149,7 +149,7 @@ class _Stage(nn.Module):
         for block in self.blocks:
             assert isinstance(block, nn.ModuleList)
             first, second = block
-            units = units + second(torch.relu(first(torch.relu(units))))
+            units = units + second(first(torch.relu(units)).relu_())
         return units
 
 
@@ -161,7 +161,8 @@ def convolution(
     nn.init.orthogonal_(layer.weight, HIDDEN_GAIN, generator=generator)
     assert layer.bias is not None
     nn.init.zeros_(layer.bias)
-    return layer.to(memory_format=torch.channels_last)
+    layer.weight.data = layer.weight.data.contiguous(memory_format=torch.channels_last)
+    return layer
 
 
 @torch.no_grad()

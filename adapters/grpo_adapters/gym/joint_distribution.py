@@ -1,4 +1,4 @@
-"""Distributions over actions that are made of several, and which distribution a space has."""
+"""The distribution that an action space has, also where actions are made of several."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class JointDistribution(nn.Module):
         [('gear', array([4])), ('steer', array([[0., 0.]], dtype=float32))]
     """
 
-    def __init__(self, space: spaces.Dict | spaces.Tuple) -> None:
+    def __init__(self, space: spaces.Dict | spaces.Tuple[Any]) -> None:
         super().__init__()
         self.space = space
         found = parts_of(space)
@@ -91,7 +91,8 @@ class JointDistribution(nn.Module):
         )
 
     def _outputs(self, outputs: Tensor) -> tuple[Tensor, ...]:
-        return outputs.split([part.num_outputs for part in self._parts], -1)
+        own: tuple[Tensor, ...] = outputs.split([part.num_outputs for part in self._parts], -1)
+        return own
 
     def _masks(self, masks: Tensor | None) -> list[Tensor | None]:
         if masks is None:

@@ -20,10 +20,18 @@ def step_of(memory: nn.Module, units: Tensor, state: Any) -> tuple[Tensor, Any]:
 
     Raises:
         TypeError: if they are no pair of units and a state.
-        ValueError: if rows are not where they must be.
+        ValueError: if it raises, or rows are not where they must be.
     """
     name = f"memory {type(memory).__name__}"
-    result = memory(units, state)
+    try:
+        result = memory(units, state)
+    except Exception as error:
+        hint = "; give it initial_state(n) if it cannot begin from None" if state is None else ""
+        raise ValueError(
+            f"{name} cannot take units of shape {list(units.shape)} with the state "
+            f"{None if state is None else [list(tensor.shape) for _, tensor in tensors_of(state)]}: "
+            f"{type(error).__name__}: {error}{hint}"
+        ) from error
     if not isinstance(result, tuple) or len(result) != 2 or not isinstance(result[0], Tensor):
         raise TypeError(f"{name} returned a {type(result).__name__}, {EXPECTED}. {READY_MADE}")
     outputs, state = result
@@ -46,10 +54,12 @@ def step_of(memory: nn.Module, units: Tensor, state: Any) -> tuple[Tensor, Any]:
 
 
 def beginning_of(memory: nn.Module, num_rows: int, like: Any) -> Any:
-    """The state of ``num_rows`` episodes that begin: the memory's ``initial_state``, or zeros ``like`` a state."""
-    own = getattr(memory, "initial_state", None)
+    """The state of so many episodes that begin: the memory's ``initial_state``, or zeros ``like`` a state, if any."""
+    own: Any = getattr(memory, "initial_state", None)
     if own is not None:
         return own(num_rows)
+    if like is None:
+        return None
     return map_state(lambda tensor: tensor.new_zeros(num_rows, *tensor.shape[1:]), like)
 
 
@@ -67,31 +77,21 @@ def check_memory(memory: nn.Module, units: Tensor) -> Any:
     Raises:
         TypeError, ValueError: if it does not do so; the message says what was expected.
     """
-    name, has_own = f"memory {type(memory).__name__}", hasattr(memory, "initial_state")
+    name = f"memory {type(memory).__name__}"
     was_training = memory.training
     memory.eval()
     try:
-        first = beginning_of(memory, NUM_ROWS, None) if has_own else None
+        first = beginning_of(memory, NUM_ROWS, None)
         outputs, state = step_of(memory, units, first)
-    except RuntimeError as error:
-        raise ValueError(
-            f"{name} cannot take units of shape {list(units.shape)} with the state of episodes that begin, "
-            f"{'its initial_state' if has_own else 'None; give it initial_state(n) if it needs another'}: {error}"
-        ) from error
-    finally:
-        memory.train(was_training)
-    like = map_state(lambda tensor: torch.zeros_like(tensor[:1]), state)
-    beginning = beginning_of(memory, NUM_ROWS, like)
-    _check_same_kind(name, "the state of its initial_state" if has_own else "a state of zeros", beginning, state)
-    memory.eval()
-    try:
+        like = map_state(lambda tensor: torch.zeros_like(tensor[:1]), state)
+        beginning = beginning_of(memory, NUM_ROWS, like)
         again, state = step_of(memory, units, beginning)
+        _check_same_kind(name, beginning, state)
         if not torch.allclose(again, outputs, rtol=1e-4, atol=1e-5):
             raise ValueError(
                 f"{name} begins otherwise from None than from zeros: give it a method initial_state(n) that returns "
                 f"the state of n episodes that begin"
             )
-        _check_same_kind(name, "its state after one step", state, step_of(memory, units.flip(0), state)[1])
         _check_sequences(name, memory, units, beginning)
     finally:
         memory.train(was_training)
@@ -105,15 +105,15 @@ def check_memory(memory: nn.Module, units: Tensor) -> Any:
     return like
 
 
-def _check_same_kind(name: str, which: str, expected: Any, came: Any) -> None:
-    """Two states must differ in their numbers only."""
-    shapes = [
+def _check_same_kind(name: str, before: Any, after: Any) -> None:
+    """States before and after a step must differ in their numbers only."""
+    kinds = [
         [(place, list(tensor.shape[1:]), tensor.dtype) for place, tensor in tensors_of(state)]
-        for state in (expected, came)
+        for state in (before, after)
     ]
-    if shapes[0] != shapes[1]:
+    if kinds[0] != kinds[1]:
         raise ValueError(
-            f"{name} has a state that changes its kind: {which} is {shapes[0]}, after another step it is {shapes[1]}. "
+            f"{name} has a state that changes its kind: its rows are {kinds[0]} before a step and {kinds[1]} after it. "
             f"Keep its shape, as StackedUnits keeps the last steps only"
         )
 

@@ -16,6 +16,7 @@ HIDDEN_GAIN = math.sqrt(2)
 POLICY_GAIN = 0.01
 VALUE_GAIN = 1.0
 ALONE = World()
+NUMBERS_AT_A_TIME = 2**22
 
 
 class MLP(nn.Module):
@@ -161,21 +162,32 @@ class RunningNormalization(nn.Module):
 
     @torch.no_grad()
     def update(self, features: Tensor, world: World = ALONE) -> None:
-        """Take features [n, *shape] of this process, and those of the others, into account.
+        """Take features [n, *shape] of this process, and those of the others, into account; images as bytes.
 
         References:
             Chan, Golub and LeVeque 1983.
         """
-        features = features.double()
-        total = world.sum(torch.stack((features.sum(0), torch.full_like(self.mean, len(features)))))
+        parts = features.split(max(1, NUMBERS_AT_A_TIME // max(1, self.mean.numel())))
+        sums = torch.stack([scaled_images(part, torch.float64).double().sum(0) for part in parts]).sum(0)
+        total = world.sum(torch.stack((sums, torch.full_like(self.mean, len(features)))))
         added = total[1].flatten()[0]
         mean = total[0] / added
         count = self.count + added
         difference = mean - self.mean
-        spread = world.sum((features - mean).square().sum(0)) + self.variance * self.count
+        squares = [(scaled_images(part, torch.float64).double() - mean).square().sum(0) for part in parts]
+        spread = world.sum(torch.stack(squares).sum(0)) + self.variance * self.count
         self.variance.copy_((spread + difference.square() * self.count * added / count) / count)
         self.mean.add_(difference * added / count)
         self.count.copy_(count)
+
+
+def scaled_images(part: Tensor, dtype: torch.dtype) -> Tensor:
+    """Frames from 0 to 1, with channels last in memory, where convolutions want them; all else as it is."""
+    if part.dtype != torch.uint8:
+        return part
+    is_channels_first = part.dim() == 4 and part.shape[1] < part.shape[3]
+    memory_format = torch.channels_last if is_channels_first else torch.preserve_format
+    return part.to(dtype, memory_format=memory_format).div_(255)
 
 
 class NormalizedColumns(nn.Module):

@@ -9,7 +9,7 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-NESTED = spaces.Dict | spaces.Tuple
+NESTED = (spaces.Dict, spaces.Tuple)
 
 
 def is_image(space: gymnasium.Space[Any]) -> bool:
@@ -21,7 +21,7 @@ def parts_of(space: gymnasium.Space[Any], path: str = "") -> dict[str, gymnasium
     """The spaces in nested Dicts and Tuples, by path: ``{"arm/camera": ..., "0": ...}``."""
     if not isinstance(space, NESTED):
         return {path: space}
-    named = space.spaces.items() if isinstance(space, spaces.Dict) else enumerate(space.spaces)
+    named: Any = space.spaces.items() if isinstance(space, spaces.Dict) else enumerate(space.spaces)
     parts: dict[str, gymnasium.Space[Any]] = {}
     for name, part in named:
         parts |= parts_of(part, f"{path}/{name}" if path else str(name))
@@ -31,9 +31,11 @@ def parts_of(space: gymnasium.Space[Any], path: str = "") -> dict[str, gymnasium
 def part_at(space: gymnasium.Space[Any], value: Any, path: str) -> Any:
     """The part of an observation or action of a nested space."""
     while path and isinstance(space, NESTED):
-        names = list(space.spaces) if isinstance(space, spaces.Dict) else range(len(space.spaces))
-        name = next(name for name in names if path == str(name) or path.startswith(f"{name}/"))
-        space, value, path = space.spaces[name], value[name], path[len(str(name)) + 1 :]
+        within: dict[Any, gymnasium.Space[Any]] = dict(
+            space.spaces.items() if isinstance(space, spaces.Dict) else enumerate(space.spaces)
+        )
+        name = next(name for name in within if path == str(name) or path.startswith(f"{name}/"))
+        space, value, path = within[name], value[name], path[len(str(name)) + 1 :]
     return value
 
 
@@ -89,7 +91,8 @@ class ObservationPart:
         if outside.any():
             raise self._not_in_space(np.asarray(observations)[int(np.argmax(outside))])
         if self.as_numbers:
-            return numbers.reshape(len(numbers), *self.shape).astype(np.int64)
+            chosen: NDArray[np.int64] = numbers.reshape(len(numbers), *self.shape).astype(np.int64)
+            return chosen
         hot = np.zeros((len(numbers), *self.shape), dtype=np.float32)
         np.put_along_axis(hot, numbers + np.cumsum(self._sizes) - self._sizes, 1.0, axis=1)
         return hot
@@ -108,7 +111,8 @@ class ObservationPart:
                 f"{self._where('an observation')} came in shape {list(given.shape[1:])}, expected {list(self.shape)}, "
                 f"as its space says{self._layout_hint(given.shape[1:])}: {self._transform}"
             )
-        return given.astype(self.dtype, copy=False)
+        converted: NDArray[Any] = given.astype(self.dtype, copy=False)
+        return converted
 
     def _layout_hint(self, came: tuple[int, ...]) -> str:
         is_mixed = is_image(self.space) and len(came) > 2 and sorted(came) == sorted(self.shape)

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from grpo import NonFiniteError
 from grpo_adapters.gym.actions import one_by_one
@@ -57,7 +56,7 @@ class Player:
             self._check_count(len(begun))
             self._memory = begun_anew(self.policy, self._memory, begun)
 
-    def __call__(self, observations: Any, masks: Any = None) -> NDArray[Any]:
+    def __call__(self, observations: Any, masks: Any = None) -> Any:
         """Actions for the next observations of n environments, always the same ones, in the same order.
 
         Args:
@@ -96,7 +95,7 @@ def one_observed(policy: GymPolicy, observation: Any, info: dict[str, Any]) -> t
 @torch.no_grad()
 def decide_once(
     policy: GymPolicy, observations: Any, masks: Any, memory: Any, *, deterministic: bool
-) -> tuple[NDArray[Any], Any]:
+) -> tuple[Any, Any]:
     """Actions for n observations as an environment gives them, and what is remembered then."""
     encoded = policy.encoder(observations)
     if not finite_rows(encoded).all():

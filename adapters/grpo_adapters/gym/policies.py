@@ -26,18 +26,17 @@ from grpo_adapters.gym.networks import (
     ActorCriticMLP,
     NormalizedColumns,
     RunningNormalization,
+    scaled_images,
 )
 from grpo_adapters.gym.players import decide_once
-from grpo_adapters.gym.row_checks import NUM_ROWS, check_rows
+from grpo_adapters.gym.row_checks import NUM_ROWS, check_rows, within_reach
 from grpo_adapters.gym.spaces import ObservationEncoder, spaces_of
 from grpo_adapters.gym.state_dependent_exploration import StateDependentExploration
 from grpo_adapters.gym.stepwise import Decided
 from grpo_adapters.gym.trajectories import Trajectory, TrajectoryBatch
 from grpo_adapters.gym.windows import Remembered
 
-ROWS_AT_A_TIME = 512
-PROBED_RANGE = 10.0
-"""Observations whose bounds are beyond are tried within it when networks are checked."""
+ROWS_AT_A_TIME = 128
 
 
 class GymPolicy(nn.Module):
@@ -105,7 +104,7 @@ class GymPolicy(nn.Module):
         self.distribution = distribution(action_space)
         self.generator = torch.Generator().manual_seed(seed)
         self._world = World()
-        self.normalization = _normalization(self.encoder) if normalize_observations else None
+        self.normalization: Any = _normalization(self.encoder) if normalize_observations else None
         self.trunk = default_trunk(observation_space, self.generator) if actor is None and trunk is None else trunk
         if hidden_sizes is None:
             hidden_sizes = (64, 64) if self.trunk is None and memory is None else ()
@@ -155,7 +154,8 @@ class GymPolicy(nn.Module):
 
     def _two_features(self) -> FeatureTensors:
         zeros = np.zeros((2, *self.encoder.shape), dtype=self.encoder.dtype)
-        return self.features(placed(tensors(zeros), self.device, self.dtype))
+        features: FeatureTensors = self.features(placed(tensors(zeros), self.device, self.dtype))
+        return features
 
     @torch.no_grad()
     def _shape_for_two(self, role: str, network: nn.Module, features: FeatureTensors) -> tuple[int, ...]:
@@ -190,10 +190,8 @@ class GymPolicy(nn.Module):
         """Features of observations that differ."""
         space = batch_space(self.observation_space, NUM_ROWS)
         space.seed(0)
-        features = self.features(placed(tensors(self.encoder(space.sample())), self.device, self.dtype))
-        if isinstance(features, Columns):
-            return Columns({name: _within_probed_range(part) for name, part in features.items()})
-        return _within_probed_range(features)
+        observed = within_reach(tensors(self.encoder(space.sample())))
+        return self.features(placed(observed, self.device, self.dtype))
 
     @torch.no_grad()
     def _probed_units(self, *, with_memory: bool = True) -> Any:
@@ -344,7 +342,7 @@ class GymPolicy(nn.Module):
         """Move the running normalisation, if there is one; of a process without samples the batch tells nothing."""
         if self.normalization is not None:
             nothing = tensors(np.zeros((0, *self.encoder.shape), dtype=self.encoder.dtype))
-            self.normalization.update(self._scaled(getattr(batch, "observations", nothing)), self._world)
+            self.normalization.update(getattr(batch, "observations", nothing), self._world)
 
     def get_extra_state(self) -> Tensor:
         """The state of the random generator, uint8, which ``state_dict`` holds beside parameters and buffers."""
@@ -360,12 +358,7 @@ class GymPolicy(nn.Module):
         super()._load_from_state_dict(state_dict, prefix, *args)
 
 
-def scaled_images(part: Tensor, dtype: torch.dtype) -> Tensor:
-    """Frames from 0 to 1; all else as it is."""
-    return part.to(dtype).div_(255) if part.dtype == torch.uint8 else part
-
-
-def _normalization(encoder: ObservationEncoder) -> nn.Module:
+def _normalization(encoder: ObservationEncoder) -> RunningNormalization | NormalizedColumns:
     if not encoder.is_structured:
         return RunningNormalization(encoder.shape)
     return NormalizedColumns({name: part.shape for name, part in encoder.parts.items() if part.dtype == np.float32})
@@ -422,15 +415,16 @@ class GymActorCritic(GymPolicy):
         )
         self.critic: nn.Module | None = critic
         if hidden_sizes is None:
-            hidden_sizes = (64, 64) if self.trunk is None and memory is None else ()
-        is_alone = actor is None and critic is None and self.trunk is None and memory is None
-        if is_alone and len(hidden_sizes) > 0 and not isinstance(self.distribution, StateDependentExploration):
+            hidden_sizes = (64, 64) if self.trunk is None and self.memory is None else ()
+        is_paired = actor is None and critic is None and self.trunk is None and self.memory is None
+        if is_paired and len(hidden_sizes) > 0 and not isinstance(self.distribution, StateDependentExploration):
             num_inputs, num_outputs = math.prod(self.encoder.shape), self.distribution.num_outputs
             self.actor = ActorCriticMLP(num_inputs, hidden_sizes, num_outputs, generator=self.generator)
             return
-        if critic is None:
+        if self.critic is None:
             num_inputs = math.prod(self._unit_shape)
             self.critic = MLP(num_inputs, hidden_sizes, 1, output_gain=VALUE_GAIN, generator=self.generator)
+        assert self.critic is not None
         fix = "one value is expected for each, [n] or [n, 1]: end the network with one output"
         self._check_outputs("critic", self.critic, {(2,), (2, 1)}, fix)
         if critic is not None:
@@ -454,7 +448,6 @@ class GymActorCritic(GymPolicy):
     @torch.no_grad()
     def estimate_values(self, batch: TrajectoryBatch) -> ValueEstimates:
         """Values at all steps and after them, [D] each; 0 after a step that terminated its episode."""
-        assert batch.next_observations is not None
         assert batch.terminated is not None
         units, units_after = self._units_during_and_after(batch)
         _, values = self.outputs_and_values(units)
@@ -465,16 +458,13 @@ class GymActorCritic(GymPolicy):
 
     def _units_during_and_after(self, batch: TrajectoryBatch) -> tuple[Tensor, Tensor]:
         """What the critic sees at all steps, and after the last one of each episode."""
+        assert batch.next_observations is not None
         after = self.units(batch.next_observations)
         if self.memory is None:
             return self.units(batch.observations), after
         remembered = self._remembered(batch)
         after, _ = self.memory(after, remembered.states_after(batch.episodes.last))
         return remembered.units, after
-
-
-def _within_probed_range(part: Tensor) -> Tensor:
-    return part.clamp(-PROBED_RANGE, PROBED_RANGE) if part.is_floating_point() else part
 
 
 def _check_window(memory: nn.Module | None, window: int | None, burn_in: int) -> None:

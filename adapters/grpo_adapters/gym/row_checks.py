@@ -8,8 +8,23 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from grpo_adapters.gym.columns import Columns, FeatureTensors
+
 NUM_ROWS = 4
 """Different rows that are compared, three at a time."""
+REACH = 10.0
+"""What is observed with bounds beyond is tried within them."""
+
+
+def within_reach(observations: FeatureTensors) -> FeatureTensors:
+    """Features within :data:`REACH`; frames and numbers of choices as they are."""
+    if isinstance(observations, Columns):
+        return Columns({name: _clamped(part) for name, part in observations.items()})
+    return _clamped(observations)
+
+
+def _clamped(part: Tensor) -> Tensor:
+    return part.clamp(-REACH, REACH) if part.is_floating_point() else part
 
 
 def check_rows(role: str, network: nn.Module, compute: Callable[[list[int]], Sequence[Tensor]], fix: str) -> None:

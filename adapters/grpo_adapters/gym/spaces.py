@@ -96,7 +96,7 @@ class ObservationEncoder:
 
 def _stays_apart(space: gymnasium.Space[Any]) -> bool:
     if isinstance(space, spaces.Dict):
-        return any(isinstance(part, NESTED | spaces.Text) or is_image(part) for part in space.values())
+        return any(isinstance(part, (*NESTED, spaces.Text)) or is_image(part) for part in space.values())
     return isinstance(space, spaces.Tuple | spaces.Text)
 
 

@@ -1,8 +1,9 @@
-"""Exploration whose noise is a function of the state and stays the same for some steps."""
+"""Exploration whose noise is a function of the state."""
 
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from gymnasium import spaces
@@ -51,7 +52,7 @@ class StateDependentExploration(DiagonalGaussian):
                 raise ValueError(f"{name} is {value}, expected at least 1")
         self.num_latents, self.resample_every = num_latents, resample_every
         std = initial_std / math.sqrt(num_latents)
-        self.log_std = nn.Parameter(torch.full((num_latents, self.num_dimensions), math.log(std)))
+        self.log_std: Any = nn.Parameter(torch.full((num_latents, self.num_dimensions), math.log(std)))
         self.num_outputs = self.num_dimensions + num_latents
 
     def noise(self, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
@@ -67,10 +68,13 @@ class StateDependentExploration(DiagonalGaussian):
     def sample(self, outputs: Tensor, noise: Tensor, masks: Tensor | None) -> Tensor:
         """What is drawn before squashing, u, [n, K]."""
         means, latents = outputs.split([self.num_dimensions, self.num_latents], -1)
+        assert self.log_std is not None
         matrix = noise.unflatten(-1, (self.num_latents, self.num_dimensions)) * self.log_std.exp()
-        return means + torch.einsum("...l,...lk->...k", latents, matrix)
+        drawn: Tensor = means + torch.einsum("...l,...lk->...k", latents, matrix)
+        return drawn
 
     def _means_and_log_std(self, outputs: Tensor) -> tuple[Tensor, Tensor]:
         means, latents = outputs.split([self.num_dimensions, self.num_latents], -1)
-        variances = latents.square() @ (2 * self.log_std).exp()
+        assert self.log_std is not None
+        variances = latents.square() @ self.log_std.exp().square()
         return means, (variances + self.SMALLEST_VARIANCE).log() / 2

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from grpo import Segments
-from grpo_adapters.gym.columns import FeatureTensors, joined, placed
+from grpo_adapters.gym.columns import joined, placed
 from grpo_adapters.gym.windows import StoredMemory, Windows
 
 
@@ -29,11 +29,11 @@ class Trajectory:
         memory: what the policy remembered along the way; None for one that remembers nothing.
     """
 
-    observations: FeatureTensors
+    observations: Any
     decisions: Tensor
     rewards: Tensor
     episode_lengths: tuple[int, ...]
-    next_observations: FeatureTensors
+    next_observations: Any
     terminated: Tensor
     masks: Tensor | None = None
     memory: StoredMemory | None = None
@@ -134,12 +134,12 @@ class TrajectoryBatch:
 
     def __init__(
         self,
-        observations: FeatureTensors,
+        observations: Any,
         decisions: Tensor,
         masks: Tensor | None,
         samples: Segments | None = None,
         episodes: Segments | None = None,
-        next_observations: FeatureTensors | None = None,
+        next_observations: Any = None,
         terminated: Tensor | None = None,
         windows: Windows | None = None,
     ) -> None:

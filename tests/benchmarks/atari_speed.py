@@ -1,0 +1,137 @@
+"""Atari Pong from pixels: this library's PPO beside Stable-Baselines3's, with rl-zoo3's settings for Atari.
+
+Both take turns in one process on one thread, a rollout of 8 environments and its updates at a time. What memory
+the iterations of each take at most is measured in a process of its own. The last line holds the ratios, of
+the median speeds and of the memory, as JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+import tyro
+
+from grpo import LinearSchedule, PPOConfig, PPOTrainer
+from grpo_adapters.gym import EnvironmentReward, FragmentSampler, GymActorCritic
+from grpo_adapters.gym.atari import atari_environments
+
+NUM_ENVS, BATCH_SIZE, NUM_EPOCHS, TOTAL_STEPS = 8, 256, 4, 10_000_000
+
+
+@dataclass(frozen=True)
+class Options:
+    """Options of the benchmark."""
+
+    rounds: int = 3
+    """Turns that each takes, after one that does not count."""
+    num_steps: int = 128
+    """Steps of each environment in a rollout."""
+    memory_of: Literal["ours", "SB3"] | None = None
+    """Measure the memory of one of them in this process, and nothing else."""
+
+
+def our_ppo(num_steps: int) -> Callable[[], object]:
+    """One rollout and its updates by this library."""
+    envs = atari_environments("ALE/Pong-v5", NUM_ENVS, episodic_life=True, repeat_action_probability=0.0, num_threads=1)
+    sampler = FragmentSampler(envs, num_steps, environments_in_state="restart")
+    num_updates = TOTAL_STEPS // (NUM_ENVS * num_steps)
+    clip = LinearSchedule(start=0.1, end=0.0, num_steps=num_updates)
+    config = PPOConfig(
+        batch_size=BATCH_SIZE,
+        num_epochs_per_update=NUM_EPOCHS,
+        learning_rate=LinearSchedule(start=2.5e-4, end=0.0, num_steps=num_updates),
+        clip_low=clip,
+        clip_high=clip,
+        entropy_coefficient=0.01,
+        value_coefficient=0.5,
+    )
+    trainer = PPOTrainer(config, GymActorCritic(sampler), EnvironmentReward())
+    return lambda: trainer.step(sampler.states)
+
+
+def stable_baselines3_ppo(num_steps: int) -> Callable[[], object]:
+    """One rollout and its updates by Stable-Baselines3, as its ``learn`` does them."""
+    # Here, since pytest imports this module in search of doctests, and need not have the library.
+    import ale_py
+    import gymnasium
+    from stable_baselines3 import PPO  # type: ignore[import-not-found, unused-ignore]
+    from stable_baselines3.common.env_util import make_atari_env  # type: ignore[import-not-found, unused-ignore]
+    from stable_baselines3.common.vec_env import VecFrameStack  # type: ignore[import-not-found, unused-ignore]
+
+    gymnasium.register_envs(ale_py)
+    model: Any = PPO(
+        "CnnPolicy",
+        VecFrameStack(make_atari_env("PongNoFrameskip-v4", NUM_ENVS, seed=0), 4),
+        n_steps=num_steps,
+        batch_size=BATCH_SIZE,
+        n_epochs=NUM_EPOCHS,
+        learning_rate=lambda remaining: 2.5e-4 * remaining,
+        clip_range=lambda remaining: 0.1 * remaining,
+        ent_coef=0.01,
+        vf_coef=0.5,
+        device="cpu",
+    )
+    _, callback = model._setup_learn(TOTAL_STEPS)
+
+    def iteration() -> None:
+        model.collect_rollouts(model.env, callback, model.rollout_buffer, n_rollout_steps=model.n_steps)
+        model._update_current_progress_remaining(model.num_timesteps, TOTAL_STEPS)
+        model.train()
+
+    return iteration
+
+
+CONTENDERS = {"ours": our_ppo, "SB3": stable_baselines3_ppo}
+
+
+def peak_megabytes() -> float:
+    """The most memory that this process has had."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def added_megabytes(options: Options) -> float:
+    """What two iterations add at most to what there is when all is built."""
+    assert options.memory_of is not None
+    iteration = CONTENDERS[options.memory_of](options.num_steps)
+    before = peak_megabytes()
+    iteration()
+    iteration()
+    return peak_megabytes() - before
+
+
+def main(options: Options) -> None:
+    """Measure and print."""
+    torch.set_num_threads(1)
+    if options.memory_of is not None:
+        print(added_megabytes(options))
+        return
+    memory = {}
+    for name in CONTENDERS:
+        command = [sys.executable, __file__, "--memory-of", name, "--num-steps", str(options.num_steps)]
+        memory[name] = float(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1])
+        print(f"{name:5s} {memory[name]:7,.0f} MB at most for two iterations", flush=True)
+    jobs = {name: build(options.num_steps) for name, build in CONTENDERS.items()}
+    speeds: dict[str, list[float]] = {name: [] for name in jobs}
+    for _ in range(options.rounds + 1):
+        for name, job in jobs.items():
+            start = time.perf_counter()
+            job()
+            speeds[name].append(NUM_ENVS * options.num_steps / (time.perf_counter() - start))
+    medians = {name: statistics.median(values[1:]) for name, values in speeds.items()}
+    for name, speed in medians.items():
+        print(f"{name:5s} {speed:7,.0f} steps/s")
+    ratios = {"speed": medians["ours"] / medians["SB3"], "memory": memory["ours"] / memory["SB3"]}
+    print(json.dumps({name: round(value, 3) for name, value in ratios.items()}))
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Options, description=__doc__))

@@ -1,0 +1,106 @@
+"""The table and the curves of ``docs/zoo.md``, from the lines of ``zoo.jsonl``."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from grpo_adapters.cli.gym_presets import zoo_files
+from grpo_adapters.cli.toml_files import read_toml
+
+DOCS = Path(__file__).parents[2] / "docs"
+BEGIN, END = "% written by tests/benchmarks/zoo.py page", "% end of what is written"
+CONTENDERS = ("anygrpo", "Stable-Baselines3")
+NOT_RUN = "not run here"
+REPETITIONS = 20_000
+Line = Mapping[str, Any]
+
+
+def write_page(lines: Sequence[Line]) -> None:
+    """Put the table in its place on the page, and draw the curves."""
+    page = DOCS / "zoo.md"
+    before, _, rest = page.read_text(encoding="utf-8").partition(BEGIN)
+    _, _, after = rest.partition(END)
+    page.write_text(f"{before}{BEGIN}\n\n{table(lines)}\n\n{END}{after}", encoding="utf-8")
+    draw(lines, DOCS / "_static" / "zoo.svg")
+
+
+def table(lines: Sequence[Line]) -> str:
+    """A row for each settings of the zoo and number of decisions, those that were run before the others."""
+    rows = ["| settings | environment | decisions | anygrpo | Stable-Baselines3 |", "|---|---|---:|---:|---:|"]
+    not_run: list[str] = []
+    for name, path in zoo_files().items():
+        settings = read_toml(path)
+        own = [line for line in lines if line["name"] == name]
+        budgets: list[Any] = sorted({budget_of(line) for line in own}) or [settings.get("until_decisions")]
+        for budget in budgets:
+            same = [line for line in own if budget_of(line) == budget]
+            cells = [figure(same, contender, settings["algorithm"]) for contender in CONTENDERS]
+            told = "" if budget is None else f"{budget:,}"
+            row = f"| `{name}` | {settings['environment']} | {told} | {' | '.join(cells)} |"
+            (rows if own else not_run).append(row)
+    return "\n".join(rows + not_run)
+
+
+def budget_of(line: Line) -> int:
+    """The decisions that were asked for, or those that so many steps came to."""
+    return int(line["settings"]["until_decisions"] or line["decisions"])
+
+
+def figure(lines: Sequence[Line], contender: str, algorithm: str) -> str:
+    """The interquartile mean over seeds with its interval, and what each seed came to."""
+    if contender != "anygrpo" and algorithm != "ppo":
+        return "has none"
+    returns = [line["final"] for line in lines if line["contender"] == contender]
+    if not returns:
+        return NOT_RUN
+    mean, low, high = interval(returns)
+    return f"**{mean:.1f}** [{low:.1f}, {high:.1f}] ({', '.join(f'{own:.1f}' for own in returns)})"
+
+
+def interval(returns: Sequence[float]) -> tuple[float, float, float]:
+    """The interquartile mean, and its interval of 95% by stratified bootstrap over the seeds."""
+    # Here, since pytest imports this module in search of doctests, and need not have the library.
+    from rliable import library, metrics  # type: ignore[import-not-found, unused-ignore]
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # of arch, at the only way that rliable has to give a seed
+        means, bounds = library.get_interval_estimates(
+            {"": np.array(returns)[:, None]},
+            lambda scores: np.array([metrics.aggregate_iqm(scores)]),
+            reps=REPETITIONS,
+            random_state=np.random.RandomState(0),
+        )
+    return float(means[""][0]), float(bounds[""][0, 0]), float(bounds[""][1, 0])
+
+
+def draw(lines: Sequence[Line], path: Path) -> None:
+    """The curves of all trainings, a picture for each settings."""
+    from matplotlib import pyplot
+
+    names = [name for name in zoo_files() if any(line["name"] == name for line in lines)]
+    columns = 3
+    figure, axes = pyplot.subplots(
+        -(-len(names) // columns), columns, squeeze=False, figsize=(10, 2.6 * len(names) / columns)
+    )
+    for axis in axes.flat:
+        axis.set_visible(False)
+    for name, axis in zip(names, axes.flat, strict=False):
+        axis.set_visible(True)
+        axis.set_title(name, fontsize=9)
+        axis.tick_params(labelsize=7)
+        for contender, colour in zip(CONTENDERS, ("tab:blue", "tab:orange"), strict=True):
+            for line in lines:
+                if (line["name"], line["contender"]) != (name, contender):
+                    continue
+                axis.plot(*zip(*line["curve"], strict=True), color=colour, linewidth=0.9, label=contender)
+    handles, labels = axes.flat[0].get_legend_handles_labels()
+    by_label = dict(zip(labels, handles, strict=True))
+    figure.legend(by_label.values(), by_label.keys(), loc="lower right", fontsize=8, frameon=False)
+    figure.tight_layout()
+    pyplot.rcParams["svg.hashsalt"] = "zoo"
+    figure.savefig(path, metadata={"Date": None})

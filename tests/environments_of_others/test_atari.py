@@ -1,0 +1,60 @@
+"""Atari's games of ale-py, with what is usually wrapped around them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from grpo import PPOConfig, PPOTrainer
+from grpo_adapters.gym import EnvironmentReward, FragmentSampler, GymActorCritic, NatureCNN, evaluate
+from grpo_adapters.gym.atari import atari_environments
+
+
+def short_pong(**settings: Any) -> Any:
+    return atari_environments("ALE/Pong-v5", 2, max_num_frames_per_episode=240, num_threads=1, **settings)
+
+
+def test_frames_reach_the_policy_as_they_are() -> None:
+    sampler = FragmentSampler(short_pong(), num_steps=70, seed=1, environments_in_state="restart")
+    policy = GymActorCritic(sampler)
+    assert isinstance(policy.trunk, NatureCNN)
+    (first,), _ = sampler.sample(policy, sampler.states, 1)
+    assert isinstance(first.observations, torch.Tensor)
+    assert first.observations.dtype == torch.uint8
+    assert first.observations.shape == (70, 4, 84, 84)
+    assert len(first.episode_lengths) == 2
+    assert not first.terminated.any()
+    ends = np.cumsum(first.episode_lengths)
+    following = first.observations[1 : ends[0], :-1]
+    assert following.equal(first.observations[: ends[0] - 1, 1:])
+    assert first.next_observations[0][:-1].equal(first.observations[ends[0] - 1, 1:])
+    assert not first.next_observations[0].equal(first.observations[ends[0]])
+
+
+def test_the_same_seed_gives_the_same_frames() -> None:
+    seen = []
+    for seed in (1, 1, 2):
+        sampler = FragmentSampler(short_pong(), num_steps=20, seed=seed, environments_in_state="restart")
+        (first,), _ = sampler.sample(GymActorCritic(sampler, seed=0), sampler.states, 1)
+        seen.append(first.observations)
+    assert seen[0].equal(seen[1])
+    assert not seen[0].equal(seen[2])
+
+
+def test_a_step_of_training_and_an_evaluation() -> None:
+    sampler = FragmentSampler(short_pong(), num_steps=8, environments_in_state="restart")
+    policy = GymActorCritic(sampler)
+    metrics = PPOTrainer(PPOConfig(batch_size=8), policy, EnvironmentReward()).step(sampler.states)
+    assert np.isfinite(metrics["loss"])
+    result = evaluate(policy, short_pong(clip_rewards=False), 3)
+    assert result.lengths.max() <= 60
+
+
+@pytest.mark.parametrize("name", ["Pong-v4", "pong", "ALE/Pang-v5"])
+def test_games_that_there_are_not(name: str) -> None:
+    with pytest.raises(ValueError, match=r"expected one of ale-py's \d+, such as \['ALE/"):
+        atari_environments(name)
+    assert "Pong" not in name.title() or atari_environments("ALE/Pong-v5", 1).num_envs == 1
