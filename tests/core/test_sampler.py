@@ -78,9 +78,8 @@ class InOnePiece(Counting):
 
     def sample(self, policy: Any, states: Any, num_actions_per_state: int, **kwargs: Any) -> Any:
         groups = super().sample(policy, states, num_actions_per_state, **kwargs)
-        return EqualGroups(
-            torch.tensor(sum(groups, []))[: len(states) * num_actions_per_state - self.missing], self.size
-        )
+        actions = tuple(action for group in groups for action in group)
+        return EqualGroups(actions[: len(actions) - self.missing], self.size)
 
 
 class Silent(TablePolicy):
