@@ -53,6 +53,7 @@ families: $(VENV)/dev  ## what works with which family of language models, into 
 
 benchmark: $(VENV)/dev  ## what a step costs beside a hand-written loop, what runs and checkpoints cost, and two processes
 	$(BIN)/python tests/benchmarks/step_overhead.py
+	$(BIN)/python tests/benchmarks/simulator_speed.py
 	$(BIN)/python tests/benchmarks/checkpoint_cost.py
 	$(BIN)/python tests/benchmarks/scaling.py
 
