@@ -103,7 +103,8 @@ def main(num_envs: int = 4096, num_steps: int = 32, updates: int = 12, device: s
     print(
         f"{steps:,} steps, {steps / sampling:,.0f} a second including the policy, {steps / seconds:,.0f} with learning"
     )
-    print(f"gymnasium's CartPole-v1: {evaluate(policy.to('cpu'), gymnasium.make('CartPole-v1'), 100)}")
+    result = evaluate(policy.to("cpu"), lambda: gymnasium.make("CartPole-v1"), 100, num_envs=50)
+    print(f"gymnasium's CartPole-v1: {result}")
 
 
 if __name__ == "__main__":

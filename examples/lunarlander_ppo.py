@@ -18,8 +18,16 @@ from gymnasium.vector import AutoresetMode
 from gymnasium.wrappers import RecordVideo
 from safetensors.torch import load_model, save_model
 
-from grpo import Evaluate, GRPOConfig, GRPOTrainer, MonteCarlo, PPOConfig, PPOTrainer, Run, Until, group_time_baseline
-from grpo_adapters.gym import EnvironmentReward, EpisodeSampler, FragmentSampler, GymActorCritic, GymPolicy, evaluate
+from grpo import Evaluate, GRPOConfig, GRPOTrainer, PPOConfig, PPOTrainer, Run, Until
+from grpo_adapters.gym import (
+    EnvironmentReward,
+    EpisodeSampler,
+    FragmentSampler,
+    GymActorCritic,
+    GymPolicy,
+    RegressedAdvantage,
+    evaluate,
+)
 
 ENVIRONMENT = "LunarLander-v3"
 WEIGHTS = Path(__file__).parent / "weights" / "lunarlander.safetensors"
@@ -44,18 +52,18 @@ def build_grpo(seed: int) -> tuple[Any, Any]:
     policy = GymPolicy(EpisodeSampler(partial(gymnasium.make, ENVIRONMENT), num_envs=32), seed=seed)
     config = GRPOConfig(
         group_size=8,
-        batch_size=1024,
+        batch_size=64,
         num_epochs_per_update=4,
-        learning_rate=1e-3,
+        learning_rate=3e-4,
         entropy_coefficient=0.01,
         max_grad_norm=0.5,
         loss_averaging="per_decision",
         advantage_normalization="per_step",
         seed=seed,
     )
-    credit = MonteCarlo(discount=0.99, baseline=group_time_baseline)
+    credit = RegressedAdvantage(discount=0.999, gae_lambda=0.98)
     trainer = GRPOTrainer(config, policy, EnvironmentReward(), advantage_estimator=credit)
-    return trainer, lambda step: [100_000 * seed + 4 * step + start for start in range(4)]
+    return trainer, lambda step: [100_000 * seed + 2 * step + start for start in range(2)]
 
 
 def train_one(seed: int, algorithm: str, steps: int, save: Path | None, output: Path) -> str:
@@ -81,7 +89,7 @@ def train(
     """Train with several seeds, in a process each.
 
     Args:
-        algorithm: PPO with a critic, or GRPO, which compares 8 episodes from each of 4 starts instead.
+        algorithm: PPO with a critic, or GRPO, which compares steps of 16 episodes instead.
         steps: Environment steps to train on.
         seeds: How many trainings.
         save: File for the weights of seed 0.

@@ -51,14 +51,12 @@ class MatrixPolicy:
     def encode_actions(self, states: Any, actions: Sequence[Trajectory]) -> TrajectoryBatch:
         return TrajectoryBatch.of(actions, self.device, self.dtype)
 
-    def evaluate_actions(self, batch: TrajectoryBatch) -> Evaluation:
+    def evaluate_actions(self, batch: Any) -> Evaluation:
         outputs, values = batch.observations @ self.actor, batch.observations @ self.critic
         log_probs, entropy = self.distribution.log_probs_and_entropy(outputs, batch.decisions, batch.masks)
         return Evaluation(log_probs, entropy, values)
 
-    def estimate_values(self, batch: TrajectoryBatch) -> ValueEstimates:
-        assert batch.next_observations is not None
-        assert batch.terminated is not None
+    def estimate_values(self, batch: Any) -> ValueEstimates:
         values = (batch.observations @ self.critic).detach()
         after = (batch.next_observations @ self.critic).detach()
         next_values = values.roll(-1)

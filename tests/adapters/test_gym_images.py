@@ -25,11 +25,11 @@ from grpo_adapters.gym import (
     NatureCNN,
     RunningNormalization,
     TrajectoryBatch,
-    atari,
     evaluate,
     networks,
     policies,
 )
+from grpo_adapters.gym.environments import atari
 
 
 class FramesEnv(gymnasium.Env[Any, Any]):

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from grpo import Segments
 from grpo_adapters.gym import GRU, LSTM, StackedUnits, WindowTransformer
-from grpo_adapters.gym.memory_checks import beginning_of
-from grpo_adapters.gym.memory_states import go_over, map_state, rows_of, tensors_of
+from grpo_adapters.gym.memory.memory_checks import beginning_of
+from grpo_adapters.gym.memory.memory_states import go_over, map_state, rows_of, tensors_of
 
 
 def random_state(memory: nn.Module, num_rows: int) -> Any:

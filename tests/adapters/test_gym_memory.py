@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from gym_environments import MatchingEnv, ScriptedEnv
+from gym_environments import MatchingEnv, ParityActor, ScriptedEnv
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from recurrence import (
     MEMORIES,
@@ -20,6 +20,7 @@ from recurrence import (
     step_by_step,
     value_of,
 )
+from torch import nn
 
 from grpo import PPOConfig, PPOTrainer, check_policy_model
 from grpo_adapters.gym import EnvironmentReward, EpisodeSampler, FragmentSampler, GymPolicy, Player, evaluate
@@ -215,9 +216,18 @@ def test_evaluation_remembers_and_forgets_as_one_environment_played_alone(determ
         assert result.returns.tolist() == results[0].returns.tolist()
 
 
+class Counts(nn.Module):
+    """Counts the steps of an episode."""
+
+    def forward(self, units: torch.Tensor, state: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
+        count = (torch.zeros_like(units[:, :1]) if state is None else state) + 1
+        return count, count
+
+
 @pytest.mark.parametrize("mode", AutoresetMode)
 def test_evaluation_of_vectors_that_reset_by_themselves(mode: AutoresetMode) -> None:
-    policy = recurrent(ScriptedEnv())
+    """Actions are the parity of the steps that were counted, so that one too many would change all rewards."""
+    policy = GymPolicy(ScriptedEnv(), ParityActor(), memory=Counts())
     result = evaluate(policy, Streams([ScriptedEnv] * 2, autoreset_mode=mode), 8, seed=0)
     player, expected = Player(policy), []
     for slot in range(2):

@@ -62,7 +62,8 @@ def test_it_learns_by_groups_of_episodes_as_a_gym_policy_does() -> None:
     samplers = [EpisodeSampler(lambda: gymnasium.make("CartPole-v1"), 3) for _ in range(2)]
     own = MatrixPolicy(vector())
     seen = []
-    for policy, sampler in zip([own, same_weights(own, vector())], samplers, strict=True):
+    policies: list[Any] = [own, same_weights(own, vector())]
+    for policy, sampler in zip(policies, samplers, strict=True):
         trainer: GRPOTrainer[Any, Any] = GRPOTrainer(
             GRPOConfig(group_size=3), policy, EnvironmentReward(), sampler=sampler
         )
@@ -74,10 +75,8 @@ def test_it_learns_by_groups_of_episodes_as_a_gym_policy_does() -> None:
 @pytest.mark.parametrize("deterministic", [True, False])
 def test_it_is_evaluated_as_a_gym_policy_is(deterministic: bool) -> None:
     own = MatrixPolicy(vector())
-    results = [
-        evaluate(policy, lambda: gymnasium.make("CartPole-v1"), 5, deterministic=deterministic)
-        for policy in (own, same_weights(own, vector()))
-    ]
+    policies: list[Any] = [own, same_weights(own, vector())]
+    results = [evaluate(policy, gymnasium.make("CartPole-v1"), 5, deterministic=deterministic) for policy in policies]
     assert np.array_equal(results[0].lengths, results[1].lengths)
 
 
@@ -89,14 +88,10 @@ def test_evaluation_gives_a_policy_its_mode_back() -> None:
         assert policy.training is mode
 
 
-class Undecided(MatrixPolicy):
-    decide = property()  # type: ignore[assignment]
-    generator = property()  # type: ignore[assignment]
-
+class Undecided:
     def __init__(self, environment: Any) -> None:
         self.observation_space = environment.single_observation_space
         self.action_space = environment.single_action_space
-        self.distribution = None
 
 
 class WithoutSpace(MatrixPolicy):
@@ -109,8 +104,9 @@ class WithoutSpace(MatrixPolicy):
 def test_what_a_policy_lacks_is_named(make: Any) -> None:
     sampler = make()
     name = type(sampler).__name__
+    undecided: Any = Undecided(sampler)
     with pytest.raises(TypeError, match=f"{name} was given .* Undecided, which lacks decide, .*generator.*add them"):
-        sampler.sample(Undecided(sampler), sampler.states, 1)
+        sampler.sample(undecided, sampler.states, 1)
     with pytest.raises(TypeError, match=r"WithoutSpace\.action_space is a int, expected a gymnasium\.Space"):
         sampler.sample(WithoutSpace(sampler), sampler.states, 1)
     with pytest.raises(TypeError, match="type Linear, which lacks action_space, decide, device, distribution"):

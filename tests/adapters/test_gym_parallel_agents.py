@@ -20,7 +20,6 @@ from grpo_adapters.gym import (
     EnvironmentReward,
     GymActorCritic,
     ParallelAgents,
-    Trajectory,
 )
 
 SEED = 7
@@ -56,7 +55,7 @@ def expected(num_steps: int) -> tuple[dict[tuple[int, int], list[Any]], dict[tup
     return seen, ends
 
 
-def check_part(trajectory: Trajectory) -> None:
+def check_part(trajectory: Any) -> None:
     """What one rollout holds of each episode: consecutive steps, their rewards and what came after them."""
     pieces = zip(
         trajectory.observations.split(list(trajectory.episode_lengths)),
@@ -79,12 +78,13 @@ def check_part(trajectory: Trajectory) -> None:
 def test_every_step_of_every_agent_is_there_once(num_steps: int, groups: Any) -> None:
     agents = ParallelAgents(Comers, num_steps, num_envs=2, groups=groups, seed=SEED)
     policies = {name: GymActorCritic(sampler) for name, sampler in agents.samplers.items()}
-    seen, lengths = defaultdict(list), defaultdict(int)
-    ends = defaultdict(list)
+    seen: Any = defaultdict(list)
+    ends: Any = defaultdict(list)
+    lengths: Any = defaultdict(int)
     for _ in range(6):
         agents.play(policies)
         for name, sampler in agents.samplers.items():
-            [[trajectory]] = sampler.sample(policies[name], sampler.states, 1)
+            trajectory: Any = sampler.sample(policies[name], sampler.states, 1)[0][0]
             check_part(trajectory)
             for own in trajectory.observations.tolist():
                 seen[int(own[0]), int(own[1])].append(own)
@@ -132,9 +132,10 @@ def test_masks_are_honoured_wherever_they_are_told(where: str) -> None:
     agents = ParallelAgents(lambda: Comers(where), 20)
     [trainer] = trainers_of(agents).values()
     [sampler] = agents.samplers.values()
-    assert trainer.policy.observation_space.shape == (4,)  # type: ignore[attr-defined]
+    assert sampler.single_observation_space.shape == (4,)
     trainer.step(sampler.states)
-    [[trajectory]] = sampler.sample(trainer.policy, sampler.states, 1)  # type: ignore[arg-type]
+    policy: Any = trainer.policy
+    trajectory: Any = sampler.sample(policy, sampler.states, 1)[0][0]
     assert trajectory.masks is not None
     is_bob = trajectory.observations[:, 1] == 1
     assert trajectory.masks[is_bob].tolist() == [[True, False]] * int(is_bob.sum())

@@ -61,6 +61,8 @@ def test_rollouts_are_those_of_environments_one_by_one(num_steps: int) -> None:
         for sampler in samplers
     ]
     for _ in range(min(60 // num_steps, 15)):
+        expected: Any
+        came: Any
         expected, came = (trainer.collector.collect(samplers[0].states) for trainer in trainers)
         for name in ("observations", "decisions", "next_observations", "terminated"):
             assert torch.equal(getattr(came.batch, name), getattr(expected.batch, name)), name
@@ -72,7 +74,7 @@ def test_rollouts_are_those_of_environments_one_by_one(num_steps: int) -> None:
             assert all(torch.equal(getattr(own, name), getattr(other, name)) for name in ("observations", "rewards"))
             assert torch.equal(own.next_observations, other.next_observations)
             assert torch.equal(own.terminated, other.terminated)
-        one_by_one = TrajectoryBatch.of(list(came.actions), torch.device("cpu"), torch.float32)
+        one_by_one: Any = TrajectoryBatch.of(list(came.actions), torch.device("cpu"), torch.float32)
         assert torch.equal(one_by_one.observations, came.batch.observations)
         assert torch.equal(one_by_one.next_observations, came.batch.next_observations)
         assert samplers[1].get_metrics() == pytest.approx(samplers[0].get_metrics())
@@ -90,7 +92,7 @@ def test_training_is_that_of_environments_one_by_one_with_masks() -> None:
 def test_rollouts_index_as_sequences_do() -> None:
     sampler = SimulatorSampler(Counters(), 3)
     [*groups] = sampler.sample(GymActorCritic(sampler), sampler.states, 1)
-    rollout = sampler.sample(GymActorCritic(sampler), sampler.states, 1).actions
+    rollout: Any = sampler.sample(GymActorCritic(sampler), sampler.states, 1).actions
     assert [len(group) for group in groups] == [1] * 4
     assert torch.equal(rollout[-1].observations, rollout[3].observations)
     assert [len(own.rewards) for own in rollout[1:3]] == [3, 3]
@@ -120,7 +122,8 @@ def test_a_rollout_stays_on_its_device(space: Any) -> None:
             trainer = trainer_of(sampler, PPOConfig(device=str(PRETENDED), batch_size=8, num_epochs_per_update=2))
             trained(trainer, trainer.policy, sampler.states)
             waits.clear()
-            sampler.sample(trainer.policy, sampler.states, 1)
+            policy: Any = trainer.policy
+            sampler.sample(policy, sampler.states, 1)
             waited.append(sum(waits.values()))
     assert waited[0] == waited[1] <= 12, waits
 

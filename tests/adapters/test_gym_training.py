@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import gymnasium
+import numpy as np
 import pytest
 import torch
 from gym_environments import MatchingEnv
@@ -13,11 +14,13 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 from grpo import GRPOConfig, GRPOTrainer, PPOConfig, PPOTrainer, ReinforceConfig, ReinforceTrainer, Trainer
 from grpo_adapters.gym import (
+    GRU,
     EnvironmentReward,
     EpisodeSampler,
     FragmentSampler,
     GymActorCritic,
     GymPolicy,
+    StackedUnits,
     evaluate,
 )
 
@@ -117,3 +120,34 @@ def test_the_same_seed_gives_the_same_bits(run: Callable[..., Run]) -> None:
     other, other_metrics = run(4, num_steps=3)
     assert metrics != other_metrics
     assert any(not torch.equal(value, other.get_parameters()[name]) for name, value in policy.get_parameters().items())
+
+
+class Recall(gymnasium.Env[Any, Any]):
+    """Shows one of two cues, then nothing for two steps, and rewards the action of that cue at the last."""
+
+    def __init__(self) -> None:
+        self.observation_space = gymnasium.spaces.Discrete(3)
+        self.action_space = gymnasium.spaces.Discrete(2)
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+        super().reset(seed=seed)
+        self.cue, self.steps = int(self.np_random.integers(2)), 0
+        return np.int64(self.cue), {}
+
+    def step(self, action: Any) -> Any:
+        self.steps += 1
+        is_over = self.steps == 3
+        return np.int64(2), float(is_over and action == self.cue), is_over, False, {}
+
+
+@pytest.mark.parametrize(
+    ("memory", "best"), [(lambda: GRU(3, 16), 1.0), (lambda: StackedUnits(3), 1.0), (lambda: None, 0.5)]
+)
+def test_what_was_shown_is_remembered(memory: Callable[[], Any], best: float) -> None:
+    torch.manual_seed(0)
+    envs = SyncVectorEnv([Recall] * 16, autoreset_mode=AutoresetMode.SAME_STEP)
+    sampler = FragmentSampler(envs, 12)
+    policy = GymActorCritic(sampler, memory=memory(), hidden_sizes=(16,))
+    config = PPOConfig(batch_size=None, num_epochs_per_update=8, learning_rate=0.01, discount=0.9)
+    steps(PPOTrainer(config, policy, EnvironmentReward()), lambda step: sampler.states, 20)
+    assert abs(evaluate(policy, Recall, 200).mean - best) < 0.15

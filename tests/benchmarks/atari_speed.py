@@ -21,8 +21,7 @@ import torch
 import tyro
 
 from grpo import LinearSchedule, PPOConfig, PPOTrainer
-from grpo_adapters.gym import EnvironmentReward, FragmentSampler, GymActorCritic
-from grpo_adapters.gym.atari import atari_environments
+from grpo_adapters.gym import EnvironmentReward, FragmentSampler, GymActorCritic, atari_environments
 
 NUM_ENVS, BATCH_SIZE, NUM_EPOCHS, TOTAL_STEPS = 8, 256, 4, 10_000_000
 

@@ -9,8 +9,14 @@ import pytest
 import torch
 
 from grpo import PPOConfig, PPOTrainer
-from grpo_adapters.gym import EnvironmentReward, FragmentSampler, GymActorCritic, NatureCNN, evaluate
-from grpo_adapters.gym.atari import atari_environments
+from grpo_adapters.gym import (
+    EnvironmentReward,
+    FragmentSampler,
+    GymActorCritic,
+    NatureCNN,
+    atari_environments,
+    evaluate,
+)
 
 
 def short_pong(**settings: Any) -> Any:

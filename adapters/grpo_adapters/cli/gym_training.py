@@ -48,7 +48,7 @@ from grpo_adapters.gym import (
     evaluate,
     record_video,
 )
-from grpo_adapters.gym.spaces import spaces_of
+from grpo_adapters.gym.observations.encoder import spaces_of
 
 EVALUATION_SEED, FINAL_SEED = 1_000_000_000, 2_000_000_000
 SEEDS_OF_A_RUN = 1_000_000

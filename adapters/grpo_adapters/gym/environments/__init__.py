@@ -1,0 +1,1 @@
+"""Environments, many at a time."""

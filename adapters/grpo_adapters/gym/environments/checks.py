@@ -1,0 +1,88 @@
+"""Checks of what environments gave.
+
+Each error names the environment and the step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from grpo import NonFiniteError
+from grpo_adapters.gym.observations.columns import finite_rows, not_finite_parts
+
+
+def check_finite(observations: NDArray[Any], rewards: NDArray[np.float32], real: NDArray[np.bool_], seed: int) -> None:
+    """Observations [T, n, ...] and rewards [T, n] of a rollout must be finite where ``real`` [T, n]."""
+    for name, values in (("observation", observations), ("reward", rewards)):
+        bad = ~finite_rows(values, 2) & real
+        if bad.any():
+            step, slot = (int(index) for index in np.argwhere(bad)[0])
+            raise NonFiniteError(not_finite(name, values[step, slot], f"environment {slot} (seed {seed + slot})", step))
+
+
+def check_successors(successors: Mapping[tuple[int, int], NDArray[Any]], real: NDArray[np.bool_], seed: int) -> None:
+    """What came after steps of environments, by step and environment, must be finite where ``real`` [T, n]."""
+    for (step, slot), features in successors.items():
+        if real[step, slot] and not finite_rows(features, 0):
+            which = f"environment {slot} (seed {seed + slot})"
+            raise NonFiniteError(not_finite("observation", features, which, step + 1))
+
+
+def not_finite(name: str, value: Any, which: str, step: int) -> str:
+    """What to say of an observation or a reward that is not finite."""
+    came = not_finite_parts(np.asarray(value))
+    return (
+        f"{which} gave the {name} {came} at step {step} of the rollout, expected finite numbers: "
+        f"clip them in a wrapper such as gymnasium.wrappers.TransformObservation or TransformReward"
+    )
+
+
+def check_masks(masks: NDArray[np.bool_], real: NDArray[np.bool_], sizes: Sequence[int], seed: int) -> None:
+    """Masks [T, n, K] of a rollout must allow something of each choice where ``real`` [T, n]."""
+    nothing = ~allows_something(masks, sizes) & real
+    if nothing.any():
+        step, slot = (int(index) for index in np.argwhere(nothing)[0])
+        raise ValueError(nothing_allowed(f"environment {slot} (seed {seed + slot})", step))
+
+
+def allows_something(masks: NDArray[np.bool_], sizes: Sequence[int]) -> NDArray[np.bool_]:
+    """Whether masks [..., sum of sizes] leave an option of each choice, [...]."""
+    parts = np.split(masks, np.cumsum(sizes)[:-1], axis=-1) if sizes else []
+    return np.all([part.any(-1) for part in parts], axis=0) if parts else np.ones(masks.shape[:-1], dtype=bool)
+
+
+def nothing_allowed(which: str, step: int) -> str:
+    """What to say of a mask that allows nothing."""
+    return (
+        f"{which} gave an action_mask that allows nothing at step {step} of the rollout: end the episode where no "
+        f"action is left"
+    )
+
+
+def check_seed(value: Any, name: str) -> int:
+    """A seed as environments take it."""
+    if isinstance(value, torch.Tensor | np.integer):
+        value = value.item()
+    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+        raise TypeError(f"{name} is {value!r}, expected a seed, an integer of at least 0, for the environment's reset")
+    return value
+
+
+def seed_from(*numbers: int) -> int:
+    """A seed of 31 bits that follows from these."""
+    return int(np.random.SeedSequence(numbers).generate_state(1)[0] >> 1)
+
+
+def check_state(state_dict: Any, expected: set[str], owner: object) -> None:
+    """A state must hold just what its owner put in."""
+    if not isinstance(state_dict, Mapping) or state_dict.keys() != expected:
+        came = sorted(state_dict) if isinstance(state_dict, Mapping) else type(state_dict).__name__
+        raise ValueError(
+            f"{type(owner).__name__}.load_state_dict was given {came}, expected {sorted(expected)}: pass what "
+            f"state_dict() of one that was constructed in the same way returned"
+        )

@@ -1,0 +1,293 @@
+"""Vector environments, whatever they do at the end of an episode, seen in one way."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import gymnasium
+import numpy as np
+import torch
+from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
+from numpy.typing import NDArray
+
+from grpo_adapters.gym.environments.checks import check_seed
+from grpo_adapters.gym.observations.encoder import Features, ObservationEncoder, spaces_of
+from grpo_adapters.gym.plain_state import NotPlainError, new_array, put_state, take_state
+
+
+class EnvironmentFailedError(RuntimeError):
+    """An environment raised an error; the message says which one, its seed and the step."""
+
+
+@dataclass(frozen=True, slots=True)
+class Transition:
+    """What a step of n environments led to.
+
+    Attributes:
+        next_observations: the true successors, of the old episode where it ended, [n, ...].
+        observations: what the next step is to be decided on, of the new episode where the old one ended, [n, ...].
+        rewards: [n].
+        terminated: bool [n].
+        done: terminated or truncated, bool [n].
+        real: whether the environment took the action at all, bool [n]; where it was reset instead nothing else counts.
+    """
+
+    next_observations: Features
+    observations: Features
+    rewards: NDArray[np.floating[Any]]
+    terminated: NDArray[np.bool_]
+    done: NDArray[np.bool_]
+    real: NDArray[np.bool_]
+
+
+class VectorEnvironments:
+    """A vector environment of gymnasium's in any autoreset mode, or one of EnvPool's.
+
+    Attributes:
+        num_envs: n.
+        encoder: of the observations.
+        masks: which actions are allowed now, from ``info["action_mask"]``, bool [n, ...]; None where none are told.
+
+    Args:
+        envs: the vector environment.
+        seed: of the first reset; environment i gets ``seed + i``. EnvPool's seed is given when it is made.
+
+    Raises:
+        TypeError: if it is no vector environment, or the seed no integer of at least 0.
+        ValueError: if its autoreset mode is unknown, or an EnvPool does not step all environments at once.
+    """
+
+    def __init__(self, envs: Any, seed: int) -> None:
+        self.envs = envs
+        self.seed = check_seed(seed, "seed")
+        self.is_envpool = _is_envpool(envs)
+        if self.is_envpool:
+            self.mode, self.num_envs, self.seed = AutoresetMode.NEXT_STEP, *_envpool_settings(envs)
+        elif isinstance(envs, gymnasium.vector.VectorEnv):
+            self.mode, self.num_envs = _autoreset_mode(envs), envs.num_envs
+        else:
+            raise TypeError(
+                f"envs is a {type(envs).__name__}, expected a vector environment: pass "
+                f"gymnasium.make_vec('CartPole-v1', num_envs=8)"
+            )
+        self.encoder = ObservationEncoder(spaces_of(envs)[0])
+        self.masks: NDArray[np.bool_] | None = None
+        self._steps = np.zeros(self.num_envs, dtype=np.int64)
+        self._was_reset = False
+        self._done = np.zeros(self.num_envs, dtype=bool)
+        self._everywhere = np.ones(self.num_envs, dtype=bool)
+
+    def reset(self, seed: int | None = None) -> Features:
+        """Start all episodes anew; what to decide on.
+
+        Args:
+            seed: environment i gets ``seed + i``. None for the first one at the first time, and then for whatever the
+                environments' own generators make of it. EnvPool's episodes always follow from its own generators.
+
+        Raises:
+            EnvironmentFailedError: if one raises.
+        """
+        if self.is_envpool:
+            seed = None
+        elif seed is not None:
+            self.seed = seed
+        elif not self._was_reset:
+            seed = self.seed
+        try:
+            observations, infos = self.envs.reset() if seed is None else self.envs.reset(seed=seed)
+        except Exception as error:
+            raise EnvironmentFailedError(self._describe(error, np.ones(self.num_envs, dtype=bool))) from error
+        self._was_reset = True
+        self._done[:] = False
+        self._steps[:] = 0
+        self.masks = None
+        self._take_masks(infos)
+        return self.encoder(observations)
+
+    def reset_to(self, seeds: Mapping[int, int]) -> Features:
+        """Start new episodes in some environments, each from its seed; what to decide on in all.
+
+        Only where :class:`gymnasium.vector.SyncVectorEnv` or ``AsyncVectorEnv`` holds them. The first call starts all
+        of them, the others from whatever seeds.
+
+        Raises:
+            EnvironmentFailedError: if one raises.
+        """
+        given = [seeds.get(index) for index in range(self.num_envs)]
+        asked = np.array([seed is not None for seed in given])
+        options: Any = {"reset_mask": asked.copy()} if self._was_reset else None
+        try:
+            raw, infos = self.envs.reset(seed=given, options=options)
+        except Exception as error:
+            raise EnvironmentFailedError(self._describe(error, asked)) from error
+        self._done[asked] = False
+        self._steps[asked] = 0
+        if not self._was_reset:
+            self.masks = None
+        self._take_masks(infos, asked=asked if self._was_reset else None)
+        self._was_reset = True
+        return self.encoder(raw)
+
+    def step(self, actions: Any) -> Transition:
+        """Take a step in all of them.
+
+        Raises:
+            EnvironmentFailedError: if one raises.
+        """
+        if self.is_envpool:
+            actions = actions.astype(self.envs.action_space.dtype, copy=False)
+        try:
+            raw, rewards, terminated, truncated, infos = self.envs.step(actions)
+        except Exception as error:
+            raise EnvironmentFailedError(self._describe(error, self._done)) from error
+        done = np.logical_or(terminated, truncated)
+        self._steps += 1
+        real = self._everywhere
+        observations = next_observations = self.encoder(raw)
+        self._take_masks(infos)
+        if self.mode is AutoresetMode.NEXT_STEP:
+            real = ~self._done
+            self._steps[self._done] = 0
+            self._done = done = done & real
+        elif done.any():
+            next_observations = observations.copy()
+            if self.mode is AutoresetMode.SAME_STEP:
+                for index in np.flatnonzero(done):
+                    next_observations[index] = self.encoder.single(infos["final_obs"][index])
+            else:
+                observations = self._reset_where(done)
+            self._steps[done] = 0
+        return Transition(next_observations, observations, np.asarray(rewards), terminated, done, real)
+
+    @property
+    def were_reset(self) -> bool:
+        """Whether they have begun."""
+        return self._was_reset
+
+    def state_dict(self, left_alone: tuple[type, ...] = ()) -> dict[str, Any]:
+        """All that changes in the environments, and what is known of their episodes, as plain data.
+
+        Args:
+            left_alone: classes of objects that are not theirs, wherever they hold one.
+
+        Raises:
+            TypeError: if something in them cannot be taken as data.
+        """
+        try:
+            if self.is_envpool:
+                raise NotPlainError(f"{type(self.envs).__name__} holds its environments in C++")
+            envs = take_state(self.envs, left_alone)
+        except NotPlainError as error:
+            raise TypeError(
+                f"the state of a FragmentSampler holds all that changes in its environments, as plain data, but "
+                f"{error}. Pass FragmentSampler(..., environments_in_state='restart'), which begins new episodes at "
+                f"each checkpoint instead, or give the environment methods state_dict and load_state_dict"
+            ) from error
+        return {
+            "envs": envs,
+            "masks": None if self.masks is None else torch.tensor(self.masks),
+            "steps": torch.tensor(self._steps),
+            "was_reset": self._was_reset,
+            "done": torch.tensor(self._done),
+            "seed": self.seed,
+        }
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], left_alone: tuple[type, ...] = ()) -> None:
+        """Go on from what ``state_dict`` returned.
+
+        Raises:
+            ValueError: if it is the state of other environments; nothing has then changed.
+            RuntimeError: if an environment did not take back what it told itself.
+        """
+        try:
+            put_state(state_dict["envs"], self.envs, left_alone)
+        except ValueError as error:
+            raise ValueError(
+                f"the environments in a {type(self.envs).__name__} did not take their state back: {error}. Load it "
+                f"into a sampler that was constructed in the same way"
+            ) from error
+        masks = state_dict["masks"]
+        self.masks = None if masks is None else new_array(masks)
+        self._steps = new_array(state_dict["steps"])
+        self._was_reset = state_dict["was_reset"]
+        self._done = new_array(state_dict["done"])
+        self.seed = state_dict["seed"]
+
+    def _reset_where(self, done: NDArray[np.bool_]) -> Features:
+        """Start new episodes in some environments; what to decide on in all."""
+        try:
+            raw, infos = self.envs.reset(options={"reset_mask": done.copy()})
+        except Exception as error:
+            raise EnvironmentFailedError(self._describe(error, done)) from error
+        self._take_masks(infos, asked=done)
+        return self.encoder(raw)
+
+    def _take_masks(self, infos: dict[str, Any], asked: NDArray[np.bool_] | None = None) -> None:
+        """Masks of the ``asked`` environments, of all for None; an environment that tells none allows everything."""
+        asked = np.ones(self.num_envs, dtype=bool) if asked is None else asked
+        masks = infos.get("action_mask")
+        if masks is None:
+            if self.masks is not None:
+                self.masks = self.masks | asked[:, None]
+            return
+        told = np.asarray(infos.get("_action_mask", asked), dtype=bool)
+        if masks.dtype == object:
+            masks = np.stack([np.zeros_like(masks[told][0]) if mask is None else mask for mask in masks])
+        allowed = masks.astype(bool) | ~told[:, None]
+        self.masks = allowed if self.masks is None else np.where(asked[:, None], allowed, self.masks)
+
+    def _describe(self, error: Exception, resetting: NDArray[np.bool_]) -> str:
+        """Which environment raised, and when: a synchronous vector environment has got as far as that one."""
+        index, traceback = None, error.__traceback__
+        while traceback is not None:
+            variables = traceback.tb_frame.f_locals
+            vector = variables.get("self")
+            if isinstance(vector, SyncVectorEnv):
+                index = variables.get("i", index)
+            elif isinstance(vector, AsyncVectorEnv):
+                index = variables.get("index", index)
+            traceback = traceback.tb_next
+        if index is None:
+            which = f"one of {self.num_envs} environments (seeds {self.seed} to {self.seed + self.num_envs - 1})"
+            when = "reset" if resetting.all() else f"steps {', '.join(map(str, self._steps))} of their episodes"
+        else:
+            which = f"environment {index} (seed {self.seed + index})"
+            when = "reset" if resetting[index] else f"step {self._steps[index]} of its episode"
+        is_shut_down = isinstance(getattr(self.envs, "unwrapped", None), AsyncVectorEnv)
+        hint = "make the AsyncVectorEnv anew, it has shut down" if is_shut_down else "the next rollout starts anew"
+        return f"{which} raised {type(error).__name__} at {when}: {error} ({hint})"
+
+
+def is_vector_environment(environment: Any) -> bool:
+    """Whether it is a vector environment of gymnasium's or of EnvPool's."""
+    return isinstance(environment, gymnasium.vector.VectorEnv) or _is_envpool(environment)
+
+
+def _is_envpool(envs: Any) -> bool:
+    """EnvPool makes its classes when they are first used, so that only their base classes tell where they are from."""
+    return any(base.__module__.startswith("envpool.") for base in type(envs).__mro__) and hasattr(envs, "config")
+
+
+def _envpool_settings(envs: Any) -> tuple[int, int]:
+    """Number of environments and seed of the first."""
+    num_envs, batch_size = int(envs.config["num_envs"]), int(envs.config["batch_size"])
+    if batch_size not in (0, num_envs):
+        raise ValueError(
+            f"envs steps {batch_size} of its {num_envs} environments at a time, expected all of them: leave batch_size "
+            f"out of envpool.make"
+        )
+    return num_envs, int(envs.config["seed"])
+
+
+def _autoreset_mode(envs: gymnasium.vector.VectorEnv[Any, Any, Any]) -> AutoresetMode:
+    told = envs.metadata.get("autoreset_mode")
+    try:
+        return AutoresetMode(told)
+    except ValueError:
+        known = ", ".join(f"AutoresetMode.{mode.name}" for mode in AutoresetMode)
+        raise ValueError(
+            f"{type(envs).__name__} has autoreset_mode {told!r} in its metadata, expected one of {known}: set "
+            f"envs.metadata['autoreset_mode'] to what it does when an episode ends"
+        ) from None

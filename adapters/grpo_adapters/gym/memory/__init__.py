@@ -1,0 +1,1 @@
+"""What policies remember from step to step."""

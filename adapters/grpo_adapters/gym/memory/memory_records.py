@@ -1,0 +1,131 @@
+"""What a policy remembers while samplers play with it, stored where rows may begin."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from grpo_adapters.gym.memory.memory_states import map_state, placed_state, tensors_of, where_rows
+from grpo_adapters.gym.memory.windows import StoredMemory
+
+
+def beginning(policy: Any, num_rows: int) -> Any:
+    """What a policy remembers where episodes begin; None for one that remembers nothing."""
+    begin = getattr(policy, "initial_memory", None)
+    return None if begin is None else begin(num_rows)
+
+
+def begun_anew(policy: Any, memory: Any, begun: NDArray[np.bool_]) -> Any:
+    """A memory from which all is forgotten in rows where an episode begins, bool [n]."""
+    if memory is None or not begun.any():
+        return memory
+    return where_rows(torch.from_numpy(begun).to(_device_of(memory)), beginning(policy, len(begun)), memory)
+
+
+def check_remembered(policy: Any, before: Any, after: Any) -> None:
+    """A policy must return a memory if it begins with one, and must not if it does not.
+
+    Raises:
+        TypeError: if it is otherwise.
+    """
+    name = type(policy).__name__
+    if before is None and after is not None:
+        raise TypeError(
+            f"{name}.decide returned a memory, but {name} does not tell how episodes begin: add initial_memory(n), "
+            f"which returns the memory of n episodes that begin, and keeps_memory_at(step)"
+        )
+    if before is not None and after is None:
+        raise TypeError(f"{name}.decide returned no memory, though it was given one: return Decided(decisions, memory)")
+
+
+def _device_of(memory: Any) -> torch.device:
+    device: torch.device = next(tensors_of(memory))[1].device
+    return device
+
+
+def carried_on(policy: Any, memory: Any, num_rows: int) -> Any:
+    """A memory of the last rollout for the next, where the policy is; that of episodes that begin for None.
+
+    Raises:
+        ValueError: if it is not of this policy's kind.
+    """
+    fresh = beginning(policy, num_rows)
+    kinds = [_kind(state) for state in (memory, fresh)]
+    if memory is None or kinds[0] != kinds[1]:
+        if memory is not None:
+            raise ValueError(
+                f"the environments go on with what a policy remembers as {kinds[0]}, but this {type(policy).__name__} "
+                f"remembers {kinds[1]}: call sampler.restart() before another policy plays"
+            )
+        return fresh
+    return placed_state(memory, policy.device, policy.dtype)
+
+
+def _kind(state: Any) -> Any:
+    return None if state is None else [(place, list(tensor.shape)) for place, tensor in tensors_of(state)]
+
+
+class MemoryRecord:
+    """What is remembered in n environments along a rollout.
+
+    Attributes:
+        memory: before the next step, n rows; None for a policy that remembers nothing.
+
+    Args:
+        policy: decides.
+        memory: before the first step.
+        begins: whether an episode begins with it, bool [n].
+    """
+
+    def __init__(self, policy: Any, memory: Any, begins: NDArray[np.bool_]) -> None:
+        self.memory = memory
+        self._policy = policy
+        self._begins = begins.copy()
+        self._steps: list[int] = []
+        self._states: list[Any] = []
+
+    def store(self, step: int) -> None:
+        """Note what is remembered before a step, where a row may begin."""
+        if self.memory is not None and self._policy.keeps_memory_at(step):
+            self._steps.append(step)
+            self._states.append(self.memory)
+
+    def follow(self, memory: Any, begun: NDArray[np.bool_]) -> None:
+        """Take what a step left, forgotten where an episode begins behind it, bool [n]."""
+        check_remembered(self._policy, self.memory, memory)
+        self.memory = begun_anew(self._policy, memory, begun)
+
+    def stored(self, real: NDArray[np.bool_]) -> list[StoredMemory | None]:
+        """What was stored in each environment, by its steps that were ``real``, bool [T, n]."""
+        num_envs = real.shape[1]
+        if not self._states:
+            return [None] * num_envs
+        states = map_state(lambda *tensors: torch.stack(tensors, 1), *self._states)
+        before = np.concatenate((np.zeros((1, num_envs), dtype=np.int64), real.cumsum(0)))
+        found: list[StoredMemory | None] = []
+        for slot in range(num_envs):
+            # Where steps were none, several may have been stored before one; the last is what it is decided with.
+            steps = before[self._steps, slot]
+            kept = np.append(np.diff(steps) > 0, True) & (steps < before[-1, slot])
+            rows = torch.from_numpy(np.flatnonzero(kept))
+            own = map_state(lambda tensor, slot=slot, rows=rows: tensor[slot, rows.to(tensor.device)], states)
+            found.append(StoredMemory(torch.from_numpy(steps[kept]), own, bool(self._begins[slot])))
+        return found
+
+
+def stacked(steps: list[int], states: list[Any]) -> StoredMemory | None:
+    """What was stored along one episode, from its beginning; a state has one row."""
+    if not states:
+        return None
+    return StoredMemory(torch.tensor(steps), map_state(lambda *tensors: torch.cat(tensors), *states), begins=True)
+
+
+def put_back(memory: Any, rows: list[int], part: Any) -> Any:
+    """The memory of all environments with that of some replaced."""
+    if memory is None:
+        return None
+    index = torch.tensor(rows, device=_device_of(memory))
+    return map_state(lambda whole, own: whole.index_copy(0, index, own), memory, part)

@@ -1,0 +1,178 @@
+"""Rows that a memory goes over step by step: whole trajectories, or windows of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from grpo import Segments
+from grpo_adapters.gym.memory.memory_states import go_over, joined_states, placed_state, rows_of, where_rows
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from grpo_adapters.gym.playing.trajectories import Trajectory
+
+
+@dataclass(frozen=True, eq=False)
+class StoredMemory:
+    """What a policy remembered along a trajectory, where a row may begin.
+
+    Attributes:
+        steps: of the trajectory, in order, the first one among them, int64 [K].
+        states: the memory's state before each of these steps, K rows.
+        begins: whether the trajectory begins where an episode does.
+    """
+
+    steps: Tensor
+    states: Any
+    begins: bool
+
+
+@dataclass(frozen=True, eq=False)
+class Windows:
+    """The rows of a batch of steps, and what is remembered where each begins.
+
+    A row may have steps of burn-in before it, of the same episode, which the memory goes over and nothing is learnt
+    from.
+
+    Attributes:
+        rows: the D steps cut into R rows.
+        begins: whether an episode begins with a step, bool [D].
+        states: before the first step of each row, or of its burn-in, R rows.
+        burn_in: how many steps, int64 [R].
+        burn_in_begins: whether an episode begins with the burn-in, bool [R].
+        starts: where each row begins among all steps that were sampled, int64 [R].
+        observations: of all these steps.
+    """
+
+    rows: Segments
+    begins: Tensor
+    states: Any
+    burn_in: Tensor
+    burn_in_begins: Tensor
+    starts: Tensor
+    observations: Any
+
+    @classmethod
+    def of(cls, trajectories: Sequence[Trajectory], observations: Any, burn_in: int, dtype: torch.dtype) -> Windows:
+        """Rows that begin ``burn_in`` steps behind each step at which a state is stored, and with the trajectories.
+
+        Raises:
+            TypeError: if a trajectory has stored no states.
+        """
+        memories = [_memory_of(trajectory) for trajectory in trajectories]
+        lengths = torch.tensor([len(trajectory) for trajectory in trajectories])
+        ends = lengths.cumsum(0)
+        counts = torch.tensor([len(memory.steps) for memory in memories])
+        stored = torch.cat([memory.steps for memory in memories])
+        first = stored == 0
+        stored += (ends - lengths).repeat_interleave(counts)
+        starts = torch.where(first, stored, stored + burn_in)
+        kept = starts < ends.repeat_interleave(counts)
+        begins = _begins(trajectories, memories)
+        episode_starts = torch.cat((torch.tensor([-1]), begins.nonzero().view(-1)))
+        last_begin = episode_starts[torch.searchsorted(episode_starts, starts, right=True) - 1]
+        from_step = torch.maximum(stored, last_begin)
+        states = joined_states([memory.states for memory in memories])
+        starts, from_step, stored = starts[kept], from_step[kept], stored[kept]
+        rows = Segments.of_lengths(starts.diff(append=ends[-1:]))
+        device = observations.device
+        states = placed_state(rows_of(states, kept) if not kept.all() else states, device, dtype)
+        own = (begins, starts - from_step, from_step > stored, starts)
+        begins, burn_in_lengths, burn_in_begins, starts = (tensor.to(device) for tensor in own)
+        return cls(rows.to(device), begins, states, burn_in_lengths, burn_in_begins, starts, observations)
+
+    def select(self, rows: Tensor) -> Windows:
+        """Only the given rows, in the order given."""
+        return Windows(
+            self.rows.select(rows),
+            self.begins[self.rows.positions(rows)],
+            rows_of(self.states, rows),
+            self.burn_in[rows],
+            self.burn_in_begins[rows],
+            self.starts[rows],
+            self.observations,
+        )
+
+    def remember(
+        self, memory: Any, beginning: Callable[[int], Any], units: Tensor, units_of: Callable[[Any], Tensor]
+    ) -> Remembered:
+        """What a memory makes of all steps, from the states that were sampled with.
+
+        Args:
+            memory: goes over the steps; an episode that begins is a sequence of its own.
+            beginning: the memory's state where so many episodes begin.
+            units: of the D steps.
+            units_of: makes units of the observations of the burn-in.
+        """
+        states = self._behind_burn_in(memory, beginning, units_of)
+        is_start = self.begins.clone()
+        is_start[self.rows.starts] = True
+        starts = is_start.nonzero().view(-1)
+        begins = self.begins[starts]
+        sequences = self.rows
+        if len(starts) > len(self.rows):
+            sequences = Segments.of_lengths(starts.diff(append=starts.new_tensor([len(is_start)])))
+            states = rows_of(states, self.rows.ids[starts])
+        if begins.any():
+            states = where_rows(begins, beginning(len(begins)), states)
+        return Remembered(*go_over(memory, units, sequences, states), sequences)
+
+    @torch.no_grad()
+    def _behind_burn_in(self, memory: Any, beginning: Callable[[int], Any], units_of: Callable[[Any], Tensor]) -> Any:
+        """The states before the first step of each row."""
+        warmed = self.burn_in.nonzero().view(-1)
+        if len(warmed) == 0:
+            return self.states
+        steps = Segments.of_lengths(self.burn_in[warmed])
+        first = self.starts[warmed] - steps.lengths
+        places = steps.expand(first - steps.starts) + torch.arange(steps.total, device=steps.device)
+        states = rows_of(self.states, warmed)
+        states = where_rows(self.burn_in_begins[warmed], beginning(len(warmed)), states)
+        _, states = go_over(memory, units_of(self.observations[places]), steps, states)
+        number = torch.zeros_like(self.burn_in).index_copy(0, warmed, torch.arange(len(warmed), device=warmed.device))
+        return where_rows(self.burn_in > 0, rows_of(states, number), self.states)
+
+
+@dataclass(frozen=True, eq=False)
+class Remembered:
+    """What a memory made of steps.
+
+    Attributes:
+        units: [D, H].
+        states: after the last step of each sequence, K rows.
+        sequences: the D steps cut into the K sequences that it went over.
+    """
+
+    units: Tensor
+    states: Any
+    sequences: Segments
+
+    def states_after(self, steps: Tensor) -> Any:
+        """The states after steps with which sequences end, int64."""
+        return rows_of(self.states, torch.searchsorted(self.sequences.last, steps))
+
+
+def _memory_of(trajectory: Trajectory) -> StoredMemory:
+    if trajectory.memory is None:
+        raise TypeError(
+            "a trajectory holds no memory, but the policy that evaluates it has one: let the samplers play with this "
+            "policy, which stores what it remembers along the way"
+        )
+    return trajectory.memory
+
+
+def _begins(trajectories: Sequence[Trajectory], memories: Sequence[StoredMemory]) -> Tensor:
+    """Whether an episode begins with each step of the trajectories, end to end."""
+    pieces = torch.tensor([length for trajectory in trajectories for length in trajectory.episode_lengths])
+    starts = pieces.cumsum(0) - pieces
+    begins = torch.zeros(int(pieces.sum()), dtype=torch.bool)
+    begins[starts] = True
+    lengths = torch.tensor([len(trajectory) for trajectory in trajectories])
+    begins[lengths.cumsum(0) - lengths] = torch.tensor([memory.begins for memory in memories])
+    return begins

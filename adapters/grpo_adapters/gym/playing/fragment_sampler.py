@@ -1,0 +1,412 @@
+"""Fragments of continuing environments, as PPO samples them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from gymnasium.vector import AutoresetMode
+from numpy.typing import NDArray
+
+from grpo import World
+from grpo_adapters.gym.environments.checks import check_finite, check_masks, check_state, check_successors, seed_from
+from grpo_adapters.gym.environments.vector_environments import Transition, VectorEnvironments
+from grpo_adapters.gym.memory.memory_records import MemoryRecord, carried_on
+from grpo_adapters.gym.memory.memory_states import map_state
+from grpo_adapters.gym.memory.windows import StoredMemory
+from grpo_adapters.gym.observations.columns import FeatureTensors, from_plain, placed, plain, tensors
+from grpo_adapters.gym.observations.encoder import Features, check_same_spaces
+from grpo_adapters.gym.plain_state import new_array
+from grpo_adapters.gym.playing.episode_sampler import EpisodeSampler
+from grpo_adapters.gym.playing.statistics import EpisodeStatistics
+from grpo_adapters.gym.playing.stepwise import StepwisePolicy
+from grpo_adapters.gym.playing.trajectories import Trajectory
+
+
+class FragmentSampler:
+    """Plays the next ``num_steps`` steps in each of n environments, which go on where the last rollout left them.
+
+    The states of a step are the slots of the vector environment, :attr:`states`, all of them, in order; an action is
+    the fragment that was played in one. A step in which an environment did nothing but reset is in none.
+
+    A trainer takes it as its ``sampler``, or finds it in a policy that is built from it.
+
+    Attributes:
+        envs: the vector environment.
+        states: 0 to n - 1, what to pass to ``trainer.step``.
+        num_steps: steps in each environment in a rollout.
+
+    Args:
+        envs: a vector environment of gymnasium's, in any autoreset mode, or of EnvPool's.
+        num_steps: steps in each environment in a rollout.
+        seed: of the first reset; environment i gets ``seed + i`` where each has a generator of its own.
+            EnvPool's is given when it is made.
+        environments_in_state: what a state holds of the environments. ``"copy"``: all that changes in them, so that
+            their episodes go on; it must be made of attributes in Python. ``"restart"``: nothing, for any environments,
+            as those of Box2D and those in other processes. A run then cuts the episodes under way at each checkpoint
+            (:meth:`cut`), whether it is interrupted or not, and goes on with new ones. What environments keep from
+            episode to episode, such as a wrapper's running mean, is not in such a state, and EnvPool's new episodes
+            follow from where its own generators are: with these, a run that goes on is not the same bit for bit.
+
+    Raises:
+        TypeError: if ``envs`` is no vector environment, or the seed no integer of at least 0.
+        ValueError: if ``environments_in_state`` or the autoreset mode is unknown, or ``num_steps`` is below 1, or below
+            2 where environments take a step to reset.
+
+    Example:
+        >>> import gymnasium
+        >>> from grpo import PPOConfig, PPOTrainer
+        >>> from grpo_adapters.gym import EnvironmentReward, GymActorCritic
+        >>> sampler = FragmentSampler(gymnasium.make_vec("CartPole-v1", num_envs=2), num_steps=8)
+        >>> policy = GymActorCritic(gymnasium.make("CartPole-v1"))
+        >>> trainer = PPOTrainer(PPOConfig(), policy, EnvironmentReward(), sampler=sampler)
+        >>> trainer.step(sampler.states)["num_samples"]
+        2.0
+    """
+
+    def __init__(
+        self,
+        envs: Any,
+        num_steps: int,
+        *,
+        seed: int = 0,
+        environments_in_state: Literal["copy", "restart"] = "copy",
+    ) -> None:
+        if environments_in_state not in ("copy", "restart"):
+            raise ValueError(f"environments_in_state is {environments_in_state!r}, expected 'copy' or 'restart'")
+        if num_steps < 1:
+            raise ValueError(f"num_steps is {num_steps}, expected at least 1: steps in each environment in a rollout")
+        self.environments = VectorEnvironments(envs, seed)
+        if num_steps == 1 and self.environments.mode is AutoresetMode.NEXT_STEP:
+            raise ValueError(
+                "num_steps is 1, expected at least 2 for AutoresetMode.NEXT_STEP, where a step that resets an "
+                "environment is no decision: a rollout might have none"
+            )
+        self.envs = envs
+        self.num_steps = num_steps
+        self.environments_in_state = environments_in_state
+        self._seed = self.environments.seed
+        self._next_seed: int | None = None
+        self.states = list(range(self.environments.num_envs))
+        self.statistics = EpisodeStatistics()
+        self._statistics_before = self.statistics.state_dict()
+        self._observations: Features | None = None
+        self._memory: Any = None
+        self._returns = np.zeros(len(self.states))
+        self._lengths = np.zeros(len(self.states), dtype=np.int64)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> FragmentSampler:
+        return self  # a copy of a policy plays the same environments
+
+    @property
+    def single_observation_space(self) -> Any:
+        """Of one environment."""
+        return self.environments.encoder.space
+
+    @property
+    def single_action_space(self) -> Any:
+        """Of one environment."""
+        return self.envs.action_space if self.environments.is_envpool else self.envs.single_action_space
+
+    def get_metrics(self) -> dict[str, float]:
+        """Statistics of the last 100 episodes."""
+        return self.statistics.metrics()
+
+    def join_world(self, world: World) -> None:
+        """Play other episodes than other processes do, from a seed that follows from this one's.
+
+        Raises:
+            ValueError: if environments of EnvPool's, whose seed is given when they are made, have the same on two
+                processes.
+        """
+        if self.environments.is_envpool:
+            seeds = world.gather(self.environments.seed)
+            if len(set(seeds)) < len(seeds):
+                raise ValueError(
+                    f"the environments of EnvPool's have the seeds {seeds} on the processes, expected different ones: "
+                    f"make them with seed=world.own_seed(seed) % 2**31"
+                )
+        elif world.rank > 0:
+            self._seed = self.environments.seed = world.own_seed(self._seed) % 2**31
+            self._next_seed = self._seed
+            self._forget_episodes()
+
+    def restart(self) -> None:
+        """Forget the last rollout: the next one begins new episodes, and no episode of it counts."""
+        self._observations = None
+        self.statistics.load_state_dict(self._statistics_before)
+
+    def cut(self, step: int) -> None:
+        """Let the episodes under way end here, as truncated, where the environments are not in the state.
+
+        The next rollout begins new ones, from seeds that follow from this sampler's seed and ``step``. The last
+        fragments had been cut there already, and their value bootstrapped; episodes that are cut do not count.
+        """
+        if self.environments_in_state == "restart":
+            self._next_seed = seed_from(self._seed, step)
+            self._forget_episodes()
+
+    def state_dict(self) -> dict[str, Any]:
+        """What was played, and the environments as plain data or the seed that their next episodes begin with.
+
+        What environments hold, such as an opponent, is in their state. Where ``environments_in_state`` is
+        ``"restart"`` and the episodes under way were not :meth:`cut`, what is loaded begins new ones all the same.
+
+        Raises:
+            TypeError: if something in the environments cannot be taken as data; the message names it.
+        """
+        state = {
+            "kind": type(self.envs).__name__,
+            "num_envs": len(self.states),
+            "statistics": self.statistics.state_dict(),
+        }
+        if self.environments_in_state == "restart":
+            return {**state, "next_seed": self._next_seed_if_begun_anew()}
+        return {
+            **state,
+            "environments": self.environments.state_dict(LEFT_ALONE),
+            "memory": None if self._memory is None else map_state(torch.clone, self._memory),
+            "observations": None if self._observations is None else plain(self._observations),
+            "returns": torch.tensor(self._returns),
+            "lengths": torch.tensor(self._lengths),
+        }
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Go on from what ``state_dict`` of this sampler, or of one constructed in the same way, returned.
+
+        :attr:`envs` stays the same object, and so do the environments in it.
+
+        Raises:
+            ValueError: if it is the state of a sampler of other environments; nothing has then changed.
+            RuntimeError: if an environment did not take back the state that it told itself.
+        """
+        does_restart = self.environments_in_state == "restart"
+        own = {"next_seed"} if does_restart else {"environments", "memory", "observations", "returns", "lengths"}
+        check_state(state_dict, {"kind", "num_envs", "statistics"} | own, self)
+        expected, came = (len(self.states), type(self.envs).__name__), (state_dict["num_envs"], state_dict["kind"])
+        if came != expected:
+            raise ValueError(
+                f"FragmentSampler.load_state_dict was given the state of {came[0]} environments in a {came[1]}, "
+                f"expected {expected[0]} in a {expected[1]}: load it into a sampler that was constructed in the same "
+                f"way"
+            )
+        if does_restart:
+            self._next_seed = state_dict["next_seed"]
+            self._forget_episodes()
+        else:
+            self._load_environments(state_dict)
+        self.statistics.load_state_dict(state_dict["statistics"])
+        self._statistics_before = self.statistics.state_dict()
+
+    def _load_environments(self, state_dict: Mapping[str, Any]) -> None:
+        try:
+            self.environments.load_state_dict(state_dict["environments"], LEFT_ALONE)
+        except RuntimeError:
+            self._forget_episodes()
+            raise
+        observations = state_dict["observations"]
+        self._observations = None if observations is None else from_plain(observations, self.environments.encoder.dtype)
+        memory = state_dict["memory"]
+        self._memory = None if memory is None else map_state(torch.clone, memory)
+        self._returns = new_array(state_dict["returns"])
+        self._lengths = new_array(state_dict["lengths"])
+
+    def _next_seed_if_begun_anew(self) -> int:
+        if self._next_seed is not None:
+            return self._next_seed
+        if not self.environments.were_reset:
+            return self._seed
+        return seed_from(self._seed, int(self.get_metrics()["num_episodes"]), 1)
+
+    @torch.no_grad()
+    def sample(
+        self, policy: StepwisePolicy, states: Sequence[int], num_actions_per_state: int, **kwargs: Any
+    ) -> list[list[Trajectory]]:
+        """The next fragment of each environment.
+
+        Args:
+            policy: decides.
+            states: all slots, :attr:`states`.
+            num_actions_per_state: 1.
+            kwargs: not used.
+
+        Raises:
+            ValueError: if the states are not all slots in order, more than one action is asked for, or the policy was
+                built for other spaces.
+            EnvironmentFailedError: if an environment raises; the next rollout starts from new episodes.
+            NonFiniteError: if an observation or a reward is not finite, likewise.
+        """
+        self._statistics_before = self.statistics.state_dict()
+        check_same_spaces(policy, self)
+        self._check(states, num_actions_per_state)
+        observations = self._observations
+        self._observations = None  # whatever fails below, the next rollout then starts anew
+        if observations is None:
+            observations = self._start()
+        rollout = _Rollout(self.num_steps, observations)
+        shape, device, dtype = (self.num_steps, len(self.states)), policy.device, policy.dtype
+        record = MemoryRecord(policy, carried_on(policy, self._memory, len(self.states)), begins=self._lengths == 0)
+        noise = policy.distribution.noise(shape, policy.generator).to(device)
+        for step, step_noise in enumerate(noise):
+            masks = self.environments.masks
+            record.store(step)
+            decided = policy.decide(
+                placed(rollout.store_observations(step, observations), device, dtype),
+                step_noise,
+                None if masks is None else rollout.store_masks(step, masks).to(device),
+                record.memory,
+            )
+            transition = self.environments.step(policy.distribution.actions(decided.decisions))
+            rollout.store(step, decided.decisions, transition)
+            record.follow(decided.memory, transition.done | ~transition.real)
+            observations = transition.observations
+        rollout.check(transition.next_observations, policy.distribution.sizes, self.environments.seed)
+        fragments = rollout.trajectories(transition.next_observations, record)
+        for slot, fragment in enumerate(fragments):
+            self._count(slot, fragment, num_ended=int(rollout.done[:, slot].sum()))
+        self._observations, self._memory = observations, record.memory
+        return [[fragment] for fragment in fragments]
+
+    def _check(self, states: Sequence[int], num_actions_per_state: int) -> None:
+        if num_actions_per_state != 1:
+            raise ValueError(
+                f"group_size is {num_actions_per_state}, but a running environment goes on in one way only: set "
+                f"group_size=1 where the trainer compares no groups, as PPOTrainer does, or use an EpisodeSampler, "
+                f"which plays several episodes from one seed"
+            )
+        if list(states) != self.states:
+            raise ValueError(
+                f"states are {list(states)[:10]}, but all {len(self.states)} environments step at once: pass "
+                f"sampler.states, which is list(range({len(self.states)}))"
+            )
+
+    def _start(self) -> Features:
+        self._forget_episodes()
+        seed, self._next_seed = self._next_seed, None
+        return self.environments.reset(seed)
+
+    def _forget_episodes(self) -> None:
+        self._observations = self._memory = None
+        self._returns[:] = 0
+        self._lengths[:] = 0
+
+    def _count(self, slot: int, fragment: Trajectory, num_ended: int) -> None:
+        """Note the episodes that ended in a fragment, the first of its pieces, and how far the last one has got."""
+        for piece, rewards in enumerate(fragment.rewards.split(list(fragment.episode_lengths))):
+            self._returns[slot] += rewards.double().sum().item()
+            self._lengths[slot] += len(rewards)
+            if piece < num_ended:
+                self.statistics.add(float(self._returns[slot]), int(self._lengths[slot]))
+                self._returns[slot] = self._lengths[slot] = 0
+
+
+LEFT_ALONE = (FragmentSampler, EpisodeSampler)
+"""What an opponent that is a policy may hold, and is not an environment's own."""
+
+
+class _Rollout:
+    """The steps of a rollout as they come, [T, n, ...].
+
+    Observations may be large, and are stored once, environment by environment: fragments are views of them, one behind
+    the other, from which steps that were none have been closed up.
+    """
+
+    def __init__(self, num_steps: int, observations: Features) -> None:
+        shape = (num_steps, len(observations))
+        num_envs, *feature_shape = observations.shape
+        self._observations = np.empty((num_envs, num_steps, *feature_shape), dtype=observations.dtype)
+        self.masks: torch.Tensor | None = None
+        self.decisions: list[torch.Tensor] = []
+        self.rewards = np.zeros(shape, dtype=np.float32)
+        self.terminated = np.zeros(shape, dtype=bool)
+        self.done = np.zeros(shape, dtype=bool)
+        self.real = np.ones(shape, dtype=bool)
+        self.successors: dict[tuple[int, int], Features] = {}
+
+    def store_observations(self, step: int, observations: Features) -> FeatureTensors:
+        """Note what a step is decided on, as tensors."""
+        self._observations[:, step] = observations
+        return tensors(observations)
+
+    def store_masks(self, step: int, masks: NDArray[np.bool_]) -> torch.Tensor:
+        """Note what is allowed at a step, as a tensor."""
+        if self.masks is None:
+            self.masks = torch.ones(len(self.rewards), *masks.shape, dtype=torch.bool)
+        self.masks[step] = torch.from_numpy(masks)
+        return self.masks[step]
+
+    def store(self, step: int, decisions: torch.Tensor, transition: Transition) -> None:
+        """Note what was decided and what came of it."""
+        self.decisions.append(decisions)
+        self.rewards[step] = transition.rewards
+        self.terminated[step] = transition.terminated
+        self.real[step] = transition.real
+        if transition.done.any():
+            self.done[step] = transition.done
+            for index in np.flatnonzero(transition.done):
+                self.successors[step, int(index)] = transition.next_observations[index].copy()
+
+    def check(self, last: Features, sizes: Sequence[int], seed: int) -> None:
+        """Check what the environments gave; ``last`` are the successors of the last step.
+
+        Raises:
+            NonFiniteError: if an observation or a reward is not finite.
+            ValueError: if a mask allowed nothing.
+        """
+        check_finite(self._observations.swapaxes(0, 1), self.rewards, self.real, seed)
+        after_last = {(len(self.real) - 1, slot): features for slot, features in enumerate(last)}
+        check_successors(after_last | self.successors, self.real, seed)
+        if self.masks is not None:
+            check_masks(self.masks.numpy(), self.real, sizes, seed)
+
+    def trajectories(self, last: Features, record: MemoryRecord) -> list[Trajectory]:
+        """One for each environment; ``last`` are the successors of the last step."""
+        decisions = torch.stack(self.decisions).cpu()
+        observations = self._observations_of_real_steps()
+        stored = record.stored(self.real)
+        return [
+            self._trajectory(slot, own, decisions[:, slot], last[slot], stored[slot])
+            for slot, own in enumerate(observations)
+        ]
+
+    def _observations_of_real_steps(self) -> tuple[FeatureTensors, ...]:
+        """Those of each environment, closed up in the memory where they are."""
+        everything = self._observations.reshape(-1, *self._observations.shape[2:])
+        gaps = np.flatnonzero(~self.real.T.reshape(-1)).tolist()
+        for number, (gap, next_gap) in enumerate(pairwise([*gaps, len(everything)])):
+            everything[gap - number : next_gap - number - 1] = everything[gap + 1 : next_gap]
+        kept = tensors(everything)[: len(everything) - len(gaps)]
+        fragments: tuple[FeatureTensors, ...] = kept.split(self.real.sum(0).tolist())
+        return fragments
+
+    def _trajectory(
+        self,
+        slot: int,
+        observations: FeatureTensors,
+        decisions: torch.Tensor,
+        last: Features,
+        memory: StoredMemory | None,
+    ) -> Trajectory:
+        real = self.real[:, slot]
+        steps = torch.from_numpy(np.flatnonzero(real))
+        ends = np.flatnonzero(self.done[:, slot])
+        successors = [self.successors[int(step), slot] for step in ends]
+        terminated = [bool(self.terminated[step, slot]) for step in ends]
+        ends_among_real = np.cumsum(real)[ends]
+        if len(ends) == 0 or ends_among_real[-1] < len(steps):
+            ends_among_real = np.append(ends_among_real, len(steps))
+            successors.append(last)
+            terminated.append(False)
+        return Trajectory(
+            observations=observations,
+            decisions=decisions[steps],
+            rewards=torch.from_numpy(self.rewards[real, slot]),
+            episode_lengths=tuple(np.diff(ends_among_real, prepend=0).tolist()),
+            next_observations=tensors(np.stack(successors)),
+            terminated=torch.tensor(terminated),
+            masks=None if self.masks is None else self.masks[steps, slot],
+            memory=memory,
+        )

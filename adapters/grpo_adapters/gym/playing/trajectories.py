@@ -1,0 +1,212 @@
+"""What was played in environments, step by step."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from grpo import Segments
+from grpo_adapters.gym.memory.windows import StoredMemory, Windows
+from grpo_adapters.gym.observations.columns import joined, placed
+
+
+@dataclass(frozen=True, eq=False)
+class Trajectory:
+    """Consecutive steps in one environment: a whole episode, or a fragment that may touch several.
+
+    Attributes:
+        observations: features that each step decided on, [T, ...], a tensor or :class:`Columns`.
+        decisions: what was decided, [T] or [T, K], as the policy's distribution stores it.
+        rewards: [T].
+        episode_lengths: how many of the T steps belong to each of the K episodes, in turn.
+        next_observations: features after the last step of each episode, its true successor, [K, ...].
+        terminated: whether each episode ended there by its own rules, bool [K]; else it was cut short.
+        masks: which choices were allowed at each step, bool [T, ...]; None where all were.
+        memory: what the policy remembered along the way; None for one that remembers nothing.
+    """
+
+    observations: Any
+    decisions: Tensor
+    rewards: Tensor
+    episode_lengths: tuple[int, ...]
+    next_observations: Any
+    terminated: Tensor
+    masks: Tensor | None = None
+    memory: StoredMemory | None = None
+
+    def __len__(self) -> int:
+        return len(self.rewards)
+
+
+@dataclass(frozen=True, eq=False)
+class Rollout(Sequence[Trajectory]):
+    """Equally many steps in each of n environments, in one piece: a batch of n trajectories, made when asked for.
+
+    Attributes:
+        observations: features that each step decided on, [n, T, ...].
+        decisions: what was decided, [n, T] or [n, T, K].
+        rewards: [n, T].
+        ends: where episodes end, or the parts of them that were played, among the n * T steps, environment by
+            environment, int64 [K], rising.
+        next_observations: features after each of these ends, [K, ...].
+        terminated: whether each episode ended there by its own rules, bool [K]; else it was cut short.
+        masks: which choices were allowed, bool [n, T, ...]; None where all were.
+    """
+
+    observations: Tensor
+    decisions: Tensor
+    rewards: Tensor
+    ends: Tensor
+    next_observations: Tensor
+    terminated: Tensor
+    masks: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.rewards)
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return [self[slot] for slot in range(*index.indices(len(self)))]
+        slot, num_steps = range(len(self))[index], self.rewards.shape[1]
+        pieces = slice(*(int(torch.searchsorted(self.ends, at * num_steps)) for at in (slot, slot + 1)))
+        return Trajectory(
+            self.observations[slot],
+            self.decisions[slot],
+            self.rewards[slot],
+            tuple(self.lengths[pieces].tolist()),
+            self.next_observations[pieces],
+            self.terminated[pieces],
+            None if self.masks is None else self.masks[slot],
+        )
+
+    @property
+    def lengths(self) -> Tensor:
+        """Steps of each episode, or part of one, int64 [K]."""
+        return self.ends.diff(prepend=self.ends.new_full((1,), -1))
+
+    def batch(self, device: torch.device, dtype: torch.dtype) -> TrajectoryBatch:
+        """All steps on a device, with observations in the precision of the networks."""
+        num_envs, num_steps = self.rewards.shape
+        return TrajectoryBatch(
+            placed(self.observations.flatten(0, 1), device, dtype),
+            self.decisions.flatten(0, 1).to(device),
+            None if self.masks is None else self.masks.flatten(0, 1).to(device),
+            Segments(num_envs, num_steps, device),
+            Segments.of_lengths(self.lengths.to(device)),
+            placed(self.next_observations, device, dtype),
+            self.terminated.to(device),
+        )
+
+
+class TrajectoryBatch:
+    """Steps of trajectories, end to end.
+
+    Every step is a row, since it can be evaluated from its observation alone. For a policy with a memory rows are
+    windows of a trajectory, or all of it.
+
+    Attributes:
+        observations: [D, ...].
+        decisions: [D] or [D, K].
+        masks: bool [D, ...], or None.
+        samples: the D steps cut into trajectories.
+        rows: one step each, or the windows.
+        episodes: the D steps cut into episodes.
+        next_observations: after the last step of each episode.
+        terminated: whether each episode ended by its own rules.
+        windows: what is remembered where each row begins; None where every step is a row.
+    """
+
+    __slots__ = (
+        "decisions",
+        "episodes",
+        "masks",
+        "next_observations",
+        "observations",
+        "rows",
+        "samples",
+        "terminated",
+        "windows",
+    )
+
+    def __init__(
+        self,
+        observations: Any,
+        decisions: Tensor,
+        masks: Tensor | None,
+        samples: Segments | None = None,
+        episodes: Segments | None = None,
+        next_observations: Any = None,
+        terminated: Tensor | None = None,
+        windows: Windows | None = None,
+    ) -> None:
+        self.observations = observations
+        self.decisions = decisions
+        self.masks = masks
+        self.windows = windows
+        self.rows = Segments(len(decisions), 1, decisions.device) if windows is None else windows.rows
+        self.samples = self.rows if samples is None else samples
+        self.episodes = self.samples if episodes is None else episodes
+        self.next_observations = next_observations
+        self.terminated = terminated
+
+    @classmethod
+    def of(
+        cls,
+        trajectories: Sequence[Trajectory],
+        device: torch.device,
+        dtype: torch.dtype,
+        *,
+        burn_in: int | None = None,
+    ) -> TrajectoryBatch:
+        """The steps of the trajectories on a device, with observations in the precision of the networks.
+
+        Args:
+            trajectories: which.
+            device: where the networks are.
+            dtype: their precision.
+            burn_in: steps before each window for a policy with a memory; None for one without.
+        """
+        if isinstance(trajectories, Rollout):
+            return trajectories.batch(device, dtype)
+        observations = placed(joined([trajectory.observations for trajectory in trajectories]), device, dtype)
+        masks = _joined_masks(trajectories)
+        lengths = [length for trajectory in trajectories for length in trajectory.episode_lengths]
+        return cls(
+            observations,
+            torch.cat([trajectory.decisions for trajectory in trajectories]).to(device),
+            None if masks is None else masks.to(device),
+            Segments.of_lengths([len(trajectory) for trajectory in trajectories], device),
+            Segments.of_lengths(lengths, device),
+            placed(joined([trajectory.next_observations for trajectory in trajectories]), device, dtype),
+            torch.cat([trajectory.terminated for trajectory in trajectories]).to(device),
+            None if burn_in is None else Windows.of(trajectories, observations, burn_in, dtype),
+        )
+
+    def select(self, rows: Tensor) -> TrajectoryBatch:
+        """The ``rows``, each a sample of its own."""
+        steps = self.rows.positions(rows)
+        return TrajectoryBatch(
+            self.observations[steps],
+            self.decisions[steps],
+            self.masks if self.masks is None else self.masks[steps],
+            samples=None if self.windows is None else self.rows.select(rows),
+            windows=None if self.windows is None else self.windows.select(rows),
+        )
+
+
+def _joined_masks(trajectories: Sequence[Trajectory]) -> Tensor | None:
+    """Masks of all steps, where any are told; a trajectory without allowed everything."""
+    told = [trajectory.masks for trajectory in trajectories if trajectory.masks is not None]
+    if not told:
+        return None
+    everything = torch.ones_like(told[0][:1])
+    return torch.cat(
+        [
+            everything.expand(len(trajectory), *everything.shape[1:]) if trajectory.masks is None else trajectory.masks
+            for trajectory in trajectories
+        ]
+    )

@@ -1,0 +1,103 @@
+"""Environment steps per second of recurrent PPO: this library beside sb3-contrib's RecurrentPPO.
+
+Both take turns in one process on one thread, a rollout and its updates at a time, on CartPole with the defaults of
+RecurrentPPO: 128 steps of each of 8 environments, 10 epochs, updates of 128 steps. An LSTM of 64 units, of which that
+library's critic makes use without training it, and a layer of 64 units for the actor and the critic each. Gradients go
+back over fragments of 128 steps, as there, and once more over windows of 32 steps, four to an update. The last line
+holds the ratios of the medians as JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import gymnasium
+import torch
+import tyro
+
+from grpo import PPOConfig, PPOTrainer
+from grpo_adapters.gym import LSTM, EnvironmentReward, FragmentSampler, GymActorCritic
+
+NUM_ENVS, NUM_STEPS, NUM_EPOCHS, STEPS_OF_UPDATE, NUM_UNITS = 8, 128, 10, 128, 64
+
+
+@dataclass(frozen=True)
+class Options:
+    """Options of the benchmark."""
+
+    rounds: int = 7
+    """Turns that each takes."""
+
+
+def our_iteration(window: int) -> Callable[[], object]:
+    """A rollout and its updates of this library's, with gradients over so many steps."""
+    envs = gymnasium.make_vec(
+        "CartPole-v1",
+        NUM_ENVS,
+        vectorization_mode="sync",
+        vector_kwargs={"autoreset_mode": gymnasium.vector.AutoresetMode.SAME_STEP, "copy": False},
+    )
+    sampler = FragmentSampler(envs, NUM_STEPS)
+    policy = GymActorCritic(sampler, memory=LSTM(4, NUM_UNITS), window=window, hidden_sizes=(NUM_UNITS,))
+    config = PPOConfig(batch_size=STEPS_OF_UPDATE // window, num_epochs_per_update=NUM_EPOCHS)
+    trainer = PPOTrainer(config, policy, EnvironmentReward())
+    return lambda: trainer.step(sampler.states)
+
+
+def their_iteration() -> Callable[[], object]:
+    """A rollout and its updates of sb3-contrib's, by the body of the loop in ``learn``."""
+    # Here, since pytest imports this module in search of doctests, and need not have the library.
+    from sb3_contrib import RecurrentPPO  # type: ignore[import-not-found, unused-ignore]
+    from stable_baselines3.common.env_util import make_vec_env  # type: ignore[import-not-found, unused-ignore]
+
+    model = RecurrentPPO(
+        "MlpLstmPolicy",
+        make_vec_env("CartPole-v1", NUM_ENVS, seed=0),
+        n_steps=NUM_STEPS,
+        batch_size=STEPS_OF_UPDATE,
+        n_epochs=NUM_EPOCHS,
+        policy_kwargs={
+            "lstm_hidden_size": NUM_UNITS,
+            "shared_lstm": True,
+            "enable_critic_lstm": False,
+            "net_arch": {"pi": [NUM_UNITS], "vf": [NUM_UNITS]},
+        },
+        seed=0,
+        device="cpu",
+    )
+    _, callback = model._setup_learn(10**9)
+
+    def iteration() -> None:
+        model.collect_rollouts(model.env, callback, model.rollout_buffer, n_rollout_steps=model.n_steps)
+        model._update_current_progress_remaining(model.num_timesteps, 10**9)
+        model.train()
+
+    return iteration
+
+
+def main(options: Options) -> None:
+    """Take turns and print."""
+    torch.set_num_threads(1)
+    jobs = {
+        "ours": our_iteration(NUM_STEPS),
+        "ours, windows of 32": our_iteration(32),
+        "sb3-contrib": their_iteration(),
+    }
+    speeds: dict[str, list[float]] = {name: [] for name in jobs}
+    for _ in range(options.rounds + 1):
+        for name, job in jobs.items():
+            start = time.perf_counter()
+            job()
+            speeds[name].append(NUM_ENVS * NUM_STEPS / (time.perf_counter() - start))
+    medians = {name: statistics.median(values[1:]) for name, values in speeds.items()}
+    for name, speed in medians.items():
+        print(f"{name:20s} {speed:8,.0f} steps/s")
+    print(json.dumps({name: round(medians[name] / medians["sb3-contrib"], 2) for name in list(medians)[:2]}))
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Options, description=__doc__))
