@@ -218,6 +218,12 @@ def test_noise_stays_the_same_for_some_steps() -> None:
     assert not noise[0, 0].equal(noise[0, 1])
 
 
+def test_observations_that_are_asked_for_together_have_noise_of_their_own() -> None:
+    policy = GymPolicy(ObeyEnv(spaces.Box(-1, 1, (1,))), distribution=StateDependentExploration)
+    actions = policy.predict(np.ones((8, 2), np.float32), deterministic=False)
+    assert len(set(actions.ravel().tolist())) == 8
+
+
 CHOICES: list[Any] = [
     partial(DiagonalGaussian, initial_std=0.3),
     partial(DiagonalGaussian, state_dependent_std=True),
