@@ -18,16 +18,8 @@ from gymnasium.vector import AutoresetMode
 from gymnasium.wrappers import RecordVideo
 from safetensors.torch import load_model, save_model
 
-from grpo import Evaluate, GRPOConfig, GRPOTrainer, PPOConfig, PPOTrainer, Run, Until
-from grpo_adapters.gym import (
-    EnvironmentReward,
-    EpisodeSampler,
-    FragmentSampler,
-    GymActorCritic,
-    GymPolicy,
-    RegressedAdvantage,
-    evaluate,
-)
+from grpo import Evaluate, GRPOConfig, GRPOTrainer, MonteCarlo, PPOConfig, PPOTrainer, Run, Until, group_time_baseline
+from grpo_adapters.gym import EnvironmentReward, EpisodeSampler, FragmentSampler, GymActorCritic, GymPolicy, evaluate
 
 ENVIRONMENT = "LunarLander-v3"
 WEIGHTS = Path(__file__).parent / "weights" / "lunarlander.safetensors"
@@ -52,18 +44,18 @@ def build_grpo(seed: int) -> tuple[Any, Any]:
     policy = GymPolicy(EpisodeSampler(partial(gymnasium.make, ENVIRONMENT), num_envs=32), seed=seed)
     config = GRPOConfig(
         group_size=8,
-        batch_size=64,
+        batch_size=1024,
         num_epochs_per_update=4,
-        learning_rate=3e-4,
+        learning_rate=1e-3,
         entropy_coefficient=0.01,
         max_grad_norm=0.5,
         loss_averaging="per_decision",
         advantage_normalization="per_step",
         seed=seed,
     )
-    credit = RegressedAdvantage(discount=0.999, gae_lambda=0.98)
+    credit = MonteCarlo(discount=0.99, baseline=group_time_baseline)
     trainer = GRPOTrainer(config, policy, EnvironmentReward(), advantage_estimator=credit)
-    return trainer, lambda step: [100_000 * seed + 2 * step + start for start in range(2)]
+    return trainer, lambda step: [100_000 * seed + 4 * step + start for start in range(4)]
 
 
 def train_one(seed: int, algorithm: str, steps: int, save: Path | None, output: Path) -> str:
@@ -89,7 +81,7 @@ def train(
     """Train with several seeds, in a process each.
 
     Args:
-        algorithm: PPO with a critic, or GRPO, which compares steps of 16 episodes instead.
+        algorithm: PPO with a critic, or GRPO, which compares 8 episodes from each of 4 starts instead.
         steps: Environment steps to train on.
         seeds: How many trainings.
         save: File for the weights of seed 0.

@@ -123,7 +123,7 @@ class GymGRPOOptions(GRPOConfig, GymOptions):
         num_groups: starts in a step, each with a group of episodes.
         credit: what a decision is compared with. episode: its whole episode with those of its group; time: what came
             after it with what came after the same step in its group; state: with what came after like states in all
-            episodes, which is best where episodes are long.
+            episodes.
         discount: γ of what came after a decision, with the credit time or state.
         gae_lambda: λ of generalised advantage estimation, with the credit state; 1 trusts the rewards.
         seed: of the weights, the environments, what is sampled, and the order of rows.
