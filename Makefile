@@ -53,6 +53,7 @@ families: $(VENV)/dev  ## what works with which family of language models, into 
 
 benchmark: $(VENV)/dev  ## what a step costs beside a hand-written loop, what runs and checkpoints cost, and two processes
 	$(BIN)/python tests/benchmarks/step_overhead.py
+	$(BIN)/python tests/benchmarks/simulator_speed.py
 	$(BIN)/python tests/benchmarks/checkpoint_cost.py
 	$(BIN)/python tests/benchmarks/scaling.py
 
@@ -60,6 +61,8 @@ benchmark-control: $(PEERS)/control  ## control beside Stable-Baselines3, in an 
 	$(PEERS)/bin/python tests/benchmarks/advantages_speed.py
 	$(PEERS)/bin/python tests/benchmarks/control_learning.py
 	$(PEERS)/bin/python tests/benchmarks/control_speed.py
+	$(PEERS)/bin/python tests/benchmarks/recurrent_speed.py
+	$(PEERS)/bin/python tests/benchmarks/atari_speed.py
 
 benchmark-language: $(LANGUAGE_PEERS)/language  ## language models beside TRL, in an environment of its own
 	$(LANGUAGE_PEERS)/bin/python tests/benchmarks/trl_parity.py

@@ -69,13 +69,13 @@ def recurrent(environment: Any, memory: str = "lstm", *, precise: bool = True, *
     return policy.double() if precise else policy
 
 
-def begins(observation: Tensor) -> bool:
+def begins(observation: Any) -> bool:
     """Whether a scripted episode begins with it."""
     return float(observation[2]) == 0.0
 
 
 def step_by_step(
-    policy: GymActorCritic, observations: Tensor, decisions: Tensor, state: Any
+    policy: GymActorCritic, observations: Any, decisions: Tensor, state: Any
 ) -> tuple[Tensor, Tensor, list[Any]]:
     """Log-probs and values of steps of one scripted environment, and the states before and after them."""
     log_probs, values, states = [], [], [state]

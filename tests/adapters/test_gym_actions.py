@@ -89,7 +89,7 @@ def test_actions_are_played_in_vectors_alone_and_in_episodes(space: Any) -> None
     fragments = FragmentSampler(obeying(space), num_steps=5)
     policy = GymActorCritic(fragments)
     is_discrete = "DiagonalGaussian" not in repr(policy.distribution)
-    check_policy_model(policy, fragments.states, num_actions_per_state=1, discrete=is_discrete)
+    check_policy_model(policy, fragments.states, num_actions_per_state=1, discrete=is_discrete, num_samples=300)
     PPOTrainer(PPOConfig(), policy, EnvironmentReward()).step(fragments.states)
     episodes = EpisodeSampler(lambda: ObeyEnv(space), num_envs=2)
     GRPOTrainer(GRPOConfig(group_size=2), GymPolicy(episodes), EnvironmentReward()).step([0, 1])
@@ -218,6 +218,12 @@ def test_noise_stays_the_same_for_some_steps() -> None:
     assert not noise[0, 0].equal(noise[0, 1])
 
 
+def test_observations_that_are_asked_for_together_have_noise_of_their_own() -> None:
+    policy = GymPolicy(ObeyEnv(spaces.Box(-1, 1, (1,))), distribution=StateDependentExploration)
+    actions = policy.predict(np.ones((8, 2), np.float32), deterministic=False)
+    assert len(set(actions.ravel().tolist())) == 8
+
+
 CHOICES: list[Any] = [
     partial(DiagonalGaussian, initial_std=0.3),
     partial(DiagonalGaussian, state_dependent_std=True),
@@ -230,7 +236,7 @@ CHOICES: list[Any] = [
 def test_distributions_of_choice_train(distribution: Any, *, critic: bool) -> None:
     fragments = FragmentSampler(obeying(spaces.Box(-1, 1, (2,))), num_steps=6)
     policy: Any = (GymActorCritic if critic else GymPolicy)(fragments, distribution=distribution)
-    check_policy_model(policy, fragments.states, num_actions_per_state=1, discrete=False)
+    check_policy_model(policy, fragments.states, num_actions_per_state=1, discrete=False, num_samples=300)
     before = {name: parameter.clone() for name, parameter in policy.get_parameters().items()}
     if critic:
         PPOTrainer(PPOConfig(entropy_coefficient=0.1), policy, EnvironmentReward()).step(fragments.states)

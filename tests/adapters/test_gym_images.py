@@ -26,10 +26,10 @@ from grpo_adapters.gym import (
     RunningNormalization,
     TrajectoryBatch,
     evaluate,
-    networks,
-    policies,
 )
 from grpo_adapters.gym.environments import atari
+from grpo_adapters.gym.networks import perceptrons
+from grpo_adapters.gym.policies import gym_policies
 
 
 class FramesEnv(gymnasium.Env[Any, Any]):
@@ -188,7 +188,7 @@ def test_without_gradients_the_trunk_sees_some_frames_at_a_time(monkeypatch: pyt
     batch = policy.encode_actions([0, 1], [first, second])
     values, at_once = policy.estimate_values(batch), policy.evaluate_actions(batch)
     assert trunk.most == 40
-    monkeypatch.setattr(policies, "ROWS_AT_A_TIME", 7)
+    monkeypatch.setattr(gym_policies, "ROWS_AT_A_TIME", 7)
     trunk.most = 0
     torch.testing.assert_close(policy.estimate_values(batch).values, values.values)
     with torch.no_grad():
@@ -238,7 +238,7 @@ def test_frames_of_any_memory_layout_are_joined_in_order() -> None:
 
 
 def test_normalisation_takes_some_frames_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(networks, "NUMBERS_AT_A_TIME", 3 * 16)
+    monkeypatch.setattr(perceptrons, "NUMBERS_AT_A_TIME", 3 * 16)
     sampler = FragmentSampler(frames((4, 4)), num_steps=10)
     policy = GymPolicy(sampler, normalize_observations=True)
     batch = policy.encode_actions([0, 1], [group[0] for group in sampler.sample(policy, [0, 1], 1)])

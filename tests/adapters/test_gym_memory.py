@@ -98,7 +98,8 @@ def test_episodes_begin_anew_in_groups(memory: str) -> None:
     episodes = [episode for group in sampler.sample(policy, range(6), 2) for episode in group]
     log_probs = policy.evaluate_actions(policy.encode_actions(range(12), episodes)).log_probs
     for episode, own in zip(episodes, log_probs.split([len(episode) for episode in episodes]), strict=True):
-        assert begins(episode.observations[0])
+        observations: Any = episode.observations
+        assert begins(observations[0])
         expected, _, _ = step_by_step(policy, episode.observations, episode.decisions, None)
         torch.testing.assert_close(own, expected, **PRECISE)
 
@@ -108,11 +109,12 @@ def test_a_decision_depends_on_the_steps_before_it_in_its_episode_alone(memory: 
     sampler = fragments(12)
     policy = recurrent(sampler, memory)
     batch = policy.encode_actions(sampler.states, played(policy, sampler, 2)[-1])
-    batch.observations.requires_grad_()
+    observations: Any = batch.observations
+    observations.requires_grad_()
     log_probs = policy.evaluate_actions(batch).log_probs
     episodes = batch.episodes.ids
     for step, log_prob in enumerate(log_probs):
-        [gradient] = torch.autograd.grad(log_prob, batch.observations, retain_graph=True)
+        [gradient] = torch.autograd.grad(log_prob, observations, retain_graph=True)
         reached = gradient.abs().sum(1) > 0
         allowed = (episodes == episodes[step]) & (torch.arange(len(log_probs)) <= step)
         if memory == "transformer":

@@ -34,7 +34,8 @@ class Slot:
 
     @torch.no_grad()
     def __init__(self, policy: Any, fragment: Trajectory, state: State) -> None:
-        self.observations = fragment.observations.double()
+        observations: Any = fragment.observations
+        self.observations = observations.double()
         self.decisions = fragment.decisions
         self.states = [state]
         for observation in self.observations:

@@ -137,7 +137,7 @@ def test_a_rollout_of_columns_is_what_was_seen(mode: AutoresetMode) -> None:
 def test_a_policy_of_a_structured_space_is_a_policy_model(*, normalize: bool) -> None:
     policy = GymActorCritic(FragmentSampler(arms(), num_steps=4), normalize_observations=normalize)
     assert isinstance(policy.trunk, DictEncoder)
-    check_policy_model(policy, [0, 1], num_actions_per_state=1)
+    check_policy_model(policy, [0, 1], num_actions_per_state=1, num_samples=200)
 
 
 def test_training_by_fragments_and_by_episodes() -> None:

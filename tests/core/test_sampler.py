@@ -19,6 +19,7 @@ from grpo import (
     Decisions,
     DiffersFromPolicy,
     DPOConfig,
+    EqualGroups,
     Evaluation,
     Experience,
     ExperienceCollector,
@@ -66,6 +67,19 @@ class Counting:
 
     def get_metrics(self) -> dict[str, float]:
         return {"sampler/calls": float(len(self.asked))}
+
+
+class InOnePiece(Counting):
+    """The same actions as one tuple, cut into groups of ``size``."""
+
+    def __init__(self, size: int, missing: int = 0) -> None:
+        super().__init__()
+        self.size, self.missing = size, missing
+
+    def sample(self, policy: Any, states: Any, num_actions_per_state: int, **kwargs: Any) -> Any:
+        groups = super().sample(policy, states, num_actions_per_state, **kwargs)
+        actions = tuple(action for group in groups for action in group)
+        return EqualGroups(actions[: len(actions) - self.missing], self.size)
 
 
 class Silent(TablePolicy):
@@ -627,3 +641,29 @@ def test_a_corrected_sampler_learns_what_the_policy_would() -> None:
     uncorrected = mean_gradient(2.0, None)
     assert (corrected - on_policy).abs().max() < 0.02
     assert (uncorrected - on_policy).abs().max() > 0.05
+
+
+def test_groups_cut_from_one_piece_stay_in_one() -> None:
+    whole, apart = (
+        ExperienceCollector(TablePolicy(3, 4), LIKES_HIGH, sampler=sampler, group_size=4).collect([2, 0])
+        for sampler in (InOnePiece(4), Counting())
+    )
+    assert whole.actions == (0, 1, 2, 3) * 2
+    assert apart.actions == [0, 1, 2, 3] * 2
+    assert torch.equal(whole.rewards, apart.rewards)
+    assert torch.equal(whole.groups.lengths, apart.groups.lengths)
+
+
+@pytest.mark.parametrize(
+    ("sampler", "message"),
+    [
+        (InOnePiece(2), "sample returned 4 groups, expected 2"),
+        (InOnePiece(4, missing=4), "sample returned 1 groups, expected 2"),
+        (InOnePiece(3), "8 actions cannot be cut into groups of 3"),
+        (InOnePiece(0), "cannot be cut into groups of 0"),
+    ],
+)
+def test_groups_cut_otherwise_than_asked_for_are_named(sampler: InOnePiece, message: str) -> None:
+    collector = ExperienceCollector(TablePolicy(3, 4), LIKES_HIGH, sampler=sampler, group_size=4)
+    with pytest.raises(ValueError, match=message):
+        collector.collect([2, 0])

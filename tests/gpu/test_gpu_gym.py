@@ -12,8 +12,16 @@ import torch
 from devices import Machine, waits_of
 from pretend_device import PRETENDED, pretended_device, trained
 
+from batched_simulator import CartPoles
 from grpo import GRPOConfig, GRPOTrainer, PPOConfig, PPOTrainer, check_policy_model
-from grpo_adapters.gym import EnvironmentReward, EpisodeSampler, FragmentSampler, GymActorCritic, GymPolicy
+from grpo_adapters.gym import (
+    EnvironmentReward,
+    EpisodeSampler,
+    FragmentSampler,
+    GymActorCritic,
+    GymPolicy,
+    SimulatorSampler,
+)
 
 pytestmark = pytest.mark.usefixtures("deterministic")
 
@@ -46,6 +54,17 @@ def test_fragments(device: torch.device, name: str) -> None:
     assert policy.normalization.count.item() > 100
     observations, _ = gymnasium.make_vec(name, num_envs=2).reset(seed=0)
     assert len(policy.predict(observations, deterministic=False)) == 2
+
+
+def test_simulators(device: torch.device) -> None:
+    sampler = SimulatorSampler(CartPoles(64, str(device)), num_steps=16)
+    policy = GymActorCritic(sampler, normalize_observations=True)
+    trainer = PPOTrainer(PPOConfig(device=str(device), batch_size=256), policy, EnvironmentReward())
+    for _ in range(2):
+        metrics = trainer.step(sampler.states)
+    assert metrics["num_decisions"] == 1024
+    rollout = sampler.sample(policy, sampler.states, 1).actions
+    assert {own.device for own in vars(rollout).values() if own is not None} == {device}
 
 
 @pytest.mark.parametrize("name", ["CartPole-v1", "Pendulum-v1"])

@@ -31,7 +31,7 @@ class ActionDistribution(Protocol):
     """Options of each choice, which an action mask lists one after the other; none where masks make no sense."""
 
     def noise(self, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
-        """Noise for ``shape`` decisions, [*shape, K], on the generator's device."""
+        """Noise for ``shape`` decisions, [*shape, K], on the generator's device; the first dimension is time."""
         ...
 
     def sample(self, outputs: Tensor, noise: Tensor, masks: Tensor | None) -> Tensor:

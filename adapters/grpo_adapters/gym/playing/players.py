@@ -111,6 +111,6 @@ def decide_once(
         allowed = torch.from_numpy(choices).to(policy.device)
     noise = None
     if not deterministic:
-        noise = policy.distribution.noise((len(features),), policy.generator).to(policy.device)
+        noise = policy.distribution.noise((1, len(features)), policy.generator)[0].to(policy.device)
     decided = policy.decide(features, noise, allowed, memory)
     return policy.distribution.actions(decided.decisions), decided.memory
