@@ -26,7 +26,7 @@ types: $(VENV)/dev
 	$(BIN)/mypy
 
 units: $(VENV)/dev
-	$(BIN)/pytest --numprocesses auto --maxprocesses 4 --dist worksteal --ignore tests/distributed --ignore tests/cluster
+	$(BIN)/pytest --numprocesses 4 --dist worksteal --ignore tests/distributed --ignore tests/cluster
 
 test-processes: $(VENV)/dev  ## several processes train as one does; they take all cores, and so come one after the other
 	$(BIN)/pytest tests/distributed

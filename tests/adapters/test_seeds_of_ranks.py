@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
 
 import torch
 from torch._C._distributed_c10d import HashStore
@@ -10,6 +12,8 @@ from torch._C._distributed_c10d import HashStore
 from grpo import World
 from grpo_adapters.huggingface import AgentSampler, FunctionReward
 from grpo_adapters.huggingface.engines import EngineSampler
+
+T = TypeVar("T")
 
 
 class Noise:
@@ -31,8 +35,15 @@ class Nowhere:
     def step(self, message: Any) -> Any: ...
 
 
-def seeds(rank: int) -> tuple[int | None, int | None, list[float]]:
-    world = World(HashStore(), rank, 2)
+def on_both(function: Callable[[World], T]) -> list[T]:
+    """What it returns on two ranks, each a thread."""
+    store = HashStore()
+    with ThreadPoolExecutor(2) as ranks:
+        running = [ranks.submit(function, World(store, rank, 2, timeout=30)) for rank in range(2)]
+        return [each.result() for each in running]
+
+
+def seeds(world: World) -> tuple[int | None, int | None, list[float]]:
     engine, within, noise = EngineSampler("http://localhost:1", seed=5), EngineSampler("http://localhost:1"), Noise()
     for part in (engine, AgentSampler(Nowhere, engine=within), FunctionReward(noise)):
         part.join_world(world)
@@ -40,14 +51,18 @@ def seeds(rank: int) -> tuple[int | None, int | None, list[float]]:
 
 
 def test_seeds_of_engines_and_reward_functions_differ() -> None:
-    first, second = seeds(0), seeds(1)
+    first, second = on_both(seeds)
     assert first[:2] == (5, 0)
     assert first[2] == Noise()([0] * 4)
     assert len({*first[:2], *second[:2]}) == 4
     assert not set(first[2]) & set(second[2])
 
 
-def test_an_engine_without_a_seed_keeps_none() -> None:
+def seed_of_none(world: World) -> int | None:
     engine = EngineSampler("http://localhost:1", seed=None)
-    engine.join_world(World(HashStore(), 1, 2))
-    assert engine.seed is None
+    engine.join_world(world)
+    return engine.seed
+
+
+def test_an_engine_without_a_seed_keeps_none() -> None:
+    assert on_both(seed_of_none) == [None, None]
