@@ -5,6 +5,7 @@
 
 import os
 import signal
+from itertools import islice, pairwise
 
 import pytest
 import torch
@@ -17,10 +18,21 @@ settings.register_profile("default", deadline=None, max_examples=60, derandomize
 settings.register_profile("nightly", deadline=None, max_examples=1000, derandomize=False)
 settings.load_profile("default")
 
+LONG = ("examples", "test_broken_models", "test_kill")
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Examples come first: the longest tests are among them, and at the end a worker would be left alone with one."""
-    items.sort(key=lambda item: "examples" not in item.nodeid)
+    """Files with the longest tests come first on each worker: one would be left over at the end."""
+    num_workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    long = [item for item in items if any(name in item.nodeid for name in LONG)]
+    known = set(map(id, long))
+    others = iter([item for item in items if id(item) not in known])
+    bounds = [len(items) * worker // num_workers for worker in range(num_workers + 1)]
+    dealt: list[pytest.Item] = []
+    for worker, (start, end) in enumerate(pairwise(bounds)):
+        first = long[worker::num_workers]
+        dealt += [*first, *islice(others, end - start - len(first))]
+    items[:] = [*dealt, *others]
 
 
 @pytest.fixture(autouse=True)

@@ -35,8 +35,8 @@ class JointDistribution(nn.Module):
         >>> space = spaces.Dict(steer=spaces.Box(-1, 1, (2,)), gear=spaces.Discrete(5))
         >>> distribution = JointDistribution(space)
         >>> distribution.names, distribution.num_outputs
-        (['gear', 'steer'], 7)
-        >>> sorted(distribution.actions(torch.tensor([[4.0, 0.0, 0.0]])).items())
+        (['steer', 'gear'], 7)
+        >>> sorted(distribution.actions(torch.tensor([[0.0, 0.0, 4.0]])).items())
         [('gear', array([4])), ('steer', array([[0., 0.]], dtype=float32))]
     """
 

@@ -45,11 +45,6 @@ class ParallelAgents:
     Raises:
         TypeError: if ``make_environment`` does not make a parallel environment.
         ValueError: if groups leave out or repeat an agent, or agents of a group have different spaces.
-
-    Example:
-        >>> from pettingzoo.butterfly import pistonball_v6  # doctest: +SKIP
-        >>> agents = ParallelAgents(pistonball_v6.parallel_env, num_steps=32, num_envs=4)  # doctest: +SKIP
-        >>> policy = GymActorCritic(agents.samplers["agents"])  # doctest: +SKIP
     """
 
     def __init__(
