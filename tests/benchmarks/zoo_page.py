@@ -93,6 +93,8 @@ def draw(lines: Sequence[Line], path: Path) -> None:
         axis.set_visible(True)
         axis.set_title(name, fontsize=9)
         axis.tick_params(labelsize=7)
+        axis.locator_params(axis="x", nbins=4)
+        axis.xaxis.set_major_formatter(lambda decisions, _: f"{decisions / 1000:,.0f}k")
         for contender, colour in zip(CONTENDERS, ("tab:blue", "tab:orange"), strict=True):
             for line in lines:
                 if (line["name"], line["contender"]) != (name, contender):
