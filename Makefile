@@ -10,7 +10,9 @@ CLUSTER := .venv-cluster
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test types units test-processes test-environments test-cluster test-gpu docs picture families benchmark \
+TOGETHER := $(BIN)/pytest --numprocesses 4 --dist worksteal
+
+.PHONY: demo test types units test-examples test-processes test-environments test-cluster test-gpu docs picture families benchmark \
 	benchmark-control benchmark-language benchmark-memory benchmark-engine wheel clean
 
 demo: $(VENV)/examples  ## GRPO on a bandit whose arms drift
@@ -26,7 +28,10 @@ types: $(VENV)/dev
 	$(BIN)/mypy
 
 units: $(VENV)/dev
-	$(BIN)/pytest --numprocesses 4 --dist worksteal --ignore tests/distributed --ignore tests/cluster
+	$(TOGETHER) --ignore tests/distributed --ignore tests/cluster --ignore tests/examples --ignore tests/test_examples.py
+
+test-examples: $(VENV)/dev  ## examples and notebooks run, shorter where they take options for that
+	$(TOGETHER) tests/examples tests/test_examples.py
 
 test-processes: $(VENV)/dev  ## several processes train as one does; they take all cores, and so come one after the other
 	$(BIN)/pytest tests/distributed
