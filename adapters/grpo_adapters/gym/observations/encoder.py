@@ -88,7 +88,7 @@ class ObservationEncoder:
         return features
 
     def by_key(self, features: torch.Tensor) -> Columns:
-        """The parts of a Dict whose features are flattened, [n, *shape of the part] each."""
+        """The parts of a Dict whose features are flattened, [n, ...] each."""
         pieces = features.split(self._widths, dim=1)
         named = zip(self.parts.items(), pieces, strict=True)
         return Columns({name: piece.reshape(-1, *part.shape) for (name, part), piece in named})
