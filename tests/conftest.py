@@ -31,7 +31,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     dealt: list[pytest.Item] = []
     for worker, (start, end) in enumerate(pairwise(bounds)):
         first = long[worker::num_workers]
-        dealt += [*first, *islice(others, end - start - len(first))]
+        dealt += [*first, *islice(others, max(0, end - start - len(first)))]
     items[:] = [*dealt, *others]
 
 
