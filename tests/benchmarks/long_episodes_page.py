@@ -1,0 +1,71 @@
+"""The table and the picture of ``docs/how-to/long-episodes.md``, from the lines of ``long_episodes.jsonl``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+from long_episode_setups import SETUPS, TOLD
+
+DOCS = Path(__file__).parents[2] / "docs"
+BEGIN, END = "% written by tests/benchmarks/long_episodes.py page", "% end of what is written"
+YARDSTICK = "ppo"
+COLUMNS = 3
+Line = Mapping[str, Any]
+
+
+def write_page(lines: Sequence[Line]) -> None:
+    """Put the table in its place on the page, and draw the curves."""
+    page = DOCS / "how-to" / "long-episodes.md"
+    before, _, rest = page.read_text(encoding="utf-8").partition(BEGIN)
+    _, _, after = rest.partition(END)
+    page.write_text(f"{before}{BEGIN}\n\n{table(lines)}\n\n{END}{after}", encoding="utf-8")
+    draw(lines, DOCS / "_static" / "long-episodes.svg")
+
+
+def table(lines: Sequence[Line]) -> str:
+    """A row for each setup and budget."""
+    rows = [
+        "| a decision is compared with | groups × episodes | decisions | greedily, each seed | mean | while training |",
+        "|---|---:|---:|---|---:|---:|",
+    ]
+    for name, budget in keys_of(lines):
+        own = [line for line in lines if (line["name"], line["budget"]) == (name, budget)]
+        setup = SETUPS[name]
+        finals = [line["final"] for line in own]
+        groups = f"{setup.num_groups} × {setup.group_size}"
+        told = ", ".join(f"{final:.0f}" for final in finals)
+        training = mean(line["curve"][-1][1] for line in own)
+        rows.append(f"| {TOLD[name]} | {groups} | {budget:,} | {told} | **{mean(finals):.0f}** | {training:.0f} |")
+    return "\n".join(rows)
+
+
+def keys_of(lines: Sequence[Line]) -> list[tuple[str, int]]:
+    """Setups and budgets, the setups in their order."""
+    return sorted({(line["name"], line["budget"]) for line in lines}, key=lambda key: (key[1], [*SETUPS].index(key[0])))
+
+
+def draw(lines: Sequence[Line], path: Path) -> None:
+    """The curves of all trainings, a picture for each setup, PPO in all of them."""
+    from matplotlib import pyplot
+
+    names = [name for name in SETUPS if name != YARDSTICK and any(line["name"] == name for line in lines)]
+    rows = -(-len(names) // COLUMNS)
+    figure, axes = pyplot.subplots(rows, COLUMNS, squeeze=False, sharey=True, figsize=(10, 2.6 * rows))
+    for axis in axes.flat:
+        axis.set_visible(False)
+    for name, axis in zip(names, axes.flat, strict=False):
+        axis.set_visible(True)
+        axis.set_title(name, fontsize=9)
+        axis.tick_params(labelsize=7)
+        axis.locator_params(axis="x", nbins=4)
+        axis.xaxis.set_major_formatter(lambda decisions, _: f"{decisions / 1000:,.0f}k")
+        for shown, colour in ((YARDSTICK, "tab:orange"), (name, "tab:blue")):
+            for line in lines:
+                if line["name"] == shown:
+                    axis.plot(*zip(*line["curve"], strict=True), color=colour, linewidth=0.9)
+    pyplot.rcParams["svg.hashsalt"] = "long episodes"
+    figure.tight_layout()
+    figure.savefig(path, metadata={"Date": None})
