@@ -11,6 +11,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import combinations
+from statistics import mean
 from typing import Any
 
 import torch
@@ -22,7 +23,7 @@ from grpo_adapters.gym import EnvironmentReward
 from long_episode_setups import SETUPS, build, credit_of, sampler_of
 
 FIRST_SEED = 900_000_000
-COMPARED = ("episode", "anchors", "time", "branches", "state")
+COMPARED = (("episode", "anchors", "time", "state"), ("branches", "state-branches"))  # of the same rollouts each
 
 
 @dataclass(frozen=True)
@@ -34,24 +35,26 @@ class Options:
     decisions: tuple[int, ...] = (50_000, 200_000)
     """After how many the policy is looked at."""
     rollouts: int = 16
-    """For each kind of credit."""
+    """For each kind of starts."""
 
 
 def cosines(policy: Any, rollouts: int) -> dict[str, float]:
     """Of the gradients of two rollouts, by kind of credit."""
     found = {}
-    for name in COMPARED:
-        setup = SETUPS[name]
+    for names in COMPARED:
+        setup = SETUPS[names[0]]
         collector = ExperienceCollector(
             policy, EnvironmentReward(), sampler=sampler_of(setup, FIRST_SEED), group_size=setup.group_size
         )
-        firsts = range(FIRST_SEED, FIRST_SEED + rollouts * setup.num_groups, setup.num_groups)
-        gradients = [
-            gradient(policy, collector.collect([*range(first, first + setup.num_groups)]), credit_of(setup))
-            for first in firsts
-        ]
-        pairs = [float(torch.cosine_similarity(*pair, dim=0)) for pair in combinations(gradients, 2)]
-        found[name] = round(sum(pairs) / len(pairs), 3)
+        gradients: dict[str, list[Tensor]] = {name: [] for name in names}
+        for rollout in range(rollouts):
+            first = FIRST_SEED + rollout * setup.num_groups
+            experience = collector.collect([*range(first, first + setup.num_groups)])
+            for name in names:
+                gradients[name].append(gradient(policy, experience, credit_of(SETUPS[name])))
+        for name, own in gradients.items():
+            pairs = [float(torch.cosine_similarity(*pair, dim=0)) for pair in combinations(own, 2)]
+            found[name] = round(mean(pairs), 3)
     return found
 
 

@@ -7,11 +7,14 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
+import numpy as np
+
 from long_episode_setups import SETUPS, TOLD
 
 DOCS = Path(__file__).parents[2] / "docs"
 BEGIN, END = "% written by tests/benchmarks/long_episodes.py page", "% end of what is written"
 YARDSTICK = "ppo"
+COMMON_BUDGET = 300_000
 COLUMNS = 3
 Line = Mapping[str, Any]
 
@@ -28,23 +31,28 @@ def write_page(lines: Sequence[Line]) -> None:
 def table(lines: Sequence[Line]) -> str:
     """A row for each setup and budget."""
     rows = [
-        "| a decision is compared with | groups × episodes | decisions | greedily, each seed | mean | while training |",
-        "|---|---:|---:|---|---:|---:|",
+        "| setup | compared with | groups × episodes | training, after 300,000 | decisions | greedily, each seed |",
+        "|---|---|---:|---:|---:|---|",
     ]
     for name, budget in keys_of(lines):
         own = [line for line in lines if (line["name"], line["budget"]) == (name, budget)]
         setup = SETUPS[name]
+        groups = "" if setup.starts == "going on" else f"{setup.num_groups} × {setup.group_size}"
+        training = mean(after(line["curve"], COMMON_BUDGET) for line in own)
         finals = [line["final"] for line in own]
-        groups = f"{setup.num_groups} × {setup.group_size}"
-        told = ", ".join(f"{final:.0f}" for final in finals)
-        training = mean(line["curve"][-1][1] for line in own)
-        rows.append(f"| {TOLD[name]} | {groups} | {budget:,} | {told} | **{mean(finals):.0f}** | {training:.0f} |")
+        told = f"**{mean(finals):.0f}** ({', '.join(f'{final:.0f}' for final in finals)})"
+        rows.append(f"| `{name}` | {TOLD[name]} | {groups} | {training:.0f} | {budget:,} | {told} |")
     return "\n".join(rows)
+
+
+def after(curve: Sequence[tuple[int, float]], decisions: int) -> float:
+    """What a curve comes to after so many decisions."""
+    return float(np.interp(decisions, *zip(*curve, strict=True)))
 
 
 def keys_of(lines: Sequence[Line]) -> list[tuple[str, int]]:
     """Setups and budgets, the setups in their order."""
-    return sorted({(line["name"], line["budget"]) for line in lines}, key=lambda key: (key[1], [*SETUPS].index(key[0])))
+    return sorted({(line["name"], line["budget"]) for line in lines}, key=lambda key: [*SETUPS].index(key[0]))
 
 
 def draw(lines: Sequence[Line], path: Path) -> None:
