@@ -37,7 +37,8 @@ from grpo_adapters.gym.playing.simulator_sampler import SimulatorSampler
 from grpo_adapters.gym.playing.stepwise import Decided, StepwisePolicy
 from grpo_adapters.gym.playing.trajectories import Rollout, Trajectory, TrajectoryBatch
 from grpo_adapters.gym.playing.videos import record_video
-from grpo_adapters.gym.policies.gym_policies import GymActorCritic, GymPolicy
+from grpo_adapters.gym.policies.gym_actor_critic import GymActorCritic
+from grpo_adapters.gym.policies.gym_policy import GymPolicy
 from grpo_adapters.gym.regressed_values import RegressedAdvantage
 
 __all__ = [
