@@ -14,7 +14,8 @@ import numpy as np
 
 from grpo import LinearSchedule, World
 from grpo_adapters.cli.gym_environments import make
-from grpo_adapters.cli.gym_training import KIND, GymPPOOptions, parse_options
+from grpo_adapters.cli.gym_options import GymPPOOptions, parse_options
+from grpo_adapters.cli.gym_training import KIND
 from grpo_adapters.cli.records import read_record
 from grpo_adapters.gym import evaluate
 
