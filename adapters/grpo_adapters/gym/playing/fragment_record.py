@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import pairwise
 
 import numpy as np
 import torch
@@ -15,20 +14,16 @@ from grpo_adapters.gym.memory.memory_records import MemoryRecord
 from grpo_adapters.gym.memory.windows import StoredMemory
 from grpo_adapters.gym.observations.columns import FeatureTensors, tensors
 from grpo_adapters.gym.observations.encoder import Features
+from grpo_adapters.gym.playing.observation_stores import ObservationStore
 from grpo_adapters.gym.playing.trajectories import Trajectory
 
 
 class FragmentRecord:
-    """The steps of a rollout as they come, [T, n, ...].
-
-    Observations may be large, and are stored once, environment by environment: fragments are views of them, one behind
-    the other, from which steps that were none have been closed up.
-    """
+    """The steps of a rollout as they come, [T, n, ...]."""
 
     def __init__(self, num_steps: int, observations: Features) -> None:
         shape = (num_steps, len(observations))
-        num_envs, *feature_shape = observations.shape
-        self._observations = np.empty((num_envs, num_steps, *feature_shape), dtype=observations.dtype)
+        self._observations = ObservationStore(num_steps, observations)
         self.masks: torch.Tensor | None = None
         self.decisions: list[torch.Tensor] = []
         self.rewards = np.zeros(shape, dtype=np.float32)
@@ -39,7 +34,7 @@ class FragmentRecord:
 
     def store_observations(self, step: int, observations: Features) -> FeatureTensors:
         """Note what a step is decided on, as tensors."""
-        self._observations[:, step] = observations
+        self._observations.store(step, observations)
         return tensors(observations)
 
     def store_masks(self, step: int, masks: NDArray[np.bool_]) -> torch.Tensor:
@@ -67,7 +62,8 @@ class FragmentRecord:
             NonFiniteError: if an observation or a reward is not finite.
             ValueError: if a mask allowed nothing.
         """
-        check_finite(self._observations.swapaxes(0, 1), self.rewards, self.real, seed)
+        self._observations.check(self.real, seed)
+        check_finite("reward", self.rewards, self.real, seed)
         after_last = {(len(self.real) - 1, slot): features for slot, features in enumerate(last)}
         check_successors(after_last | self.successors, self.real, seed)
         if self.masks is not None:
@@ -76,22 +72,12 @@ class FragmentRecord:
     def trajectories(self, last: Features, record: MemoryRecord) -> list[Trajectory]:
         """One for each environment; ``last`` are the successors of the last step."""
         decisions = torch.stack(self.decisions).cpu()
-        observations = self._observations_of_real_steps()
+        observations = self._observations.of_real_steps(self.real)
         stored = record.stored(self.real)
         return [
             self._trajectory(slot, own, decisions[:, slot], last[slot], stored[slot])
             for slot, own in enumerate(observations)
         ]
-
-    def _observations_of_real_steps(self) -> tuple[FeatureTensors, ...]:
-        """Those of each environment, closed up in the memory where they are."""
-        everything = self._observations.reshape(-1, *self._observations.shape[2:])
-        gaps = np.flatnonzero(~self.real.T.reshape(-1)).tolist()
-        for number, (gap, next_gap) in enumerate(pairwise([*gaps, len(everything)])):
-            everything[gap - number : next_gap - number - 1] = everything[gap + 1 : next_gap]
-        kept = tensors(everything)[: len(everything) - len(gaps)]
-        fragments: tuple[FeatureTensors, ...] = kept.split(self.real.sum(0).tolist())
-        return fragments
 
     def _trajectory(
         self,

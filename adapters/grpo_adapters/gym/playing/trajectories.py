@@ -12,6 +12,7 @@ from torch import Tensor
 from grpo import Segments
 from grpo_adapters.gym.memory.windows import StoredMemory, Windows
 from grpo_adapters.gym.observations.columns import joined, placed
+from grpo_adapters.gym.observations.frame_stacks import gathered
 
 
 @dataclass(frozen=True, eq=False)
@@ -19,7 +20,8 @@ class Trajectory:
     """Consecutive steps in one environment: a whole episode, or a fragment that may touch several.
 
     Attributes:
-        observations: features that each step decided on, [T, ...], a tensor or :class:`Columns`.
+        observations: features that each step decided on, [T, ...], a tensor, :class:`Columns` or, of stacked frames,
+            :class:`FrameStacks`.
         decisions: what was decided, [T] or [T, K], as the policy's distribution stores it.
         rewards: [T].
         episode_lengths: how many of the T steps belong to each of the K episodes, in turn.
@@ -109,7 +111,7 @@ class TrajectoryBatch:
     windows of a trajectory, or all of it.
 
     Attributes:
-        observations: [D, ...].
+        stored_observations: [D, ...], as the trajectories have them.
         decisions: [D] or [D, K].
         masks: bool [D, ...], or None.
         samples: the D steps cut into trajectories.
@@ -125,9 +127,9 @@ class TrajectoryBatch:
         "episodes",
         "masks",
         "next_observations",
-        "observations",
         "rows",
         "samples",
+        "stored_observations",
         "terminated",
         "windows",
     )
@@ -143,7 +145,7 @@ class TrajectoryBatch:
         terminated: Tensor | None = None,
         windows: Windows | None = None,
     ) -> None:
-        self.observations = observations
+        self.stored_observations = observations
         self.decisions = decisions
         self.masks = masks
         self.windows = windows
@@ -152,6 +154,11 @@ class TrajectoryBatch:
         self.episodes = self.samples if episodes is None else episodes
         self.next_observations = next_observations
         self.terminated = terminated
+
+    @property
+    def observations(self) -> Any:
+        """[D, ...], a tensor or :class:`Columns`; of stacked frames a new tensor at each time."""
+        return gathered(self.stored_observations)
 
     @classmethod
     def of(
@@ -190,7 +197,7 @@ class TrajectoryBatch:
         """The ``rows``, each a sample of its own."""
         steps = self.rows.positions(rows)
         return TrajectoryBatch(
-            self.observations[steps],
+            self.stored_observations[steps],
             self.decisions[steps],
             self.masks if self.masks is None else self.masks[steps],
             samples=None if self.windows is None else self.rows.select(rows),

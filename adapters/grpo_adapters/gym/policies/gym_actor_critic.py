@@ -111,7 +111,7 @@ class GymActorCritic(GymPolicy):
         assert batch.next_observations is not None
         after = self.units(batch.next_observations)
         if self.memory is None:
-            return self.units(batch.observations), after
+            return self.units(batch.stored_observations), after
         remembered = self._remembered(batch)
         after, _ = self.memory(after, remembered.states_after(batch.episodes.last))
         return remembered.units, after

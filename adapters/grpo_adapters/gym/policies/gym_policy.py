@@ -204,11 +204,11 @@ class GymPolicy(nn.Module):
 
     def _units_of(self, batch: TrajectoryBatch) -> Tensor:
         """What actor and critic see at all steps."""
-        return self.units(batch.observations) if self.memory is None else self._remembered(batch).units
+        return self.units(batch.stored_observations) if self.memory is None else self._remembered(batch).units
 
     def _remembered(self, batch: TrajectoryBatch) -> Remembered:
         assert batch.windows is not None
-        units = self.units(batch.observations)
+        units = self.units(batch.stored_observations)
         return batch.windows.remember(self.memory, self.initial_memory, units, self.units)
 
     def initial_memory(self, num_environments: int) -> Any:
@@ -265,7 +265,7 @@ class GymPolicy(nn.Module):
         """Move the running normalisation, if there is one; of a process without samples the batch tells nothing."""
         if self.normalization is not None:
             nothing = tensors(np.zeros((0, *self.encoder.shape), dtype=self.encoder.dtype))
-            self.normalization.update(getattr(batch, "observations", nothing), self._world)
+            self.normalization.update(getattr(batch, "stored_observations", nothing), self._world)
 
     def get_extra_state(self) -> Tensor:
         """The state of the random generator, uint8, which ``state_dict`` holds beside parameters and buffers."""
