@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,11 +13,11 @@ from numpy.typing import NDArray
 from grpo_adapters.gym.environments.checks import check_finite, check_masks, check_successors
 from grpo_adapters.gym.environments.vector_environments import Transition
 from grpo_adapters.gym.memory.memory_records import MemoryRecord
-from grpo_adapters.gym.memory.windows import StoredMemory
 from grpo_adapters.gym.observations.columns import FeatureTensors, tensors
 from grpo_adapters.gym.observations.encoder import Features
 from grpo_adapters.gym.playing.observation_stores import ObservationStore
-from grpo_adapters.gym.playing.trajectories import Trajectory
+from grpo_adapters.gym.playing.stepwise import Decided, StepwisePolicy
+from grpo_adapters.gym.playing.trajectories import SampledOutputs, Trajectory
 
 
 class FragmentRecord:
@@ -26,6 +28,8 @@ class FragmentRecord:
         self._observations = ObservationStore(num_steps, observations)
         self.masks: torch.Tensor | None = None
         self.decisions: list[torch.Tensor] = []
+        self.outputs: list[torch.Tensor] = []
+        self.values: list[torch.Tensor] = []
         self.rewards = np.zeros(shape, dtype=np.float32)
         self.terminated = np.zeros(shape, dtype=bool)
         self.done = np.zeros(shape, dtype=bool)
@@ -44,9 +48,13 @@ class FragmentRecord:
         self.masks[step] = torch.from_numpy(masks)
         return self.masks[step]
 
-    def store(self, step: int, decisions: torch.Tensor, transition: Transition) -> None:
+    def store(self, step: int, decided: Decided, transition: Transition) -> None:
         """Note what was decided and what came of it."""
-        self.decisions.append(decisions)
+        self.decisions.append(decided.decisions)
+        if decided.outputs is not None:
+            self.outputs.append(decided.outputs)
+        if decided.values is not None:
+            self.values.append(decided.values)
         self.rewards[step] = transition.rewards
         self.terminated[step] = transition.terminated
         self.real[step] = transition.real
@@ -69,14 +77,27 @@ class FragmentRecord:
         if self.masks is not None:
             check_masks(self.masks.numpy(), self.real, sizes, seed)
 
-    def trajectories(self, last: Features, record: MemoryRecord) -> list[Trajectory]:
+    def trajectories(self, last: Features, record: MemoryRecord, policy: StepwisePolicy) -> list[Trajectory]:
         """One for each environment; ``last`` are the successors of the last step."""
         decisions = torch.stack(self.decisions).cpu()
         observations = self._observations.of_real_steps(self.real)
-        stored = record.stored(self.real)
+        stored, sampled = record.stored(self.real), self._sampled_outputs(policy)
         return [
-            self._trajectory(slot, own, decisions[:, slot], last[slot], stored[slot])
+            replace(
+                self._trajectory(slot, own, decisions[:, slot], last[slot]), memory=stored[slot], sampled=sampled[slot]
+            )
             for slot, own in enumerate(observations)
+        ]
+
+    def _sampled_outputs(self, policy: Any) -> list[SampledOutputs | None]:
+        """What was computed at the real steps of each environment, if the policy told it."""
+        if not self.outputs:
+            return [None] * self.real.shape[1]
+        weights, outputs = policy.weights_checksum(), torch.stack(self.outputs)
+        values = torch.stack(self.values) if self.values else None
+        return [
+            SampledOutputs(outputs[:, slot], None if values is None else values[:, slot], weights)[own]
+            for slot, own in enumerate(torch.from_numpy(self.real).T)
         ]
 
     def _trajectory(
@@ -85,7 +106,6 @@ class FragmentRecord:
         observations: FeatureTensors,
         decisions: torch.Tensor,
         last: Features,
-        memory: StoredMemory | None,
     ) -> Trajectory:
         real = self.real[:, slot]
         steps = torch.from_numpy(np.flatnonzero(real))
@@ -105,5 +125,4 @@ class FragmentRecord:
             next_observations=tensors(np.stack(successors)),
             terminated=torch.tensor(terminated),
             masks=None if self.masks is None else self.masks[steps, slot],
-            memory=memory,
         )
