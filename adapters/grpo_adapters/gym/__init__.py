@@ -26,6 +26,7 @@ from grpo_adapters.gym.networks.image_networks import ImpalaCNN, NatureCNN
 from grpo_adapters.gym.networks.perceptrons import MLP, ActorCriticMLP, RunningNormalization
 from grpo_adapters.gym.observations.columns import Columns
 from grpo_adapters.gym.observations.encoder import ObservationEncoder, without_keys
+from grpo_adapters.gym.observations.frame_stacks import FrameStacks
 from grpo_adapters.gym.playing.agent_groups import AgentGroup
 from grpo_adapters.gym.playing.episode_sampler import EpisodeSampler
 from grpo_adapters.gym.playing.evaluation import EvaluationResult, act, evaluate
@@ -58,6 +59,7 @@ __all__ = [
     "EpisodeSampler",
     "EvaluationResult",
     "FragmentSampler",
+    "FrameStacks",
     "GymActorCritic",
     "GymPolicy",
     "ImpalaCNN",

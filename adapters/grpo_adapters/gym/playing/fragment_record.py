@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import pairwise
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,25 +13,23 @@ from numpy.typing import NDArray
 from grpo_adapters.gym.environments.checks import check_finite, check_masks, check_successors
 from grpo_adapters.gym.environments.vector_environments import Transition
 from grpo_adapters.gym.memory.memory_records import MemoryRecord
-from grpo_adapters.gym.memory.windows import StoredMemory
 from grpo_adapters.gym.observations.columns import FeatureTensors, tensors
 from grpo_adapters.gym.observations.encoder import Features
-from grpo_adapters.gym.playing.trajectories import Trajectory
+from grpo_adapters.gym.playing.observation_stores import ObservationStore
+from grpo_adapters.gym.playing.stepwise import Decided, StepwisePolicy
+from grpo_adapters.gym.playing.trajectories import SampledOutputs, Trajectory
 
 
 class FragmentRecord:
-    """The steps of a rollout as they come, [T, n, ...].
-
-    Observations may be large, and are stored once, environment by environment: fragments are views of them, one behind
-    the other, from which steps that were none have been closed up.
-    """
+    """The steps of a rollout as they come, [T, n, ...]."""
 
     def __init__(self, num_steps: int, observations: Features) -> None:
         shape = (num_steps, len(observations))
-        num_envs, *feature_shape = observations.shape
-        self._observations = np.empty((num_envs, num_steps, *feature_shape), dtype=observations.dtype)
+        self._observations = ObservationStore(num_steps, observations)
         self.masks: torch.Tensor | None = None
         self.decisions: list[torch.Tensor] = []
+        self.outputs: list[torch.Tensor] = []
+        self.values: list[torch.Tensor] = []
         self.rewards = np.zeros(shape, dtype=np.float32)
         self.terminated = np.zeros(shape, dtype=bool)
         self.done = np.zeros(shape, dtype=bool)
@@ -39,7 +38,7 @@ class FragmentRecord:
 
     def store_observations(self, step: int, observations: Features) -> FeatureTensors:
         """Note what a step is decided on, as tensors."""
-        self._observations[:, step] = observations
+        self._observations.store(step, observations)
         return tensors(observations)
 
     def store_masks(self, step: int, masks: NDArray[np.bool_]) -> torch.Tensor:
@@ -49,9 +48,13 @@ class FragmentRecord:
         self.masks[step] = torch.from_numpy(masks)
         return self.masks[step]
 
-    def store(self, step: int, decisions: torch.Tensor, transition: Transition) -> None:
+    def store(self, step: int, decided: Decided, transition: Transition) -> None:
         """Note what was decided and what came of it."""
-        self.decisions.append(decisions)
+        self.decisions.append(decided.decisions)
+        if decided.outputs is not None:
+            self.outputs.append(decided.outputs)
+        if decided.values is not None:
+            self.values.append(decided.values)
         self.rewards[step] = transition.rewards
         self.terminated[step] = transition.terminated
         self.real[step] = transition.real
@@ -67,31 +70,35 @@ class FragmentRecord:
             NonFiniteError: if an observation or a reward is not finite.
             ValueError: if a mask allowed nothing.
         """
-        check_finite(self._observations.swapaxes(0, 1), self.rewards, self.real, seed)
+        self._observations.check(self.real, seed)
+        check_finite("reward", self.rewards, self.real, seed)
         after_last = {(len(self.real) - 1, slot): features for slot, features in enumerate(last)}
         check_successors(after_last | self.successors, self.real, seed)
         if self.masks is not None:
             check_masks(self.masks.numpy(), self.real, sizes, seed)
 
-    def trajectories(self, last: Features, record: MemoryRecord) -> list[Trajectory]:
+    def trajectories(self, last: Features, record: MemoryRecord, policy: StepwisePolicy) -> list[Trajectory]:
         """One for each environment; ``last`` are the successors of the last step."""
         decisions = torch.stack(self.decisions).cpu()
-        observations = self._observations_of_real_steps()
-        stored = record.stored(self.real)
+        observations = self._observations.of_real_steps(self.real)
+        stored, sampled = record.stored(self.real), self._sampled_outputs(policy)
         return [
-            self._trajectory(slot, own, decisions[:, slot], last[slot], stored[slot])
+            replace(
+                self._trajectory(slot, own, decisions[:, slot], last[slot]), memory=stored[slot], sampled=sampled[slot]
+            )
             for slot, own in enumerate(observations)
         ]
 
-    def _observations_of_real_steps(self) -> tuple[FeatureTensors, ...]:
-        """Those of each environment, closed up in the memory where they are."""
-        everything = self._observations.reshape(-1, *self._observations.shape[2:])
-        gaps = np.flatnonzero(~self.real.T.reshape(-1)).tolist()
-        for number, (gap, next_gap) in enumerate(pairwise([*gaps, len(everything)])):
-            everything[gap - number : next_gap - number - 1] = everything[gap + 1 : next_gap]
-        kept = tensors(everything)[: len(everything) - len(gaps)]
-        fragments: tuple[FeatureTensors, ...] = kept.split(self.real.sum(0).tolist())
-        return fragments
+    def _sampled_outputs(self, policy: Any) -> list[SampledOutputs | None]:
+        """What was computed at the real steps of each environment, if the policy told it."""
+        if not self.outputs:
+            return [None] * self.real.shape[1]
+        weights, outputs = policy.weights_checksum(), torch.stack(self.outputs)
+        values = torch.stack(self.values) if self.values else None
+        return [
+            SampledOutputs(outputs[:, slot], None if values is None else values[:, slot], weights)[own]
+            for slot, own in enumerate(torch.from_numpy(self.real).T)
+        ]
 
     def _trajectory(
         self,
@@ -99,7 +106,6 @@ class FragmentRecord:
         observations: FeatureTensors,
         decisions: torch.Tensor,
         last: Features,
-        memory: StoredMemory | None,
     ) -> Trajectory:
         real = self.real[:, slot]
         steps = torch.from_numpy(np.flatnonzero(real))
@@ -119,5 +125,4 @@ class FragmentRecord:
             next_observations=tensors(np.stack(successors)),
             terminated=torch.tensor(terminated),
             masks=None if self.masks is None else self.masks[steps, slot],
-            memory=memory,
         )

@@ -258,11 +258,11 @@ class FragmentSampler:
                 record.memory,
             )
             transition = self.environments.step(policy.distribution.actions(decided.decisions))
-            rollout.store(step, decided.decisions, transition)
+            rollout.store(step, decided, transition)
             record.follow(decided.memory, transition.done | ~transition.real)
             observations = transition.observations
         rollout.check(transition.next_observations, policy.distribution.sizes, self.environments.seed)
-        fragments = rollout.trajectories(transition.next_observations, record)
+        fragments = rollout.trajectories(transition.next_observations, record, policy)
         for slot, fragment in enumerate(fragments):
             self._count(slot, fragment, num_ended=int(rollout.done[:, slot].sum()))
         self._observations, self._memory = observations, record.memory

@@ -91,27 +91,38 @@ class GymActorCritic(GymPolicy):
 
     def evaluate_actions(self, batch: TrajectoryBatch) -> Evaluation:
         """Log-probs, entropy and values of the steps, [D] each."""
-        outputs, values = self.outputs_and_values(self._units_of(batch))
+        sampled = self._sampled(batch)
+        if sampled is not None and sampled.values is not None:
+            outputs, values = sampled.outputs, sampled.values
+        else:
+            outputs, values = self.outputs_and_values(self._units_of(batch))
         log_probs, entropy = self.distribution.log_probs_and_entropy(outputs, batch.decisions, batch.masks)
         return Evaluation(log_probs, entropy, values)
+
+    def _decided_by(self, units: Tensor) -> tuple[Tensor, Tensor | None]:
+        return self.outputs_and_values(units) if self.trunk is not None else (self.actor(units), None)
 
     @torch.no_grad()
     def estimate_values(self, batch: TrajectoryBatch) -> ValueEstimates:
         """Values at all steps and after them, [D] each; 0 after a step that terminated its episode."""
         assert batch.terminated is not None
-        units, units_after = self._units_during_and_after(batch)
-        _, values = self.outputs_and_values(units)
-        _, after = self.outputs_and_values(units_after)
+        values, after = self._values_during_and_after(batch)
         next_values = values.roll(-1)
         next_values[batch.episodes.last] = after.masked_fill(batch.terminated, 0.0)
         return ValueEstimates(values, next_values)
 
-    def _units_during_and_after(self, batch: TrajectoryBatch) -> tuple[Tensor, Tensor]:
-        """What the critic sees at all steps, and after the last one of each episode."""
+    def _values_during_and_after(self, batch: TrajectoryBatch) -> tuple[Tensor, Tensor]:
+        """At all steps, and after the last one of each episode."""
         assert batch.next_observations is not None
         after = self.units(batch.next_observations)
+        sampled = self._sampled(batch)
+        if sampled is not None and sampled.values is not None:
+            return sampled.values, self._values(after)
         if self.memory is None:
-            return self.units(batch.observations), after
+            return self._values(self.units(batch.stored_observations)), self._values(after)
         remembered = self._remembered(batch)
         after, _ = self.memory(after, remembered.states_after(batch.episodes.last))
-        return remembered.units, after
+        return self._values(remembered.units), self._values(after)
+
+    def _values(self, units: Tensor) -> Tensor:
+        return self.outputs_and_values(units)[1]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from itertools import chain
 from typing import Any
 
 import gymnasium
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from grpo import Batch, Evaluation, Sampler, World
+from grpo_adapters.checksums import checksum
 from grpo_adapters.gym.actions.distributions import ActionDistribution
 from grpo_adapters.gym.actions.joint_distribution import distribution_for
 from grpo_adapters.gym.actions.state_dependent_exploration import StateDependentExploration
@@ -30,7 +32,7 @@ from grpo_adapters.gym.observations.columns import Columns, FeatureTensors, tens
 from grpo_adapters.gym.observations.encoder import ObservationEncoder, spaces_of
 from grpo_adapters.gym.playing.players import decide_once
 from grpo_adapters.gym.playing.stepwise import Decided
-from grpo_adapters.gym.playing.trajectories import Trajectory, TrajectoryBatch
+from grpo_adapters.gym.playing.trajectories import SampledOutputs, Trajectory, TrajectoryBatch
 from grpo_adapters.gym.policies.unit_shapes import (
     check_head,
     check_trunk,
@@ -169,7 +171,8 @@ class GymPolicy(nn.Module):
 
     def evaluate_actions(self, batch: TrajectoryBatch) -> Evaluation:
         """Log-probs and entropy of the steps, [D] each."""
-        outputs = self.actor(self._units_of(batch))
+        sampled = self._sampled(batch)
+        outputs = self.actor(self._units_of(batch)) if sampled is None else sampled.outputs
         return Evaluation(*self.distribution.log_probs_and_entropy(outputs, batch.decisions, batch.masks))
 
     def get_log_probabilities(self, states: Sequence[int], actions: Sequence[Trajectory]) -> Tensor:
@@ -204,11 +207,21 @@ class GymPolicy(nn.Module):
 
     def _units_of(self, batch: TrajectoryBatch) -> Tensor:
         """What actor and critic see at all steps."""
-        return self.units(batch.observations) if self.memory is None else self._remembered(batch).units
+        return self.units(batch.stored_observations) if self.memory is None else self._remembered(batch).units
+
+    def _sampled(self, batch: TrajectoryBatch) -> SampledOutputs | None:
+        """What was computed for the steps while they were decided, if it is what would be computed now."""
+        if torch.is_grad_enabled() or batch.sampled is None or batch.sampled.weights != self.weights_checksum():
+            return None
+        return batch.sampled
+
+    def weights_checksum(self) -> str:
+        """Of all parameters and buffers: another one as soon as a single bit of them is."""
+        return checksum(dict(chain(self.named_parameters(), self.named_buffers())))
 
     def _remembered(self, batch: TrajectoryBatch) -> Remembered:
         assert batch.windows is not None
-        units = self.units(batch.observations)
+        units = self.units(batch.stored_observations)
         return batch.windows.remember(self.memory, self.initial_memory, units, self.units)
 
     def initial_memory(self, num_environments: int) -> Any:
@@ -229,10 +242,18 @@ class GymPolicy(nn.Module):
         units = self.units(observations)
         if self.memory is not None:
             units, memory = self.memory(units, self.initial_memory(len(units)) if memory is None else memory)
-        outputs = self.actor(units)
+        outputs, values = self._decided_by(units)
         if noise is None:
-            return Decided(self.distribution.mode(outputs, masks), memory)
-        return Decided(self.distribution.sample(outputs, noise, masks), memory)
+            decisions = self.distribution.mode(outputs, masks)
+        else:
+            decisions = self.distribution.sample(outputs, noise, masks)
+        if self.trunk is None or self.memory is not None:  # cheaper to compute again for all steps at once
+            return Decided(decisions, memory)
+        return Decided(decisions, memory, outputs, values)
+
+    def _decided_by(self, units: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The actor's outputs and, where they come along with little ado, the critic's values."""
+        return self.actor(units), None
 
     @torch.no_grad()
     def predict(self, observations: Any, masks: Any = None, *, deterministic: bool = True) -> Any:
@@ -265,7 +286,7 @@ class GymPolicy(nn.Module):
         """Move the running normalisation, if there is one; of a process without samples the batch tells nothing."""
         if self.normalization is not None:
             nothing = tensors(np.zeros((0, *self.encoder.shape), dtype=self.encoder.dtype))
-            self.normalization.update(getattr(batch, "observations", nothing), self._world)
+            self.normalization.update(getattr(batch, "stored_observations", nothing), self._world)
 
     def get_extra_state(self) -> Tensor:
         """The state of the random generator, uint8, which ``state_dict`` holds beside parameters and buffers."""
