@@ -46,6 +46,7 @@ def our_ppo(num_steps: int) -> Callable[[], object]:
     clip = LinearSchedule(start=0.1, end=0.0, num_steps=num_updates)
     config = PPOConfig(
         batch_size=BATCH_SIZE,
+        micro_batch_size=BATCH_SIZE // 2,  # half the memory of a minibatch, and the same update
         num_epochs_per_update=NUM_EPOCHS,
         learning_rate=LinearSchedule(start=2.5e-4, end=0.0, num_steps=num_updates),
         clip_low=clip,
