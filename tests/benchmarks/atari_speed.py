@@ -13,7 +13,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 import tyro
@@ -21,6 +21,7 @@ import tyro
 from alternating import median_seconds
 from grpo import LinearSchedule, PPOConfig, PPOTrainer
 from grpo_adapters.gym import EnvironmentReward, FragmentSampler, GymActorCritic, atari_environments
+from stable_baselines3_ppo import their_iteration
 
 NUM_ENVS, BATCH_SIZE, NUM_EPOCHS, TOTAL_STEPS = 8, 256, 4, 10_000_000
 
@@ -58,7 +59,7 @@ def our_ppo(num_steps: int) -> Callable[[], object]:
 
 
 def stable_baselines3_ppo(num_steps: int) -> Callable[[], object]:
-    """One rollout and its updates by Stable-Baselines3, as its ``learn`` does them."""
+    """One rollout and its updates by Stable-Baselines3."""
     # Here, since pytest imports this module in search of doctests, and need not have the library.
     import ale_py
     import gymnasium
@@ -67,7 +68,7 @@ def stable_baselines3_ppo(num_steps: int) -> Callable[[], object]:
     from stable_baselines3.common.vec_env import VecFrameStack  # type: ignore[import-not-found, unused-ignore]
 
     gymnasium.register_envs(ale_py)
-    model: Any = PPO(
+    model = PPO(
         "CnnPolicy",
         VecFrameStack(make_atari_env("PongNoFrameskip-v4", NUM_ENVS, seed=0), 4),
         n_steps=num_steps,
@@ -79,14 +80,7 @@ def stable_baselines3_ppo(num_steps: int) -> Callable[[], object]:
         vf_coef=0.5,
         device="cpu",
     )
-    _, callback = model._setup_learn(TOTAL_STEPS)
-
-    def iteration() -> None:
-        model.collect_rollouts(model.env, callback, model.rollout_buffer, n_rollout_steps=model.n_steps)
-        model._update_current_progress_remaining(model.num_timesteps, TOTAL_STEPS)
-        model.train()
-
-    return iteration
+    return their_iteration(model, TOTAL_STEPS)
 
 
 CONTENDERS = {"ours": our_ppo, "SB3": stable_baselines3_ppo}

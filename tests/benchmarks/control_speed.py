@@ -27,7 +27,7 @@ from alternating import median_seconds
 from grpo import LinearSchedule, PPOConfig, PPOTrainer, World
 from grpo_adapters.gym import EnvironmentReward, FragmentSampler, GymActorCritic, ParallelVectorEnv
 from hand_written_ppo import CART_POLE, LUNAR_LANDER, HandTunedPPO, HandWrittenPPO, Settings
-from stable_baselines3_ppo import StableBaselines3PPO
+from stable_baselines3_ppo import their_environments, their_iteration, their_ppo
 
 OURS_IN_TWO = "ours in two processes"
 
@@ -44,23 +44,15 @@ class Options:
     """Rollouts of CartPole in a turn, 256 steps each."""
 
 
-def our_ppo(settings: Settings, world: World | None = None, *, in_two_processes: bool = False) -> PPOTrainer[Any, Any]:
-    """This library's trainer with the settings of the others."""
-    envs: Any = gymnasium.make_vec(
-        settings.environment,
-        settings.num_envs,
-        vectorization_mode="sync",
-        vector_kwargs={"autoreset_mode": gymnasium.vector.AutoresetMode.SAME_STEP, "copy": False},
-    )
-    if in_two_processes:
-        envs = ParallelVectorEnv([functools.partial(gymnasium.make, settings.environment)] * settings.num_envs)
+def config_of(settings: Settings) -> PPOConfig:
+    """The settings of the hand-written loop as this library's."""
     num_updates = settings.total_steps // (settings.num_envs * settings.num_steps)
     rate: float | LinearSchedule = settings.learning_rate
     clip: float | LinearSchedule = settings.clip_range
     if settings.anneal:
         rate = LinearSchedule(start=settings.learning_rate, end=0.0, num_steps=num_updates)
         clip = LinearSchedule(start=settings.clip_range, end=0.0, num_steps=num_updates)
-    config = PPOConfig(
+    return PPOConfig(
         batch_size=settings.batch_size,
         num_epochs_per_update=settings.num_epochs,
         discount=settings.discount,
@@ -73,8 +65,29 @@ def our_ppo(settings: Settings, world: World | None = None, *, in_two_processes:
         max_grad_norm=settings.max_grad_norm,
         seed=settings.seed,
     )
+
+
+def our_ppo(settings: Settings, world: World | None = None, *, in_two_processes: bool = False) -> PPOTrainer[Any, Any]:
+    """This library's trainer."""
+    envs: Any = gymnasium.make_vec(
+        settings.environment,
+        settings.num_envs,
+        vectorization_mode="sync",
+        vector_kwargs={"autoreset_mode": gymnasium.vector.AutoresetMode.SAME_STEP, "copy": False},
+    )
+    if in_two_processes:
+        envs = ParallelVectorEnv([functools.partial(gymnasium.make, settings.environment)] * settings.num_envs)
     sampler = FragmentSampler(envs, settings.num_steps, seed=settings.seed, environments_in_state="restart")
-    return PPOTrainer(config, GymActorCritic(sampler, seed=settings.seed), EnvironmentReward(), world=world)
+    policy = GymActorCritic(sampler, seed=settings.seed)
+    return PPOTrainer(config_of(settings), policy, EnvironmentReward(), world=world)
+
+
+def stable_baselines3_ppo(settings: Settings, render_mode: str | None = None) -> Callable[[], None]:
+    """One rollout and its updates of Stable-Baselines3."""
+    make = functools.partial(gymnasium.make, settings.environment, render_mode=render_mode)
+    config = config_of(settings)
+    model = their_ppo(config, their_environments(make, settings.num_envs, config), settings.num_steps)
+    return their_iteration(model, settings.total_steps)
 
 
 def jobs(settings: Settings) -> dict[str, Callable[[], object]]:
@@ -86,10 +99,10 @@ def jobs(settings: Settings) -> dict[str, Callable[[], object]]:
         OURS_IN_TWO: lambda: in_two_processes.step(slots),
         "hand-written": HandWrittenPPO(settings).iteration,
         "hand-tuned": HandTunedPPO(settings).iteration,
-        "SB3": StableBaselines3PPO(settings, render_mode="rgb_array").iteration,
+        "SB3": stable_baselines3_ppo(settings, render_mode="rgb_array"),
     }
     if settings.environment.startswith("LunarLander"):
-        found["SB3 without frames"] = StableBaselines3PPO(settings).iteration
+        found["SB3 without frames"] = stable_baselines3_ppo(settings)
     return found
 
 

@@ -20,6 +20,7 @@ import tyro
 from alternating import median_seconds
 from grpo import PPOConfig, PPOTrainer
 from grpo_adapters.gym import LSTM, EnvironmentReward, FragmentSampler, GymActorCritic
+from stable_baselines3_ppo import their_iteration
 
 NUM_ENVS, NUM_STEPS, NUM_EPOCHS, STEPS_OF_UPDATE, NUM_UNITS = 8, 128, 10, 128, 64
 
@@ -47,8 +48,8 @@ def our_iteration(window: int) -> Callable[[], object]:
     return lambda: trainer.step(sampler.states)
 
 
-def their_iteration() -> Callable[[], object]:
-    """A rollout and its updates of sb3-contrib's, by the body of the loop in ``learn``."""
+def sb3_contrib_iteration() -> Callable[[], object]:
+    """A rollout and its updates of sb3-contrib's."""
     # Here, since pytest imports this module in search of doctests, and need not have the library.
     from sb3_contrib import RecurrentPPO  # type: ignore[import-not-found, unused-ignore]
     from stable_baselines3.common.env_util import make_vec_env  # type: ignore[import-not-found, unused-ignore]
@@ -68,14 +69,7 @@ def their_iteration() -> Callable[[], object]:
         seed=0,
         device="cpu",
     )
-    _, callback = model._setup_learn(10**9)
-
-    def iteration() -> None:
-        model.collect_rollouts(model.env, callback, model.rollout_buffer, n_rollout_steps=model.n_steps)
-        model._update_current_progress_remaining(model.num_timesteps, 10**9)
-        model.train()
-
-    return iteration
+    return their_iteration(model, 10**9)
 
 
 def ratios(options: Options) -> dict[str, float]:
@@ -83,7 +77,7 @@ def ratios(options: Options) -> dict[str, float]:
     jobs = {
         "ours": our_iteration(NUM_STEPS),
         "ours, windows of 32": our_iteration(32),
-        "sb3-contrib": their_iteration(),
+        "sb3-contrib": sb3_contrib_iteration(),
     }
     for job in jobs.values():
         job()
