@@ -33,10 +33,17 @@ def their_environments(
     from stable_baselines3.common.env_util import make_vec_env
     from stable_baselines3.common.vec_env import VecNormalize
 
-    envs = make_vec_env(make, num_envs, seed=config.seed)
+    envs = make_vec_env(
+        make, num_envs, seed=config.seed, wrapper_class=_with_numbers if normalize_observations else None
+    )
     if not normalize_observations and not normalize_rewards:
         return envs
     return VecNormalize(envs, norm_obs=normalize_observations, norm_reward=normalize_rewards, gamma=config.discount)
+
+
+def _with_numbers(environment: Environment) -> Environment:
+    """Observations as floating-point numbers: those that are normalised would be stored in the dtype of their space."""
+    return gymnasium.wrappers.DtypeObservation(environment, np.float32)
 
 
 def their_ppo(
