@@ -5,10 +5,10 @@
 
 import os
 import signal
-from itertools import islice, pairwise
 
 import pytest
 import torch
+from dealing import dealt
 from hypothesis import settings
 
 torch.set_num_threads(1)
@@ -23,16 +23,8 @@ LONG = ("examples", "test_broken_models", "test_kill")
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Files with the longest tests come first on each worker: one would be left over at the end."""
-    num_workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
     long = [item for item in items if any(name in item.nodeid for name in LONG)]
-    known = set(map(id, long))
-    others = iter([item for item in items if id(item) not in known])
-    bounds = [len(items) * worker // num_workers for worker in range(num_workers + 1)]
-    dealt: list[pytest.Item] = []
-    for worker, (start, end) in enumerate(pairwise(bounds)):
-        first = long[worker::num_workers]
-        dealt += [*first, *islice(others, max(0, end - start - len(first)))]
-    items[:] = [*dealt, *others]
+    items[:] = dealt(items, long, int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")))
 
 
 @pytest.fixture(autouse=True)

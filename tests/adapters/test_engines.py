@@ -18,6 +18,7 @@ from peft import LoraConfig
 from torch import Tensor
 
 from grpo import GRPOConfig, GRPOTrainer
+from grpo_adapters.checksums import checksum
 from grpo_adapters.huggingface import Completion, SamplingConfig
 from grpo_adapters.huggingface.decoding.sampling import next_token_probabilities
 from grpo_adapters.huggingface.engines import (
@@ -34,7 +35,6 @@ from grpo_adapters.huggingface.engines import (
     servers,
     session,
 )
-from grpo_adapters.huggingface.engines.weights import checksum
 
 DOCUMENTATION = Path(__file__).parents[2] / "docs"
 LORA = LoraConfig(r=2, target_modules=["q_proj", "v_proj"], init_lora_weights=False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import tracemalloc
+from dataclasses import replace
 from typing import Any
 
 import gymnasium
@@ -29,7 +30,7 @@ from grpo_adapters.gym import (
 )
 from grpo_adapters.gym.environments import atari
 from grpo_adapters.gym.networks import perceptrons
-from grpo_adapters.gym.policies import gym_policies
+from grpo_adapters.gym.policies import gym_policy
 
 
 class FramesEnv(gymnasium.Env[Any, Any]):
@@ -184,11 +185,11 @@ def test_without_gradients_the_trunk_sees_some_frames_at_a_time(monkeypatch: pyt
     trunk = Sees()
     sampler = FragmentSampler(frames((4, 4)), num_steps=20)
     policy = GymActorCritic(sampler, trunk=trunk)
-    [first], [second] = policy.generate_actions(sampler.states, 1)
-    batch = policy.encode_actions([0, 1], [first, second])
+    played = [replace(group[0], sampled=None) for group in policy.generate_actions(sampler.states, 1)]
+    batch = policy.encode_actions([0, 1], played)
     values, at_once = policy.estimate_values(batch), policy.evaluate_actions(batch)
     assert trunk.most == 40
-    monkeypatch.setattr(gym_policies, "ROWS_AT_A_TIME", 7)
+    monkeypatch.setattr(gym_policy, "ROWS_AT_A_TIME", 7)
     trunk.most = 0
     torch.testing.assert_close(policy.estimate_values(batch).values, values.values)
     with torch.no_grad():

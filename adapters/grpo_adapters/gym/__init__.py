@@ -26,6 +26,7 @@ from grpo_adapters.gym.networks.image_networks import ImpalaCNN, NatureCNN
 from grpo_adapters.gym.networks.perceptrons import MLP, ActorCriticMLP, RunningNormalization
 from grpo_adapters.gym.observations.columns import Columns
 from grpo_adapters.gym.observations.encoder import ObservationEncoder, without_keys
+from grpo_adapters.gym.observations.frame_stacks import FrameStacks
 from grpo_adapters.gym.playing.agent_groups import AgentGroup
 from grpo_adapters.gym.playing.episode_sampler import EpisodeSampler
 from grpo_adapters.gym.playing.evaluation import EvaluationResult, act, evaluate
@@ -37,7 +38,8 @@ from grpo_adapters.gym.playing.simulator_sampler import SimulatorSampler
 from grpo_adapters.gym.playing.stepwise import Decided, StepwisePolicy
 from grpo_adapters.gym.playing.trajectories import Rollout, Trajectory, TrajectoryBatch
 from grpo_adapters.gym.playing.videos import record_video
-from grpo_adapters.gym.policies.gym_policies import GymActorCritic, GymPolicy
+from grpo_adapters.gym.policies.gym_actor_critic import GymActorCritic
+from grpo_adapters.gym.policies.gym_policy import GymPolicy
 from grpo_adapters.gym.regressed_values import RegressedAdvantage
 
 __all__ = [
@@ -57,6 +59,7 @@ __all__ = [
     "EpisodeSampler",
     "EvaluationResult",
     "FragmentSampler",
+    "FrameStacks",
     "GymActorCritic",
     "GymPolicy",
     "ImpalaCNN",

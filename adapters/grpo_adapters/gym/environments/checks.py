@@ -16,13 +16,12 @@ from grpo import NonFiniteError
 from grpo_adapters.gym.observations.columns import finite_rows, not_finite_parts
 
 
-def check_finite(observations: NDArray[Any], rewards: NDArray[np.float32], real: NDArray[np.bool_], seed: int) -> None:
-    """Observations [T, n, ...] and rewards [T, n] of a rollout must be finite where ``real`` [T, n]."""
-    for name, values in (("observation", observations), ("reward", rewards)):
-        bad = ~finite_rows(values, 2) & real
-        if bad.any():
-            step, slot = (int(index) for index in np.argwhere(bad)[0])
-            raise NonFiniteError(not_finite(name, values[step, slot], f"environment {slot} (seed {seed + slot})", step))
+def check_finite(name: str, values: NDArray[Any], real: NDArray[np.bool_], seed: int) -> None:
+    """Observations [T, n, ...] or rewards [T, n] of a rollout must be finite where ``real`` [T, n]."""
+    bad = ~finite_rows(values, 2) & real
+    if bad.any():
+        step, slot = (int(index) for index in np.argwhere(bad)[0])
+        raise NonFiniteError(not_finite(name, values[step, slot], f"environment {slot} (seed {seed + slot})", step))
 
 
 def check_successors(successors: Mapping[tuple[int, int], NDArray[Any]], real: NDArray[np.bool_], seed: int) -> None:

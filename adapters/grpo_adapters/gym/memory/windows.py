@@ -11,6 +11,7 @@ from torch import Tensor
 
 from grpo import Segments
 from grpo_adapters.gym.memory.memory_states import go_over, joined_states, placed_state, rows_of, where_rows
+from grpo_adapters.gym.observations.frame_stacks import gathered
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -134,7 +135,7 @@ class Windows:
         places = steps.expand(first - steps.starts) + torch.arange(steps.total, device=steps.device)
         states = rows_of(self.states, warmed)
         states = where_rows(self.burn_in_begins[warmed], beginning(len(warmed)), states)
-        _, states = go_over(memory, units_of(self.observations[places]), steps, states)
+        _, states = go_over(memory, units_of(gathered(self.observations[places])), steps, states)
         number = torch.zeros_like(self.burn_in).index_copy(0, warmed, torch.arange(len(warmed), device=warmed.device))
         return where_rows(self.burn_in > 0, rows_of(states, number), self.states)
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from grpo import World
 from grpo_adapters.gym.observations.columns import Columns
+from grpo_adapters.gym.observations.frame_stacks import FrameStacks, gathered
 
 HIDDEN_GAIN = math.sqrt(2)
 POLICY_GAIN = 0.01
@@ -181,13 +182,14 @@ class RunningNormalization(nn.Module):
         self.count.copy_(count)
 
 
-def scaled_images(part: Tensor, dtype: torch.dtype) -> Tensor:
+def scaled_images(part: Tensor | FrameStacks, dtype: torch.dtype) -> Tensor:
     """Frames from 0 to 1, with channels last in memory, where convolutions want them; all else as it is."""
-    if part.dtype != torch.uint8:
-        return part
-    is_channels_first = part.dim() == 4 and part.shape[1] < part.shape[3]
+    pixels: Tensor = gathered(part)
+    if pixels.dtype != torch.uint8:
+        return pixels
+    is_channels_first = pixels.dim() == 4 and pixels.shape[1] < pixels.shape[3]
     memory_format = torch.channels_last if is_channels_first else torch.preserve_format
-    return part.to(dtype, memory_format=memory_format).div_(255)
+    return pixels.to(dtype, memory_format=memory_format).div_(255)
 
 
 class NormalizedColumns(nn.Module):

@@ -10,6 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from grpo_adapters.gym.observations.frame_stacks import FrameStacks, gathered, joined_stacks
+
 
 class Columns:
     """Tensors by name with the same leading dimension, such as the parts of n observations.
@@ -90,11 +92,14 @@ def placed(features: FeatureTensors, device: torch.device, dtype: torch.dtype) -
 
 
 def _takes_precision(features: FeatureTensors) -> bool:
-    return isinstance(features, Columns) or features.is_floating_point()
+    return isinstance(features, Columns) or (isinstance(features, Tensor) and features.is_floating_point())
 
 
 def joined(parts: Sequence[Any]) -> Any:
     """Tensors or columns [T, ...] end to end; those that lie in memory end to end already are not copied."""
+    if all(isinstance(part, FrameStacks) for part in parts):
+        return joined_stacks(list(parts))
+    parts = [gathered(part) for part in parts]
     first = parts[0]
     if isinstance(first, Columns):
         return Columns({name: joined([part[name] for part in parts]) for name in first})

@@ -23,7 +23,7 @@ from grpo_adapters.gym.observations.columns import finite_rows, not_finite_parts
 from grpo_adapters.gym.observations.encoder import Features, check_same_spaces
 from grpo_adapters.gym.playing.players import one_observed
 from grpo_adapters.gym.playing.stepwise import Decided, StepwisePolicy
-from grpo_adapters.gym.policies.gym_policies import GymPolicy
+from grpo_adapters.gym.policies.gym_policy import GymPolicy
 
 NORMAL_QUANTILE = 1.96
 NOISE_STEPS = 64

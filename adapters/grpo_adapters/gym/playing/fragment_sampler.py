@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from itertools import pairwise
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from gymnasium.vector import AutoresetMode
-from numpy.typing import NDArray
 
 from grpo import World
-from grpo_adapters.gym.environments.checks import check_finite, check_masks, check_state, check_successors, seed_from
-from grpo_adapters.gym.environments.vector_environments import Transition, VectorEnvironments
+from grpo_adapters.gym.environments.checks import check_state, seed_from
+from grpo_adapters.gym.environments.vector_environments import VectorEnvironments
 from grpo_adapters.gym.memory.memory_records import MemoryRecord, carried_on
 from grpo_adapters.gym.memory.memory_states import map_state
-from grpo_adapters.gym.memory.windows import StoredMemory
-from grpo_adapters.gym.observations.columns import FeatureTensors, from_plain, placed, plain, tensors
+from grpo_adapters.gym.observations.columns import from_plain, placed, plain
 from grpo_adapters.gym.observations.encoder import Features, check_same_spaces
 from grpo_adapters.gym.plain_state import new_array
 from grpo_adapters.gym.playing.episode_sampler import EpisodeSampler
+from grpo_adapters.gym.playing.fragment_record import FragmentRecord
 from grpo_adapters.gym.playing.statistics import EpisodeStatistics
 from grpo_adapters.gym.playing.stepwise import StepwisePolicy
 from grpo_adapters.gym.playing.trajectories import Trajectory
@@ -92,7 +90,6 @@ class FragmentSampler:
         self._next_seed: int | None = None
         self.states = list(range(self.environments.num_envs))
         self.statistics = EpisodeStatistics()
-        self._statistics_before = self.statistics.state_dict()
         self._observations: Features | None = None
         self._memory: Any = None
         self._returns = np.zeros(len(self.states))
@@ -137,7 +134,7 @@ class FragmentSampler:
     def restart(self) -> None:
         """Forget the last rollout: the next one begins new episodes, and no episode of it counts."""
         self._observations = None
-        self.statistics.load_state_dict(self._statistics_before)
+        self.statistics.forget_rollout()
 
     def cut(self, step: int) -> None:
         """Let the episodes under way end here, as truncated, where the environments are not in the state.
@@ -199,7 +196,6 @@ class FragmentSampler:
         else:
             self._load_environments(state_dict)
         self.statistics.load_state_dict(state_dict["statistics"])
-        self._statistics_before = self.statistics.state_dict()
 
     def _load_environments(self, state_dict: Mapping[str, Any]) -> None:
         try:
@@ -239,14 +235,14 @@ class FragmentSampler:
             EnvironmentFailedError: if an environment raises; the next rollout starts from new episodes.
             NonFiniteError: if an observation or a reward is not finite, likewise.
         """
-        self._statistics_before = self.statistics.state_dict()
+        self.statistics.begin_rollout()
         check_same_spaces(policy, self)
         self._check(states, num_actions_per_state)
         observations = self._observations
         self._observations = None  # whatever fails below, the next rollout then starts anew
         if observations is None:
             observations = self._start()
-        rollout = _Rollout(self.num_steps, observations)
+        rollout = FragmentRecord(self.num_steps, observations)
         shape, device, dtype = (self.num_steps, len(self.states)), policy.device, policy.dtype
         record = MemoryRecord(policy, carried_on(policy, self._memory, len(self.states)), begins=self._lengths == 0)
         noise = policy.distribution.noise(shape, policy.generator).to(device)
@@ -260,11 +256,11 @@ class FragmentSampler:
                 record.memory,
             )
             transition = self.environments.step(policy.distribution.actions(decided.decisions))
-            rollout.store(step, decided.decisions, transition)
+            rollout.store(step, decided, transition)
             record.follow(decided.memory, transition.done | ~transition.real)
             observations = transition.observations
         rollout.check(transition.next_observations, policy.distribution.sizes, self.environments.seed)
-        fragments = rollout.trajectories(transition.next_observations, record)
+        fragments = rollout.trajectories(transition.next_observations, record, policy)
         for slot, fragment in enumerate(fragments):
             self._count(slot, fragment, num_ended=int(rollout.done[:, slot].sum()))
         self._observations, self._memory = observations, record.memory
@@ -305,108 +301,3 @@ class FragmentSampler:
 
 LEFT_ALONE = (FragmentSampler, EpisodeSampler)
 """What an opponent that is a policy may hold, and is not an environment's own."""
-
-
-class _Rollout:
-    """The steps of a rollout as they come, [T, n, ...].
-
-    Observations may be large, and are stored once, environment by environment: fragments are views of them, one behind
-    the other, from which steps that were none have been closed up.
-    """
-
-    def __init__(self, num_steps: int, observations: Features) -> None:
-        shape = (num_steps, len(observations))
-        num_envs, *feature_shape = observations.shape
-        self._observations = np.empty((num_envs, num_steps, *feature_shape), dtype=observations.dtype)
-        self.masks: torch.Tensor | None = None
-        self.decisions: list[torch.Tensor] = []
-        self.rewards = np.zeros(shape, dtype=np.float32)
-        self.terminated = np.zeros(shape, dtype=bool)
-        self.done = np.zeros(shape, dtype=bool)
-        self.real = np.ones(shape, dtype=bool)
-        self.successors: dict[tuple[int, int], Features] = {}
-
-    def store_observations(self, step: int, observations: Features) -> FeatureTensors:
-        """Note what a step is decided on, as tensors."""
-        self._observations[:, step] = observations
-        return tensors(observations)
-
-    def store_masks(self, step: int, masks: NDArray[np.bool_]) -> torch.Tensor:
-        """Note what is allowed at a step, as a tensor."""
-        if self.masks is None:
-            self.masks = torch.ones(len(self.rewards), *masks.shape, dtype=torch.bool)
-        self.masks[step] = torch.from_numpy(masks)
-        return self.masks[step]
-
-    def store(self, step: int, decisions: torch.Tensor, transition: Transition) -> None:
-        """Note what was decided and what came of it."""
-        self.decisions.append(decisions)
-        self.rewards[step] = transition.rewards
-        self.terminated[step] = transition.terminated
-        self.real[step] = transition.real
-        if transition.done.any():
-            self.done[step] = transition.done
-            for index in np.flatnonzero(transition.done):
-                self.successors[step, int(index)] = transition.next_observations[index].copy()
-
-    def check(self, last: Features, sizes: Sequence[int], seed: int) -> None:
-        """Check what the environments gave; ``last`` are the successors of the last step.
-
-        Raises:
-            NonFiniteError: if an observation or a reward is not finite.
-            ValueError: if a mask allowed nothing.
-        """
-        check_finite(self._observations.swapaxes(0, 1), self.rewards, self.real, seed)
-        after_last = {(len(self.real) - 1, slot): features for slot, features in enumerate(last)}
-        check_successors(after_last | self.successors, self.real, seed)
-        if self.masks is not None:
-            check_masks(self.masks.numpy(), self.real, sizes, seed)
-
-    def trajectories(self, last: Features, record: MemoryRecord) -> list[Trajectory]:
-        """One for each environment; ``last`` are the successors of the last step."""
-        decisions = torch.stack(self.decisions).cpu()
-        observations = self._observations_of_real_steps()
-        stored = record.stored(self.real)
-        return [
-            self._trajectory(slot, own, decisions[:, slot], last[slot], stored[slot])
-            for slot, own in enumerate(observations)
-        ]
-
-    def _observations_of_real_steps(self) -> tuple[FeatureTensors, ...]:
-        """Those of each environment, closed up in the memory where they are."""
-        everything = self._observations.reshape(-1, *self._observations.shape[2:])
-        gaps = np.flatnonzero(~self.real.T.reshape(-1)).tolist()
-        for number, (gap, next_gap) in enumerate(pairwise([*gaps, len(everything)])):
-            everything[gap - number : next_gap - number - 1] = everything[gap + 1 : next_gap]
-        kept = tensors(everything)[: len(everything) - len(gaps)]
-        fragments: tuple[FeatureTensors, ...] = kept.split(self.real.sum(0).tolist())
-        return fragments
-
-    def _trajectory(
-        self,
-        slot: int,
-        observations: FeatureTensors,
-        decisions: torch.Tensor,
-        last: Features,
-        memory: StoredMemory | None,
-    ) -> Trajectory:
-        real = self.real[:, slot]
-        steps = torch.from_numpy(np.flatnonzero(real))
-        ends = np.flatnonzero(self.done[:, slot])
-        successors = [self.successors[int(step), slot] for step in ends]
-        terminated = [bool(self.terminated[step, slot]) for step in ends]
-        ends_among_real = np.cumsum(real)[ends]
-        if len(ends) == 0 or ends_among_real[-1] < len(steps):
-            ends_among_real = np.append(ends_among_real, len(steps))
-            successors.append(last)
-            terminated.append(False)
-        return Trajectory(
-            observations=observations,
-            decisions=decisions[steps],
-            rewards=torch.from_numpy(self.rewards[real, slot]),
-            episode_lengths=tuple(np.diff(ends_among_real, prepend=0).tolist()),
-            next_observations=tensors(np.stack(successors)),
-            terminated=torch.tensor(terminated),
-            masks=None if self.masks is None else self.masks[steps, slot],
-            memory=memory,
-        )

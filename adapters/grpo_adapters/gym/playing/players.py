@@ -16,7 +16,7 @@ from grpo_adapters.gym.observations.columns import finite_rows, placed, tensors
 from grpo_adapters.gym.observations.encoder import batch_of_one
 
 if TYPE_CHECKING:
-    from grpo_adapters.gym.policies.gym_policies import GymPolicy
+    from grpo_adapters.gym.policies.gym_policy import GymPolicy
 
 
 class Player:

@@ -18,7 +18,7 @@ from grpo_adapters.gym.actions.action_batches import from_record, recorded
 from grpo_adapters.gym.environments.evaluation_slots import make_one
 from grpo_adapters.gym.playing.evaluation import EvaluationResult, evaluate
 from grpo_adapters.gym.playing.videos import filmed
-from grpo_adapters.gym.policies.gym_policies import GymPolicy
+from grpo_adapters.gym.policies.gym_policy import GymPolicy
 
 ARRAYS = ("seeds", "lengths", "actions", "rewards", "ended", "observations")
 

@@ -22,10 +22,14 @@ class Decided:
         decisions: as the policy's distribution stores them, [n] or [n, K].
         memory: what the policy is to be given at the next step: tensors, or tuples and dictionaries of tensors, with a
             row for each environment; None for a policy that remembers nothing.
+        outputs: of the actor, [n, O], to be used again where the steps are evaluated; None to compute them again then.
+        values: of the critic, [n], likewise.
     """
 
     decisions: Tensor
     memory: Any = None
+    outputs: Tensor | None = None
+    values: Tensor | None = None
 
 
 class StepwisePolicy(Protocol):
@@ -34,7 +38,8 @@ class StepwisePolicy(Protocol):
     :class:`GymPolicy` is one; so is any policy of yours that has this, beside what a trainer asks of it
     (:class:`grpo.SequentialPolicy`, whose batches :meth:`TrajectoryBatch.of` makes of what was played). One that
     remembers something has two methods more: ``initial_memory(n)``, the memory of n episodes that begin, and
-    ``keeps_memory_at(step)``, whether the memory before a step of a rollout is stored in the trajectories.
+    ``keeps_memory_at(step)``, whether the memory before a step of a rollout is stored in the trajectories. One that
+    returns ``outputs`` has ``weights_checksum()``, which says whether they are still its own.
 
     Attributes:
         generator: of its noise.

@@ -12,6 +12,37 @@ from torch import Tensor
 from grpo import Segments
 from grpo_adapters.gym.memory.windows import StoredMemory, Windows
 from grpo_adapters.gym.observations.columns import joined, placed
+from grpo_adapters.gym.observations.frame_stacks import gathered
+
+
+@dataclass(frozen=True, eq=False)
+class SampledOutputs:
+    """What networks computed for steps while these were decided.
+
+    Attributes:
+        outputs: of the actor, [T, O].
+        values: of the critic, [T]; None without one.
+        weights: checksum of the weights that they were computed with.
+    """
+
+    outputs: Tensor
+    values: Tensor | None
+    weights: str
+
+    def __getitem__(self, steps: Tensor) -> SampledOutputs:
+        return SampledOutputs(
+            self.outputs[steps], self.values if self.values is None else self.values[steps], self.weights
+        )
+
+    @staticmethod
+    def joined(parts: Sequence[SampledOutputs | None]) -> SampledOutputs | None:
+        """Those of all steps, end to end; None unless there are some for each, of the same weights."""
+        told = [part for part in parts if part is not None]
+        if len(told) < len(parts) or len({part.weights for part in told}) != 1:
+            return None
+        values = [part.values for part in told if part.values is not None]
+        outputs = torch.cat([part.outputs for part in told])
+        return SampledOutputs(outputs, torch.cat(values) if values else None, told[0].weights)
 
 
 @dataclass(frozen=True, eq=False)
@@ -19,7 +50,8 @@ class Trajectory:
     """Consecutive steps in one environment: a whole episode, or a fragment that may touch several.
 
     Attributes:
-        observations: features that each step decided on, [T, ...], a tensor or :class:`Columns`.
+        observations: features that each step decided on, [T, ...], a tensor, :class:`Columns` or, of stacked frames,
+            :class:`FrameStacks`.
         decisions: what was decided, [T] or [T, K], as the policy's distribution stores it.
         rewards: [T].
         episode_lengths: how many of the T steps belong to each of the K episodes, in turn.
@@ -27,6 +59,7 @@ class Trajectory:
         terminated: whether each episode ended there by its own rules, bool [K]; else it was cut short.
         masks: which choices were allowed at each step, bool [T, ...]; None where all were.
         memory: what the policy remembered along the way; None for one that remembers nothing.
+        sampled: what its networks computed along the way, where that is to be used again.
     """
 
     observations: Any
@@ -37,6 +70,7 @@ class Trajectory:
     terminated: Tensor
     masks: Tensor | None = None
     memory: StoredMemory | None = None
+    sampled: SampledOutputs | None = None
 
     def __len__(self) -> int:
         return len(self.rewards)
@@ -109,7 +143,7 @@ class TrajectoryBatch:
     windows of a trajectory, or all of it.
 
     Attributes:
-        observations: [D, ...].
+        stored_observations: [D, ...], as the trajectories have them.
         decisions: [D] or [D, K].
         masks: bool [D, ...], or None.
         samples: the D steps cut into trajectories.
@@ -118,6 +152,7 @@ class TrajectoryBatch:
         next_observations: after the last step of each episode.
         terminated: whether each episode ended by its own rules.
         windows: what is remembered where each row begins; None where every step is a row.
+        sampled: what was computed for the steps while they were decided, if anything.
     """
 
     __slots__ = (
@@ -125,9 +160,10 @@ class TrajectoryBatch:
         "episodes",
         "masks",
         "next_observations",
-        "observations",
         "rows",
+        "sampled",
         "samples",
+        "stored_observations",
         "terminated",
         "windows",
     )
@@ -142,16 +178,23 @@ class TrajectoryBatch:
         next_observations: Any = None,
         terminated: Tensor | None = None,
         windows: Windows | None = None,
+        sampled: SampledOutputs | None = None,
     ) -> None:
-        self.observations = observations
+        self.stored_observations = observations
         self.decisions = decisions
         self.masks = masks
         self.windows = windows
+        self.sampled = sampled
         self.rows = Segments(len(decisions), 1, decisions.device) if windows is None else windows.rows
         self.samples = self.rows if samples is None else samples
         self.episodes = self.samples if episodes is None else episodes
         self.next_observations = next_observations
         self.terminated = terminated
+
+    @property
+    def observations(self) -> Any:
+        """[D, ...], a tensor or :class:`Columns`; of stacked frames a new tensor at each time."""
+        return gathered(self.stored_observations)
 
     @classmethod
     def of(
@@ -184,17 +227,19 @@ class TrajectoryBatch:
             placed(joined([trajectory.next_observations for trajectory in trajectories]), device, dtype),
             torch.cat([trajectory.terminated for trajectory in trajectories]).to(device),
             None if burn_in is None else Windows.of(trajectories, observations, burn_in, dtype),
+            SampledOutputs.joined([trajectory.sampled for trajectory in trajectories]),
         )
 
     def select(self, rows: Tensor) -> TrajectoryBatch:
         """The ``rows``, each a sample of its own."""
         steps = self.rows.positions(rows)
         return TrajectoryBatch(
-            self.observations[steps],
+            self.stored_observations[steps],
             self.decisions[steps],
             self.masks if self.masks is None else self.masks[steps],
             samples=None if self.windows is None else self.rows.select(rows),
             windows=None if self.windows is None else self.windows.select(rows),
+            sampled=None if self.sampled is None else self.sampled[steps],
         )
 
 

@@ -16,7 +16,7 @@ from gymnasium.wrappers import RecordVideo
 from grpo_adapters.gym.environments.checks import check_seed
 from grpo_adapters.gym.environments.evaluation_slots import make_one
 from grpo_adapters.gym.playing.evaluation import evaluate
-from grpo_adapters.gym.policies.gym_policies import GymPolicy
+from grpo_adapters.gym.policies.gym_policy import GymPolicy
 
 
 def record_video(

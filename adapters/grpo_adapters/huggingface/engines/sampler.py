@@ -13,6 +13,7 @@ from typing import Any
 import httpx
 
 from grpo import ImportanceCorrection, World
+from grpo_adapters.checksums import checksum
 from grpo_adapters.huggingface.decoding.sampling import SamplingConfig
 from grpo_adapters.huggingface.engines.dialect import Dialect, Question
 from grpo_adapters.huggingface.engines.server import Server
@@ -21,7 +22,7 @@ from grpo_adapters.huggingface.engines.session import EngineSession
 from grpo_adapters.huggingface.engines.synchronised import Synchronised
 from grpo_adapters.huggingface.engines.transfer import FolderTransfer, WeightTransfer
 from grpo_adapters.huggingface.engines.vllm_dialect import VLLM
-from grpo_adapters.huggingface.engines.weights import checksum, version_name
+from grpo_adapters.huggingface.engines.weights import version_name
 from grpo_adapters.huggingface.event_loop import run_together, together
 from grpo_adapters.huggingface.models.model_setup import longest_prompt
 from grpo_adapters.huggingface.models.sharding import is_sharded

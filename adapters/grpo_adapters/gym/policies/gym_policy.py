@@ -1,9 +1,10 @@
-"""Policies for gymnasium's environments over any network."""
+"""A policy for gymnasium's environments over any network."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from itertools import chain
 from typing import Any
 
 import gymnasium
@@ -11,29 +12,34 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from grpo import Batch, Evaluation, Sampler, ValueEstimates, World
+from grpo import Batch, Evaluation, Sampler, World
+from grpo_adapters.checksums import checksum
 from grpo_adapters.gym.actions.distributions import ActionDistribution
 from grpo_adapters.gym.actions.joint_distribution import distribution_for
 from grpo_adapters.gym.actions.state_dependent_exploration import StateDependentExploration
-from grpo_adapters.gym.memory.memory_checks import beginning_of, check_memory
+from grpo_adapters.gym.memory.memory_checks import beginning_of
 from grpo_adapters.gym.memory.memory_states import placed_state
 from grpo_adapters.gym.memory.windows import Remembered
 from grpo_adapters.gym.networks.default_trunk import default_trunk
 from grpo_adapters.gym.networks.perceptrons import (
     MLP,
     POLICY_GAIN,
-    VALUE_GAIN,
-    ActorCriticMLP,
     NormalizedColumns,
     RunningNormalization,
     scaled_images,
 )
-from grpo_adapters.gym.observations.columns import Columns, FeatureTensors, placed, tensors
+from grpo_adapters.gym.observations.columns import Columns, FeatureTensors, tensors
 from grpo_adapters.gym.observations.encoder import ObservationEncoder, spaces_of
 from grpo_adapters.gym.playing.players import decide_once
 from grpo_adapters.gym.playing.stepwise import Decided
-from grpo_adapters.gym.playing.trajectories import Trajectory, TrajectoryBatch
-from grpo_adapters.gym.policies.row_checks import NUM_ROWS, check_network, probed_observations
+from grpo_adapters.gym.playing.trajectories import SampledOutputs, Trajectory, TrajectoryBatch
+from grpo_adapters.gym.policies.unit_shapes import (
+    check_head,
+    check_trunk,
+    probed_units,
+    shape_of_units,
+    state_of_memory,
+)
 
 ROWS_AT_A_TIME = 128
 
@@ -105,102 +111,33 @@ class GymPolicy(nn.Module):
         self._world = World()
         self.normalization: Any = _normalization(self.encoder) if normalize_observations else None
         self.trunk = default_trunk(observation_space, self.generator) if actor is None and trunk is None else trunk
+        self.memory, self.window, self.burn_in = memory, window, burn_in
         if hidden_sizes is None:
             hidden_sizes = (64, 64) if self.trunk is None and memory is None else ()
-        self.memory, self.window, self.burn_in = memory, window, burn_in
-        self._unit_shape = self._shape_of_units()
+        self._hidden_sizes = tuple(hidden_sizes)
+        self._unit_shape = shape_of_units(self)
         if trunk is not None:
-            check_network("trunk", trunk, self._probed_features())
+            check_trunk(self, trunk)
         if memory is not None:
-            self._unit_shape = self._shape_behind_memory(memory)
+            self._memory_like = state_of_memory(self, memory, self._unit_shape)
+            self._unit_shape = tuple(probed_units(self).shape[1:])
         num_outputs = self.distribution.num_outputs
-        self.actor = self._default_actor(hidden_sizes) if actor is None else actor
+        self.actor = self._default_actor() if actor is None else actor
         fix = f"{action_space} takes [n, {num_outputs}]: end the network with {num_outputs} outputs"
-        self._check_outputs("actor", self.actor, {(2, num_outputs)}, fix)
-        if actor is not None:
-            check_network("actor", actor, self._probed_units())
+        check_head(self, "actor", self.actor, {(2, num_outputs)}, fix, is_own=actor is not None)
 
-    def _default_actor(self, hidden_sizes: Sequence[int]) -> nn.Module:
+    def _default_actor(self) -> nn.Module:
         size, shows_hidden = self.distribution.num_outputs, False
         if isinstance(self.distribution, StateDependentExploration):
             size, shows_hidden = self.distribution.num_dimensions, True
         return MLP(
             math.prod(self._unit_shape),
-            hidden_sizes,
+            self._hidden_sizes,
             size,
             output_gain=POLICY_GAIN,
             generator=self.generator,
             shows_hidden=shows_hidden,
         )
-
-    def _shape_of_units(self) -> tuple[int, ...]:
-        if self.trunk is None:
-            return self.encoder.shape
-        shape = self._shape_for_two("trunk", self.trunk, self._two_features())
-        if len(shape) != 2 or shape[0] != 2:
-            raise ValueError(
-                f"trunk returned shape {list(shape)} for 2 observations, but units [n, U] are expected: end it with "
-                f"nn.Flatten() or a linear layer"
-            )
-        return shape[1:]
-
-    def _check_outputs(self, role: str, network: nn.Module, shapes: set[tuple[int, ...]], fix: str) -> None:
-        sees_features = self.trunk is None and self.memory is None
-        units = self._two_features() if sees_features else torch.zeros(2, *self._unit_shape, device=self.device)
-        shape = self._shape_for_two(role, network, units)
-        if shape not in shapes:
-            raise ValueError(f"{role} returned shape {list(shape)} for 2 observations, but {fix}")
-
-    def _two_features(self) -> FeatureTensors:
-        zeros = np.zeros((2, *self.encoder.shape), dtype=self.encoder.dtype)
-        features: FeatureTensors = self.features(placed(tensors(zeros), self.device, self.dtype))
-        return features
-
-    @torch.no_grad()
-    def _shape_for_two(self, role: str, network: nn.Module, features: FeatureTensors) -> tuple[int, ...]:
-        """The shape of what a network makes of two observations, or of their units."""
-        dtype = next((parameter.dtype for parameter in network.parameters()), torch.float32)
-        was_training = network.training
-        try:
-            outputs = network.eval()(placed(features, self.device, dtype))
-        except RuntimeError as error:
-            came = features if isinstance(features, Columns) else f"shape {list(features.shape)}"
-            raise ValueError(f"{role} cannot take 2 observations as features of {came}: {error}") from error
-        finally:
-            network.train(was_training)
-        if not isinstance(outputs, Tensor):
-            raise TypeError(
-                f"{role} {type(network).__name__} returned a {type(outputs).__name__}, expected a tensor. A network "
-                f"with a state, as nn.LSTM is, belongs into memory=: pass GymPolicy(..., memory=LSTM(...))"
-            )
-        return tuple(outputs.shape)
-
-    def _shape_behind_memory(self, memory: nn.Module) -> tuple[int, ...]:
-        if len(self._unit_shape) != 1:
-            raise ValueError(
-                f"memory {type(memory).__name__} takes units [n, U], but observations have features of shape "
-                f"{list(self._unit_shape)}: pass a trunk that makes units of them, such as nn.Flatten()"
-            )
-        self._memory_like = check_memory(memory, self._probed_units(with_memory=False))
-        return tuple(self._probed_units().shape[1:])
-
-    @torch.no_grad()
-    def _probed_features(self) -> Any:
-        return self.features(placed(probed_observations(self.encoder), self.device, self.dtype))
-
-    @torch.no_grad()
-    def _probed_units(self, *, with_memory: bool = True) -> Any:
-        """Units of observations that differ, as at the beginning of an episode."""
-        modes = [(module, module.training) for module in (self.trunk, self.memory) if module is not None]
-        for module, _ in modes:
-            module.eval()
-        features = self._probed_features()
-        units = features if self.trunk is None else self.trunk(features)
-        if self.memory is not None and with_memory:
-            units, _ = self.memory(units, self.initial_memory(NUM_ROWS))
-        for module, was_training in modes:
-            module.train(was_training)
-        return units
 
     @property
     def device(self) -> torch.device:
@@ -234,7 +171,8 @@ class GymPolicy(nn.Module):
 
     def evaluate_actions(self, batch: TrajectoryBatch) -> Evaluation:
         """Log-probs and entropy of the steps, [D] each."""
-        outputs = self.actor(self._units_of(batch))
+        sampled = self._sampled(batch)
+        outputs = self.actor(self._units_of(batch)) if sampled is None else sampled.outputs
         return Evaluation(*self.distribution.log_probs_and_entropy(outputs, batch.decisions, batch.masks))
 
     def get_log_probabilities(self, states: Sequence[int], actions: Sequence[Trajectory]) -> Tensor:
@@ -269,11 +207,21 @@ class GymPolicy(nn.Module):
 
     def _units_of(self, batch: TrajectoryBatch) -> Tensor:
         """What actor and critic see at all steps."""
-        return self.units(batch.observations) if self.memory is None else self._remembered(batch).units
+        return self.units(batch.stored_observations) if self.memory is None else self._remembered(batch).units
+
+    def _sampled(self, batch: TrajectoryBatch) -> SampledOutputs | None:
+        """What was computed for the steps while they were decided, if it is what would be computed now."""
+        if torch.is_grad_enabled() or batch.sampled is None or batch.sampled.weights != self.weights_checksum():
+            return None
+        return batch.sampled
+
+    def weights_checksum(self) -> str:
+        """Of all parameters and buffers: another one as soon as a single bit of them is."""
+        return checksum(dict(chain(self.named_parameters(), self.named_buffers())))
 
     def _remembered(self, batch: TrajectoryBatch) -> Remembered:
         assert batch.windows is not None
-        units = self.units(batch.observations)
+        units = self.units(batch.stored_observations)
         return batch.windows.remember(self.memory, self.initial_memory, units, self.units)
 
     def initial_memory(self, num_environments: int) -> Any:
@@ -294,10 +242,18 @@ class GymPolicy(nn.Module):
         units = self.units(observations)
         if self.memory is not None:
             units, memory = self.memory(units, self.initial_memory(len(units)) if memory is None else memory)
-        outputs = self.actor(units)
+        outputs, values = self._decided_by(units)
         if noise is None:
-            return Decided(self.distribution.mode(outputs, masks), memory)
-        return Decided(self.distribution.sample(outputs, noise, masks), memory)
+            decisions = self.distribution.mode(outputs, masks)
+        else:
+            decisions = self.distribution.sample(outputs, noise, masks)
+        if self.trunk is None or self.memory is not None:  # cheaper to compute again for all steps at once
+            return Decided(decisions, memory)
+        return Decided(decisions, memory, outputs, values)
+
+    def _decided_by(self, units: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The actor's outputs and, where they come along with little ado, the critic's values."""
+        return self.actor(units), None
 
     @torch.no_grad()
     def predict(self, observations: Any, masks: Any = None, *, deterministic: bool = True) -> Any:
@@ -330,7 +286,7 @@ class GymPolicy(nn.Module):
         """Move the running normalisation, if there is one; of a process without samples the batch tells nothing."""
         if self.normalization is not None:
             nothing = tensors(np.zeros((0, *self.encoder.shape), dtype=self.encoder.dtype))
-            self.normalization.update(getattr(batch, "observations", nothing), self._world)
+            self.normalization.update(getattr(batch, "stored_observations", nothing), self._world)
 
     def get_extra_state(self) -> Tensor:
         """The state of the random generator, uint8, which ``state_dict`` holds beside parameters and buffers."""
@@ -350,109 +306,6 @@ def _normalization(encoder: ObservationEncoder) -> RunningNormalization | Normal
     if not encoder.is_structured:
         return RunningNormalization(encoder.shape)
     return NormalizedColumns({name: part.shape for name, part in encoder.parts.items() if part.dtype == np.float32})
-
-
-class GymActorCritic(GymPolicy):
-    """A :class:`GymPolicy` with a critic, a network of its own, for PPO.
-
-    Args:
-        environment: as for :class:`GymPolicy`.
-        actor: as for :class:`GymPolicy`.
-        critic: from what the actor sees to values, [n] or [n, 1]. None for a multilayer perceptron. Where there is no
-            trunk or memory, and both are None, they are an :class:`ActorCriticMLP`, which is ``actor``, and ``critic``
-            is None.
-        trunk: as for :class:`GymPolicy`.
-        memory: as for :class:`GymPolicy`.
-        window: as for :class:`GymPolicy`.
-        burn_in: as for :class:`GymPolicy`.
-        hidden_sizes: as for :class:`GymPolicy`.
-        distribution: as for :class:`GymPolicy`.
-        normalize_observations: as for :class:`GymPolicy`.
-        seed: of the initial weights and the sampling.
-
-    Raises:
-        TypeError, ValueError: as :class:`GymPolicy` does, and if the critic does not give one value an observation.
-    """
-
-    def __init__(
-        self,
-        environment: Any,
-        actor: nn.Module | None = None,
-        critic: nn.Module | None = None,
-        *,
-        trunk: nn.Module | None = None,
-        memory: nn.Module | None = None,
-        window: int | None = None,
-        burn_in: int = 0,
-        hidden_sizes: Sequence[int] | None = None,
-        distribution: Callable[[Any], ActionDistribution] = distribution_for,
-        normalize_observations: bool = False,
-        seed: int = 0,
-    ) -> None:
-        super().__init__(
-            environment,
-            actor,
-            trunk=trunk,
-            memory=memory,
-            window=window,
-            burn_in=burn_in,
-            hidden_sizes=hidden_sizes,
-            distribution=distribution,
-            normalize_observations=normalize_observations,
-            seed=seed,
-        )
-        self.critic: nn.Module | None = critic
-        if hidden_sizes is None:
-            hidden_sizes = (64, 64) if self.trunk is None and self.memory is None else ()
-        is_paired = actor is None and critic is None and self.trunk is None and self.memory is None
-        if is_paired and len(hidden_sizes) > 0 and not isinstance(self.distribution, StateDependentExploration):
-            num_inputs, num_outputs = math.prod(self.encoder.shape), self.distribution.num_outputs
-            self.actor = ActorCriticMLP(num_inputs, hidden_sizes, num_outputs, generator=self.generator)
-            return
-        if self.critic is None:
-            num_inputs = math.prod(self._unit_shape)
-            self.critic = MLP(num_inputs, hidden_sizes, 1, output_gain=VALUE_GAIN, generator=self.generator)
-        assert self.critic is not None
-        fix = "one value is expected for each, [n] or [n, 1]: end the network with one output"
-        self._check_outputs("critic", self.critic, {(2,), (2, 1)}, fix)
-        if critic is not None:
-            check_network("critic", critic, self._probed_units())
-
-    def outputs_and_values(self, units: Tensor) -> tuple[Tensor, Tensor]:
-        """What the actor and the critic make of n units: [n, num_outputs] and [n]."""
-        if self.critic is None:
-            assert isinstance(self.actor, ActorCriticMLP)
-            outputs, values = self.actor.both(units)
-        else:
-            outputs, values = self.actor(units), self.critic(units)
-        return outputs, values.view(-1)
-
-    def evaluate_actions(self, batch: TrajectoryBatch) -> Evaluation:
-        """Log-probs, entropy and values of the steps, [D] each."""
-        outputs, values = self.outputs_and_values(self._units_of(batch))
-        log_probs, entropy = self.distribution.log_probs_and_entropy(outputs, batch.decisions, batch.masks)
-        return Evaluation(log_probs, entropy, values)
-
-    @torch.no_grad()
-    def estimate_values(self, batch: TrajectoryBatch) -> ValueEstimates:
-        """Values at all steps and after them, [D] each; 0 after a step that terminated its episode."""
-        assert batch.terminated is not None
-        units, units_after = self._units_during_and_after(batch)
-        _, values = self.outputs_and_values(units)
-        _, after = self.outputs_and_values(units_after)
-        next_values = values.roll(-1)
-        next_values[batch.episodes.last] = after.masked_fill(batch.terminated, 0.0)
-        return ValueEstimates(values, next_values)
-
-    def _units_during_and_after(self, batch: TrajectoryBatch) -> tuple[Tensor, Tensor]:
-        """What the critic sees at all steps, and after the last one of each episode."""
-        assert batch.next_observations is not None
-        after = self.units(batch.next_observations)
-        if self.memory is None:
-            return self.units(batch.observations), after
-        remembered = self._remembered(batch)
-        after, _ = self.memory(after, remembered.states_after(batch.episodes.last))
-        return remembered.units, after
 
 
 def _check_window(memory: nn.Module | None, window: int | None, burn_in: int) -> None:
