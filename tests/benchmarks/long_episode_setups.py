@@ -128,7 +128,6 @@ PPO = Setup(credit="critic", starts="going on", num_groups=16, group_size=1)
 SETUPS = {
     "ppo": PPO,
     "ppo-entropy": replace(PPO, entropy_coefficient=0.01),
-    "ppo-short": replace(PPO, num_steps=256),
     "state": Setup(credit="state"),
     "state-entropy": Setup(credit="state", entropy_coefficient=0.01),
     "state-branches": Setup(credit="state", starts="branches"),
@@ -141,7 +140,6 @@ SETUPS = {
 TOLD = {
     "ppo": "what a critic expects: PPO",
     "ppo-entropy": "the same, with an entropy bonus of 0.01",
-    "ppo-short": "PPO that updates after 256 steps in each environment, in place of 1,024",
     "state": "steps in like states, of all episodes",
     "state-entropy": "the same, with an entropy bonus of 0.01",
     "state-branches": "the same; half of the groups branch off along episodes",

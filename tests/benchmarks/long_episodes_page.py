@@ -31,23 +31,24 @@ def write_page(lines: Sequence[Line]) -> None:
 def table(lines: Sequence[Line]) -> str:
     """A row for each setup and budget."""
     rows = [
-        "| setup | compared with | groups × episodes | training, after 300,000 | decisions | greedily, each seed |",
-        "|---|---|---:|---:|---:|---|",
+        "| setup | compared with | groups × episodes | sampled, after 300,000 | decisions | sampled | greedily |",
+        "|---|---|---:|---:|---:|---:|---|",
     ]
     for name, budget in keys_of(lines):
         own = [line for line in lines if (line["name"], line["budget"]) == (name, budget)]
         setup = SETUPS[name]
         groups = "" if setup.starts == "going on" else f"{setup.num_groups} × {setup.group_size}"
-        training = mean(after(line["curve"], COMMON_BUDGET) for line in own)
+        early, late = (mean(after(line["curve"], decisions) for line in own) for decisions in (COMMON_BUDGET, budget))
         finals = [line["final"] for line in own]
         told = f"**{mean(finals):.0f}** ({', '.join(f'{final:.0f}' for final in finals)})"
-        rows.append(f"| `{name}` | {TOLD[name]} | {groups} | {training:.0f} | {budget:,} | {told} |")
+        rows.append(f"| `{name}` | {TOLD[name]} | {groups} | {early:.0f} | {budget:,} | {late:.0f} | {told} |")
     return "\n".join(rows)
 
 
 def after(curve: Sequence[tuple[int, float]], decisions: int) -> float:
     """What a curve comes to after so many decisions."""
-    return float(np.interp(decisions, *zip(*curve, strict=True)))
+    learnt_from, returns = np.array(curve).T
+    return float(np.interp(decisions, learnt_from, returns))
 
 
 def keys_of(lines: Sequence[Line]) -> list[tuple[str, int]]:
