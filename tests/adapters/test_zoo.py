@@ -163,6 +163,17 @@ def test_the_page_tells_what_each_training_came_to() -> None:
         assert any(line.startswith(f"| `{name}` |") and "not run here" in line for line in page), name
 
 
+def test_the_page_of_long_episodes_tells_what_each_training_came_to() -> None:
+    rows = (ROOT / "docs/how-to/long-episodes.md").read_text(encoding="utf-8").splitlines()
+    results = (ROOT / "tests/benchmarks/long_episodes.jsonl").read_text(encoding="utf-8").splitlines()
+    finals: dict[tuple[str, int], list[str]] = {}
+    for line in map(json.loads, results):
+        finals.setdefault((line["name"], line["budget"]), []).append(f"{line['final']:.0f}")
+    for (name, budget), own in finals.items():
+        told = f"({', '.join(own)})"
+        assert any(row.startswith(f"| `{name}` |") and f" {budget:,} " in row and told in row for row in rows), name
+
+
 # Normalised rewards
 
 

@@ -53,7 +53,7 @@ def after(curve: Sequence[tuple[int, float]], decisions: int) -> float:
 
 def keys_of(lines: Sequence[Line]) -> list[tuple[str, int]]:
     """Setups and budgets, the setups in their order."""
-    return sorted({(line["name"], line["budget"]) for line in lines}, key=lambda key: [*SETUPS].index(key[0]))
+    return sorted({(line["name"], line["budget"]) for line in lines}, key=lambda key: ([*SETUPS].index(key[0]), key[1]))
 
 
 def draw(lines: Sequence[Line], path: Path) -> None:
