@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from grpo.runs.callback import CallbackError
 from grpo.runs.until import Until
 
 COUNTERS = ("num_steps", "num_samples", "num_decisions", "seconds")
@@ -40,17 +39,3 @@ def why_over(until: Until, counters: Mapping[str, float], told: Sequence[Told]) 
     ]
     conditions = ["condition" for each in told if each.fulfils]
     return next(iter(signals + stops + reached + conditions), None)
-
-
-def fulfils_condition(until: Until, metrics: Mapping[str, float], num_steps: int) -> bool:
-    """Whether a run is to end by the condition that it was given, which is first asked after a step.
-
-    Raises:
-        CallbackError: if the condition raises.
-    """
-    if until.condition is None or num_steps == 0:
-        return False
-    try:
-        return bool(until.condition(metrics))
-    except Exception as error:
-        raise CallbackError.of("Until.condition", num_steps, error) from error

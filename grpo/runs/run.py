@@ -15,7 +15,7 @@ from grpo.distributed.errors import RankError
 from grpo.distributed.world import World
 from grpo.rollout.sampler import CutsEpisodes
 from grpo.runs._description import description_of
-from grpo.runs._ending import COUNTERS, Told, fulfils_condition, why_over
+from grpo.runs._ending import COUNTERS, Told, why_over
 from grpo.runs._folder import RunFolder
 from grpo.runs._sharded import sharded_of
 from grpo.runs._shares import (
@@ -25,7 +25,7 @@ from grpo.runs._shares import (
     require_same_source,
 )
 from grpo.runs._state import load_into, load_or_leave, state_of
-from grpo.runs.callback import Callback, CallbackError, require_callbacks, tell, tell_error
+from grpo.runs.callback import Callback, CallbackError, fulfils, require_callbacks, tell, tell_error
 from grpo.runs.checkpoints import Checkpoints
 from grpo.runs.signals import NotesSignals, RunInterrupted
 from grpo.runs.state_sources import source_of
@@ -331,10 +331,10 @@ class Run:
     def _told_by_all(self, until: Until) -> list[Told]:
         """What may end the run on any process; a checkpoint that all have written gets its name."""
         with self._on_all():
-            fulfils = fulfils_condition(until, self.metrics | self.evaluation, self.num_steps)
+            ends = fulfils(until.condition, self)
             folder = self._run_folder
             is_written = folder is not None and folder.is_written
-            own = Told(self.seconds, self.stopped_by, fulfils, self._signals.received, is_written, self._num_states)
+            own = Told(self.seconds, self.stopped_by, ends, self._signals.received, is_written, self._num_states)
             told = self._world.gather(own)
             if folder is not None and all(each.is_written for each in told):
                 folder.wait()

@@ -63,9 +63,9 @@ def stable_baselines3_ppo(num_steps: int) -> Callable[[], object]:
     # Here, since pytest imports this module in search of doctests, and need not have the library.
     import ale_py
     import gymnasium
-    from stable_baselines3 import PPO  # type: ignore[import-not-found, unused-ignore]
-    from stable_baselines3.common.env_util import make_atari_env  # type: ignore[import-not-found, unused-ignore]
-    from stable_baselines3.common.vec_env import VecFrameStack  # type: ignore[import-not-found, unused-ignore]
+    from stable_baselines3 import PPO
+    from stable_baselines3.common.env_util import make_atari_env
+    from stable_baselines3.common.vec_env import VecFrameStack
 
     gymnasium.register_envs(ale_py)
     model = PPO(

@@ -51,8 +51,8 @@ def our_iteration(window: int) -> Callable[[], object]:
 def sb3_contrib_iteration() -> Callable[[], object]:
     """A rollout and its updates of sb3-contrib's."""
     # Here, since pytest imports this module in search of doctests, and need not have the library.
-    from sb3_contrib import RecurrentPPO  # type: ignore[import-not-found, unused-ignore]
-    from stable_baselines3.common.env_util import make_vec_env  # type: ignore[import-not-found, unused-ignore]
+    from sb3_contrib import RecurrentPPO
+    from stable_baselines3.common.env_util import make_vec_env
 
     model = RecurrentPPO(
         "MlpLstmPolicy",

@@ -30,8 +30,8 @@ def their_environments(
     Left to itself ``make_vec_env`` asks for ``render_mode="rgb_array"``, with which LunarLander simulates particles for
     the picture; what ``make`` does not ask for is left out.
     """
-    from stable_baselines3.common.env_util import make_vec_env  # type: ignore[import-not-found, unused-ignore]
-    from stable_baselines3.common.vec_env import VecNormalize  # type: ignore[import-not-found, unused-ignore]
+    from stable_baselines3.common.env_util import make_vec_env
+    from stable_baselines3.common.vec_env import VecNormalize
 
     envs = make_vec_env(
         make, num_envs, seed=config.seed, wrapper_class=_with_numbers if normalize_observations else None
@@ -50,11 +50,15 @@ def their_ppo(
     config: PPOConfig, envs: Any, num_steps: int, *, hidden_sizes: Sequence[int] = (64, 64), initial_std: float = 1.0
 ) -> Any:
     """Their trainer with the settings of ours, ``num_steps`` in each environment between two updates."""
-    from stable_baselines3 import PPO  # type: ignore[import-not-found, unused-ignore]
+    from stable_baselines3 import PPO
+    from stable_baselines3.common.preprocessing import is_image_space
 
+    assert config.batch_size is not None
+    assert config.max_grad_norm is not None
+    assert not isinstance(config.entropy_coefficient, LinearSchedule), "their bonus has no schedule"
     sizes = list(hidden_sizes)
     return PPO(
-        "MlpPolicy",
+        "CnnPolicy" if is_image_space(envs.observation_space) else "MlpPolicy",
         envs,
         n_steps=num_steps,
         batch_size=config.batch_size,

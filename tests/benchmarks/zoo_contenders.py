@@ -90,9 +90,9 @@ def theirs(options: GymPPOOptions) -> Outcome:
 
 def _at_the_end_of_rollouts(note: Callable[[Any], None]) -> Any:
     # Here, since pytest imports this module in search of doctests, and need not have the library.
-    from stable_baselines3.common.callbacks import BaseCallback  # type: ignore[import-not-found, unused-ignore]
+    from stable_baselines3.common.callbacks import BaseCallback
 
-    class AtTheEndOfRollouts(BaseCallback):  # type: ignore[misc, unused-ignore]
+    class AtTheEndOfRollouts(BaseCallback):
         def _on_step(self) -> bool:
             return True
 
