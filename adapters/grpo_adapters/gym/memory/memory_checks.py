@@ -53,14 +53,17 @@ def step_of(memory: nn.Module, units: Tensor, state: Any) -> tuple[Tensor, Any]:
     return outputs, state
 
 
-def beginning_of(memory: nn.Module, num_rows: int, like: Any) -> Any:
-    """The state of so many episodes that begin: the memory's ``initial_state``, or zeros ``like`` a state, if any."""
+def beginning_of(memory: nn.Module, num_rows: int, like: Any, device: torch.device | None = None) -> Any:
+    """The state of so many episodes that begin: the memory's ``initial_state``, or zeros ``like`` a state, if any.
+
+    Zeros are made on the device, or where ``like`` is.
+    """
     own: Any = getattr(memory, "initial_state", None)
     if own is not None:
         return own(num_rows)
     if like is None:
         return None
-    return map_state(lambda tensor: tensor.new_zeros(num_rows, *tensor.shape[1:]), like)
+    return map_state(lambda tensor: tensor.new_zeros((num_rows, *tensor.shape[1:]), device=device), like)
 
 
 @torch.no_grad()

@@ -51,7 +51,7 @@ class Player:
         if which is None:
             self._memory = None
             return
-        begun = np.asarray(which, dtype=bool)
+        begun = torch.from_numpy(np.array(which, dtype=bool))
         if self._memory is not None:
             self._check_count(len(begun))
             self._memory = begun_anew(self.policy, self._memory, begun)

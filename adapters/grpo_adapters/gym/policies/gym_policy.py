@@ -228,7 +228,7 @@ class GymPolicy(nn.Module):
         """What is remembered where so many episodes begin; None without a memory."""
         if self.memory is None:
             return None
-        state = beginning_of(self.memory, num_environments, self._memory_like)
+        state = beginning_of(self.memory, num_environments, self._memory_like, self.device)
         return placed_state(state, self.device, self.dtype)
 
     def keeps_memory_at(self, step: int) -> bool:
