@@ -11,10 +11,10 @@ import torch
 from gym_environments import ScriptedEnv, SpacesEnv
 from gymnasium import spaces
 from gymnasium.vector import SyncVectorEnv
-from recurrence import NUM_ENVS, fragments, played, recurrent
+from recurrence import NUM_ENVS, Forgets, Remembers, fragments, played, recurrent, simulated
 from torch import Tensor, nn
 
-from grpo_adapters.gym import GRU, LSTM, Decided, EpisodeSampler, FragmentSampler, GymActorCritic, GymPolicy, evaluate
+from grpo_adapters.gym import GRU, LSTM, EpisodeSampler, FragmentSampler, GymActorCritic, GymPolicy, evaluate
 
 
 class OverTheBatch(nn.Module):
@@ -265,29 +265,6 @@ def test_trajectories_of_a_policy_that_remembers_nothing() -> None:
         recurrent(sampler).encode_actions(sampler.states, rollout)
 
 
-class Remembers(GymPolicy):
-    """Returns a memory, and does not tell how episodes begin."""
-
-    def initial_memory(self, num_environments: int) -> Any:
-        return None
-
-    def decide(self, observations: Any, noise: Any, masks: Any = None, memory: Any = None) -> Decided:
-        return Decided(super().decide(observations, noise, masks).decisions, torch.zeros(len(observations), 1))
-
-
-class Forgets(GymPolicy):
-    """Begins with a memory, and returns none."""
-
-    def initial_memory(self, num_environments: int) -> Any:
-        return torch.zeros(num_environments, 1)
-
-    def keeps_memory_at(self, step: int) -> bool:
-        return step == 0
-
-    def decide(self, observations: Any, noise: Any, masks: Any = None, memory: Any = None) -> Decided:
-        return super().decide(observations, noise, masks)
-
-
 @pytest.mark.parametrize(
     ("kind", "message"),
     [
@@ -296,10 +273,11 @@ class Forgets(GymPolicy):
     ],
 )
 def test_policies_that_remember_by_halves(kind: type[GymPolicy], message: str) -> None:
-    policy, sampler = kind(ScriptedEnv()), fragments(3)
+    policy, sampler, simulator = kind(ScriptedEnv()), fragments(3), simulated(3)
     for play in (
         lambda: sampler.sample(policy, sampler.states, 1),
         lambda: EpisodeSampler(ScriptedEnv, 2).sample(policy, [0], 1),
+        lambda: simulator.sample(policy, simulator.states, 1),
         lambda: evaluate(policy, ScriptedEnv(), 1),
     ):
         with pytest.raises(TypeError, match=message):

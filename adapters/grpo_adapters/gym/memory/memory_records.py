@@ -93,7 +93,7 @@ class MemoryRecord:
     """
 
     def __init__(self, policy: Any, memory: Any, begins: Tensor) -> None:
-        self.memory = carried_on(policy, memory, len(begins))
+        self.memory = begun_anew(policy, carried_on(policy, memory, len(begins)), begins)
         self._policy = policy
         self._begins = begins
         self._steps: list[int] = []

@@ -103,7 +103,7 @@ class Windows:
         kept = starts <= stretches.last[stretch]
         if not kept.all():
             starts, stored, states = starts[kept], stored[kept], rows_of(states, kept.to(device_of(states)))
-        rows = Segments.of_lengths(starts.diff(append=starts.new_tensor([stretches.total])))
+        rows = Segments.of_lengths(starts.diff(append=starts.new_full((1,), stretches.total)))
         last_begin = torch.where(begins, steps, -1).cummax(0).values[starts]
         from_step = torch.maximum(stored, last_begin)
         device = observations.device
@@ -142,7 +142,7 @@ class Windows:
         begins = self.begins[starts]
         sequences = self.rows
         if len(starts) > len(self.rows):
-            sequences = Segments.of_lengths(starts.diff(append=starts.new_tensor([len(is_start)])))
+            sequences = Segments.of_lengths(starts.diff(append=starts.new_full((1,), len(is_start))))
             states = rows_of(states, self.rows.ids[starts])
         if begins.any():
             states = where_rows(begins, beginning(len(begins)), states)

@@ -235,7 +235,9 @@ class TrajectoryBatch:
         windows = None
         if burn_in is not None:
             memory = StoredMemory.joined([memory_of(trajectory) for trajectory in trajectories])
-            windows = Windows.of(memory, torch.tensor(lengths, device=memory.steps.device), observations, burn_in, dtype)
+            windows = Windows.of(
+                memory, torch.tensor(lengths, device=memory.steps.device), observations, burn_in, dtype
+            )
         return cls(
             observations,
             torch.cat([trajectory.decisions for trajectory in trajectories]).to(device),
