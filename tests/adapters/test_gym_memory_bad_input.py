@@ -78,6 +78,15 @@ class Mixes(nn.Module):
         return units + state, units.mean(0).expand(len(units), -1)
 
 
+class WritesOver(nn.Module):
+    """Adds to its state in place."""
+
+    def forward(self, units: Tensor, state: Tensor | None) -> tuple[Tensor, Tensor]:
+        state = torch.zeros_like(units) if state is None else state
+        state += units
+        return state.tanh(), state
+
+
 class Unpaired(nn.Module):
     def forward(self, units: Tensor, state: Any) -> Tensor:
         return units
@@ -176,6 +185,11 @@ TABLES = SpacesEnv(spaces.Box(-1, 1, (4, 4)), spaces.Discrete(2))
             with_memory(Mixes()),
             ValueError,
             "memory Mixes gives an observation something else where those beside it change: it mixes rows",
+        ),
+        (
+            with_memory(WritesOver()),
+            ValueError,
+            "memory WritesOver writes over the state that it is given, which samplers keep where rows begin: return a",
         ),
         (with_memory(Unpaired()), TypeError, "memory Unpaired returned a Tensor, expected (units [n, U], state) ->"),
         (with_memory(Flat()), ValueError, "memory Flat returned units of shape [4] for 4 observations"),

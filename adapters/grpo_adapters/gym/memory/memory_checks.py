@@ -68,7 +68,7 @@ def beginning_of(memory: nn.Module, num_rows: int, like: Any, device: torch.devi
 
 @torch.no_grad()
 def check_memory(memory: nn.Module, units: Tensor) -> Any:
-    """A memory must give a row the same whatever is beside it, in states that stay as large as they are.
+    """A memory must give a row the same whatever is beside it, in new states that stay as large as they are.
 
     Args:
         memory: the memory.
@@ -88,8 +88,13 @@ def check_memory(memory: nn.Module, units: Tensor) -> Any:
         outputs, state = step_of(memory, units, first)
         like = map_state(lambda tensor: torch.zeros_like(tensor[:1]), state)
         beginning = beginning_of(memory, NUM_ROWS, like)
+        given = map_state(torch.clone, beginning)
         again, state = step_of(memory, units, beginning)
-        _check_same_kind(name, beginning, state)
+        _check_same_kind(name, given, state)
+        if not all(map(torch.equal, *([tensor for _, tensor in tensors_of(own)] for own in (given, beginning)))):
+            raise ValueError(
+                f"{name} writes over the state that it is given, which samplers keep where rows begin: return a new one"
+            )
         if not torch.allclose(again, outputs, rtol=1e-4, atol=1e-5):
             raise ValueError(
                 f"{name} begins otherwise from None than from zeros: give it a method initial_state(n) that returns "
