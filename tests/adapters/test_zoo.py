@@ -15,8 +15,9 @@ from grpo import PPOConfig, PPOTrainer, World
 from grpo_adapters.cli import main
 from grpo_adapters.cli.errors import UsageError
 from grpo_adapters.cli.gym_environments import make, make_several, wrapper_of
+from grpo_adapters.cli.gym_options import GymPPOOptions, load_options, parse_options
 from grpo_adapters.cli.gym_presets import zoo_files
-from grpo_adapters.cli.gym_training import GymPPOOptions, build, load_options, parse_options, resolve
+from grpo_adapters.cli.gym_training import build, resolve
 from grpo_adapters.cli.toml_files import read_toml
 from grpo_adapters.gym import FragmentSampler, GymActorCritic, NormalizedReward, Trajectory
 
