@@ -69,7 +69,8 @@ def simulated(num_steps: int) -> SimulatorSampler:
 def recurrent(environment: Any, memory: str = "lstm", *, precise: bool = True, **options: Any) -> GymActorCritic:
     """An actor and a critic that remember, with weights that tell observations apart."""
     torch.manual_seed(0)
-    trunk = nn.Sequential(nn.Linear(spaces_of(environment)[0].shape[0], 4), nn.Tanh())
+    [num_inputs] = spaces_of(environment)[0].shape or ()
+    trunk = nn.Sequential(nn.Linear(num_inputs, 4), nn.Tanh())
     policy = GymActorCritic(environment, trunk=trunk, memory=MEMORIES[memory](), **options)
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():

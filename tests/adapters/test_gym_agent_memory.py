@@ -56,7 +56,7 @@ def test_evaluation_equals_a_loop_over_the_steps_of_each_agent(
     policies = policies_of(agents, memory, **options)
     states: dict[Any, Any] = {}
     for _ in range(3):
-        agents.play(policies)  # type: ignore[arg-type]
+        agents.play(policies)
         for name, policy in policies.items():
             trajectory = part_of(agents.samplers[name], policy)
             batch = policy.encode_actions([0], [trajectory])
