@@ -23,7 +23,7 @@ from grpo_adapters.gym import (
     Trajectory,
     WindowTransformer,
 )
-from grpo_adapters.gym.observations.encoder import spaces_of
+from grpo_adapters.gym.observations.encoder import ObservationEncoder, spaces_of
 
 NUM_ENVS = 3
 SEED = 5
@@ -69,7 +69,7 @@ def simulated(num_steps: int) -> SimulatorSampler:
 def recurrent(environment: Any, memory: str = "lstm", *, precise: bool = True, **options: Any) -> GymActorCritic:
     """An actor and a critic that remember, with weights that tell observations apart."""
     torch.manual_seed(0)
-    [num_inputs] = spaces_of(environment)[0].shape or ()
+    [num_inputs] = ObservationEncoder(spaces_of(environment)[0]).shape
     trunk = nn.Sequential(nn.Linear(num_inputs, 4), nn.Tanh())
     policy = GymActorCritic(environment, trunk=trunk, memory=MEMORIES[memory](), **options)
     generator = torch.Generator().manual_seed(1)
