@@ -51,13 +51,14 @@ def their_ppo(
 ) -> Any:
     """Their trainer with the settings of ours, ``num_steps`` in each environment between two updates."""
     from stable_baselines3 import PPO
+    from stable_baselines3.common.preprocessing import is_image_space
 
     assert config.batch_size is not None
     assert config.max_grad_norm is not None
     assert not isinstance(config.entropy_coefficient, LinearSchedule), "their bonus has no schedule"
     sizes = list(hidden_sizes)
     return PPO(
-        "MlpPolicy",
+        "CnnPolicy" if is_image_space(envs.observation_space) else "MlpPolicy",
         envs,
         n_steps=num_steps,
         batch_size=config.batch_size,
