@@ -82,15 +82,22 @@ class Windows:
 
     @classmethod
     def of(
-        cls, memory: StoredMemory, episode_lengths: Tensor, observations: Any, burn_in: int, dtype: torch.dtype
+        cls,
+        memory: StoredMemory,
+        episode_lengths: Tensor,
+        observations: Any,
+        burn_in: int,
+        device: torch.device,
+        dtype: torch.dtype,
     ) -> Windows:
         """Rows that begin ``burn_in`` steps behind each step at which a state is stored, and with the stretches.
 
         Args:
             memory: what was stored along all D steps.
             episode_lengths: how many of the steps belong to each episode, or part of one, int64.
-            observations: of the D steps, where the networks are.
+            observations: of the D steps.
             burn_in: steps.
+            device: where the observations and the networks are.
             dtype: of the networks.
         """
         stretches, stored, states = memory.stretches, memory.steps, memory.states
@@ -106,7 +113,6 @@ class Windows:
         rows = Segments.of_lengths(starts.diff(append=starts.new_full((1,), stretches.total)))
         last_begin = torch.where(begins, steps, -1).cummax(0).values[starts]
         from_step = torch.maximum(stored, last_begin)
-        device = observations.device
         states = placed_state(states, device, dtype)
         own = (begins, starts - from_step, from_step > stored, starts)
         begins, burn_in_lengths, burn_in_begins, starts = (tensor.to(device) for tensor in own)

@@ -138,6 +138,9 @@ class Rollout(Sequence[Trajectory]):
         """All steps on a device, as :meth:`TrajectoryBatch.of` gives them."""
         num_envs, num_steps = self.rewards.shape
         observations = placed(self.observations.flatten(0, 1), device, dtype)
+        windows = None
+        if burn_in is not None:
+            windows = Windows.of(memory_of(self), self.lengths, observations, burn_in, device, dtype)
         return TrajectoryBatch(
             observations,
             self.decisions.flatten(0, 1).to(device),
@@ -146,7 +149,7 @@ class Rollout(Sequence[Trajectory]):
             Segments.of_lengths(self.lengths.to(device)),
             placed(self.next_observations, device, dtype),
             self.terminated.to(device),
-            None if burn_in is None else Windows.of(memory_of(self), self.lengths, observations, burn_in, dtype),
+            windows,
         )
 
 
@@ -235,9 +238,8 @@ class TrajectoryBatch:
         windows = None
         if burn_in is not None:
             memory = StoredMemory.joined([memory_of(trajectory) for trajectory in trajectories])
-            windows = Windows.of(
-                memory, torch.tensor(lengths, device=memory.steps.device), observations, burn_in, dtype
-            )
+            own_lengths = torch.tensor(lengths, device=memory.steps.device)
+            windows = Windows.of(memory, own_lengths, observations, burn_in, device, dtype)
         return cls(
             observations,
             torch.cat([trajectory.decisions for trajectory in trajectories]).to(device),
