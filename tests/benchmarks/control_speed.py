@@ -21,6 +21,7 @@ import torch
 import tyro
 
 from grpo import LinearSchedule, PPOConfig, PPOTrainer, World
+from grpo.training import _optimization
 from grpo_adapters.gym import EnvironmentReward, FragmentSampler, GymActorCritic
 from hand_written_ppo import CART_POLE, LUNAR_LANDER, HandTunedPPO, HandWrittenPPO, Settings
 from stable_baselines3_ppo import StableBaselines3PPO
@@ -111,8 +112,8 @@ def profile(settings: Settings, *, iterations: int) -> dict[str, float]:
     trainer.objective = timed_objective(trainer.objective, phases)
     start = time.perf_counter()
     with (
-        patch.object(torch.Tensor, "backward", timed(torch.Tensor.backward, "backward", phases)),
-        patch.object(torch.optim.AdamW, "step", timed(torch.optim.AdamW.step, "optimizer", phases)),
+        patch.object(torch.autograd, "backward", timed(torch.autograd.backward, "backward", phases)),
+        patch.object(_optimization, "make_step", timed(_optimization.make_step, "optimizer", phases)),
     ):
         for _ in range(iterations):
             trainer.step(slots)
