@@ -21,7 +21,7 @@ import torch
 import tyro
 
 from grpo import LinearSchedule, PPOConfig, PPOTrainer, World
-from grpo.training import _optimization
+from grpo.training import _adamw, _optimization
 from grpo_adapters.gym import EnvironmentReward, FragmentSampler, GymActorCritic
 from hand_written_ppo import CART_POLE, LUNAR_LANDER, HandTunedPPO, HandWrittenPPO, Settings
 from stable_baselines3_ppo import StableBaselines3PPO
@@ -113,7 +113,7 @@ def profile(settings: Settings, *, iterations: int) -> dict[str, float]:
     start = time.perf_counter()
     with (
         patch.object(torch.autograd, "backward", timed(torch.autograd.backward, "backward", phases)),
-        patch.object(_optimization, "make_step", timed(_optimization.make_step, "optimizer", phases)),
+        patch.object(_optimization, "make_step", timed(_adamw.make_step, "optimizer", phases)),
     ):
         for _ in range(iterations):
             trainer.step(slots)

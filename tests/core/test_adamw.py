@@ -34,7 +34,7 @@ class TwoTables(Quiet):
 
 def trained(**settings: Any) -> tuple[GRPOTrainer[Any, Any], torch.optim.AdamW]:
     policy = TwoTables()
-    groups = [{"params": [policy.logits, policy.unused]}, {"params": [policy.bias], "lr": 0.02}]
+    groups: list[dict[str, Any]] = [{"params": [policy.logits, policy.unused]}, {"params": [policy.bias], "lr": 0.02}]
     optimizer = torch.optim.AdamW(groups, **{"lr": 0.1, "weight_decay": 0.1, "fused": True, **settings})
     rewards = FunctionRewards(lambda state, action: float(action == state))
     return GRPOTrainer(GRPOConfig(group_size=4), policy, rewards, optimizer=optimizer), optimizer
@@ -66,7 +66,12 @@ def count_by_hook(optimizer: torch.optim.AdamW, count: Callable[..., None]) -> N
 
 def count_by_replaced_step(optimizer: torch.optim.AdamW, count: Callable[..., None]) -> None:
     step = optimizer.step
-    optimizer.step = lambda *arguments: (count(), step(*arguments))  # type: ignore[assignment,method-assign]
+
+    def counted(closure: Any = None) -> Any:
+        count()
+        return step(closure)
+
+    optimizer.step = counted  # type: ignore[method-assign]
 
 
 @pytest.mark.parametrize("watch", [count_by_hook, count_by_replaced_step])
