@@ -8,7 +8,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-CHUNK = 2**22  # elements that are looked at together
+ON_CPU, ON_OTHERS = 2**16, 2**22
+"""Elements that are looked at together: few stay in a cache, many keep an accelerator busy."""
 SCATTERING = 0x9E3779B97F4A7C15 - 2**64  # odd, its bits without a pattern: 2^64 over the golden ratio
 INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
@@ -38,8 +39,9 @@ def _scattered_sum(tensor: Tensor) -> Tensor:
     """Σ w_i x_i modulo 2^64, with x_i the bits of the elements as integers and w_i odd numbers, int64 of shape []."""
     bits = tensor.contiguous().reshape(-1).view(INTEGERS[tensor.element_size()])
     total = torch.zeros((), dtype=torch.int64, device=tensor.device)
-    for start in range(0, len(bits), CHUNK):
-        part = bits[start : start + CHUNK].long()
+    chunk = ON_CPU if bits.device.type == "cpu" else ON_OTHERS
+    for start in range(0, len(bits), chunk):
+        part = bits[start : start + chunk].long()
         places = torch.arange(start, start + len(part), device=tensor.device)
         total += (part * ((places * SCATTERING) | 1)).sum()
     return total
