@@ -30,6 +30,7 @@ from grpo_adapters.gym.networks.perceptrons import (
 )
 from grpo_adapters.gym.observations.columns import Columns, FeatureTensors, tensors
 from grpo_adapters.gym.observations.encoder import ObservationEncoder, spaces_of
+from grpo_adapters.gym.observations.frame_stacks import gathered
 from grpo_adapters.gym.playing.players import decide_once
 from grpo_adapters.gym.playing.stepwise import Decided
 from grpo_adapters.gym.playing.trajectories import SampledOutputs, Trajectory, TrajectoryBatch
@@ -191,8 +192,9 @@ class GymPolicy(nn.Module):
 
     def _scaled(self, observations: FeatureTensors) -> FeatureTensors:
         if isinstance(observations, Columns):
-            return Columns({name: scaled_images(part, self.dtype) for name, part in observations.items()})
-        return scaled_images(observations, self.dtype)
+            return Columns({name: self._scaled(part) for name, part in observations.items()})
+        numbers = gathered(observations)
+        return scaled_images(numbers, self.dtype) if numbers.dtype == torch.uint8 else numbers
 
     def units(self, observations: FeatureTensors) -> Any:
         """The features, or what the trunk makes of them: what actor and critic see, or the memory before them.
