@@ -13,7 +13,7 @@ from grpo_adapters.gym.environments.checks import allows_something
 from grpo_adapters.gym.memory.memory_records import begun_anew
 from grpo_adapters.gym.memory.memory_states import tensors_of
 from grpo_adapters.gym.observations.columns import finite_rows, placed, tensors
-from grpo_adapters.gym.observations.encoder import batch_of_one
+from grpo_adapters.gym.observations.nested_spaces import batch_of_one
 
 if TYPE_CHECKING:
     from grpo_adapters.gym.policies.gym_policy import GymPolicy
