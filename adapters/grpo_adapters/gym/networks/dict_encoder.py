@@ -88,9 +88,9 @@ class DictEncoder(nn.Module):
         return torch.cat(encoded, dim=1)
 
     def _examples(self) -> Columns:
-        """One observation of zeros."""
+        """Two observations of zeros."""
         parts = self.encoder.parts.items()
-        return Columns({name: torch.zeros(1, *part.shape, dtype=_dtype(part)) for name, part in parts})
+        return Columns({name: torch.zeros(2, *part.shape, dtype=_dtype(part)) for name, part in parts})
 
 
 def _dtype(part: ObservationPart) -> torch.dtype:

@@ -51,7 +51,11 @@ class Player:
         if which is None:
             self._memory = None
             return
-        begun = np.asarray(which, dtype=bool)
+        begun = np.asarray(which)
+        if begun.dtype != bool or begun.ndim != 1:
+            raise ValueError(
+                f"Player.begin was given {which!r}, expected a bool for each environment, or nothing for all of them"
+            )
         if self._memory is not None:
             self._check_count(len(begun))
             self._memory = begun_anew(self.policy, self._memory, begun)

@@ -318,6 +318,9 @@ def _normalization(encoder: ObservationEncoder) -> RunningNormalization | Normal
 
 
 def _check_window(memory: nn.Module | None, window: int | None, burn_in: int) -> None:
+    for name, value in (("window", window), ("burn_in", burn_in)):
+        if value is not None and type(value) is not int:
+            raise TypeError(f"{name} is {value!r}, expected a whole number of steps")
     if memory is None and (window is not None or burn_in != 0):
         raise ValueError(
             f"window is {window} and burn_in {burn_in}, but there is no memory: pass memory=LSTM(...), say"
