@@ -91,8 +91,8 @@ class ObservationEncoder:
         return features
 
     def single(self, observation: Any) -> Features:
-        """Features [*shape] of one observation."""
-        features: Features = self(batch_of_one(self.space, observation))[0]
+        """Features [*shape] of one observation, in memory of their own: an environment may write over what it gave."""
+        features: Features = self(batch_of_one(self.space, observation))[0].copy()
         return features
 
     def by_key(self, features: torch.Tensor) -> Columns:
