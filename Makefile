@@ -66,8 +66,6 @@ benchmark-control: $(PEERS)/control  ## control beside Stable-Baselines3, in an 
 	$(PEERS)/bin/python tests/benchmarks/advantages_speed.py
 	$(PEERS)/bin/python tests/benchmarks/control_learning.py
 	$(PEERS)/bin/python tests/benchmarks/control_speed.py
-	$(PEERS)/bin/python tests/benchmarks/recurrent_speed.py
-	$(PEERS)/bin/python tests/benchmarks/atari_speed.py
 
 benchmark-language: $(LANGUAGE_PEERS)/language  ## language models beside TRL, in an environment of its own
 	$(LANGUAGE_PEERS)/bin/python tests/benchmarks/trl_parity.py

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Self
 
 from grpo.distributed.errors import RankError, RankLostError
@@ -93,3 +93,17 @@ def tell_error(run: Run, error: BaseException) -> None:
             callback.on_error(run, error)
         except Exception as another:
             error.add_note(f"{type(callback).__name__}.on_error failed too: {type(another).__name__}: {another}")
+
+
+def fulfils(condition: Callable[[Mapping[str, float]], bool] | None, run: Run) -> bool:
+    """Whether a run is to end by the condition that it was given, which is first asked after a step.
+
+    Raises:
+        CallbackError: if the condition raises.
+    """
+    if condition is None or run.num_steps == 0:
+        return False
+    try:
+        return bool(condition(run.metrics | run.evaluation))
+    except Exception as error:
+        raise CallbackError.of("Until.condition", run.num_steps, error) from error

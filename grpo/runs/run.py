@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from grpo.data._checks import check_states
 from grpo.data._protocols import missing_methods
-from grpo.data.state import copied, is_stateful, load_state, require_keys
-from grpo.distributed.errors import RankError, RankLostError
+from grpo.distributed.errors import RankError
 from grpo.distributed.world import World
-from grpo.models._random_states import global_random_states, set_global_random_states
 from grpo.rollout.sampler import CutsEpisodes
 from grpo.runs._description import description_of
 from grpo.runs._ending import COUNTERS, Told, why_over
@@ -26,8 +24,8 @@ from grpo.runs._shares import (
     require_same_number,
     require_same_source,
 )
-from grpo.runs._storage import CheckpointError
-from grpo.runs.callback import Callback, CallbackError, require_callbacks, tell, tell_error
+from grpo.runs._state import load_into, load_or_leave, state_of
+from grpo.runs.callback import Callback, CallbackError, fulfils, require_callbacks, tell, tell_error
 from grpo.runs.checkpoints import Checkpoints
 from grpo.runs.signals import NotesSignals, RunInterrupted
 from grpo.runs.state_sources import source_of
@@ -259,7 +257,7 @@ class Run:
             changed = folder.changes_since(manifest, description_of(self.trainer), override=override)
         num_ranks = manifest.get("ranks", 1)
         is_of_others = num_ranks != self._world.size
-        self._load_or_leave(path, as_of_other_ranks(state, self.trainer) if is_of_others else state)
+        load_or_leave(self, path, as_of_other_ranks(state, self.trainer) if is_of_others else state)
         if is_of_others:
             self._warn(begin_anew_what_is_of_a_rank(self.trainer, num_ranks))
         if changed:
@@ -279,15 +277,7 @@ class Run:
         That is the trainer with all that it was given, the position in the states, the callbacks that are
         :class:`grpo.Stateful`, the counters, how far files are written, and the global random generators.
         """
-        return {
-            "trainer": self.trainer.state_dict(),
-            "parts": {name: copied(part.state_dict()) for name, part in self._stateful_parts.items()},
-            "counters": {name: getattr(self, name) for name in COUNTERS},
-            "metrics": dict(self.metrics),
-            "evaluation": dict(self.evaluation),
-            "folder": None if self._run_folder is None else self._run_folder.state_dict(),
-            "random": global_random_states(),
-        }
+        return state_of(self)
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Go on from what ``state_dict`` of this run, or of one constructed in the same way, returned.
@@ -295,53 +285,7 @@ class Run:
         Raises:
             ValueError: if it is the state of another; this run may be half changed then.
         """
-        names = {"trainer", "parts", "counters", "metrics", "evaluation", "folder", "random"}
-        require_keys(state_dict, names, self)
-        if state_dict["parts"].keys() != self._stateful_parts.keys():
-            raise ValueError(
-                f"state_dict holds the states of {sorted(state_dict['parts'])}, expected "
-                f"{sorted(self._stateful_parts)}: give the run the same source of states and the same callbacks"
-            )
-        self._load(state_dict)
-
-    def _load_or_leave(self, path: Path, state: Mapping[str, Any]) -> None:
-        """Load the state of a checkpoint; if it does not fit, nothing has changed."""
-        before = self.state_dict()
-        try:
-            with self._world.together():
-                self.load_state_dict(state)
-        except Exception as error:
-            self.trainer.load_state_dict(before["trainer"])
-            for name, part in self._stateful_parts.items():
-                with suppress(ValueError):  # a file that was cut stays cut
-                    load_state(part, before["parts"][name], name)
-            self._count_from(before)
-            set_global_random_states(before["random"])
-            if isinstance(error, RankError | RankLostError):
-                raise
-            raise CheckpointError(f"{path} does not fit this run: {error}") from error
-
-    def _load(self, state: Mapping[str, Any]) -> None:
-        self.trainer.load_state_dict(state["trainer"])
-        for name, part in self._stateful_parts.items():
-            load_state(part, state["parts"][name], name)
-        self._count_from(state)
-        if self._run_folder is not None and state["folder"] is not None:
-            self._world.any(False)  # so that no file is cut before all have taken their states
-            self._run_folder.load_state_dict(state["folder"])
-        set_global_random_states(state["random"])
-
-    def _count_from(self, state: Mapping[str, Any]) -> None:
-        for name in COUNTERS:
-            setattr(self, name, state["counters"][name])
-        self.metrics, self.evaluation = dict(state["metrics"]), dict(state["evaluation"])
-
-    @property
-    def _stateful_parts(self) -> dict[str, Any]:
-        """What has a state besides the trainer, by name."""
-        named: dict[str, Any] = {"states": self._source}
-        named |= {f"{place} {type(callback).__name__}": callback for place, callback in enumerate(self.callbacks)}
-        return {name: part for name, part in named.items() if is_stateful(part)}
+        load_into(self, state_dict)
 
     def _note(self, metrics: Mapping[str, float]) -> None:
         """Count a step, and write what it told."""
@@ -387,23 +331,15 @@ class Run:
     def _told_by_all(self, until: Until) -> list[Told]:
         """What may end the run on any process; a checkpoint that all have written gets its name."""
         with self._on_all():
-            fulfils = self._fulfils(until.condition)
+            ends = fulfils(until.condition, self)
             folder = self._run_folder
             is_written = folder is not None and folder.is_written
-            own = Told(self.seconds, self.stopped_by, fulfils, self._signals.received, is_written, self._num_states)
+            own = Told(self.seconds, self.stopped_by, ends, self._signals.received, is_written, self._num_states)
             told = self._world.gather(own)
             if folder is not None and all(each.is_written for each in told):
                 folder.wait()
             require_same_number([each.num_states for each in told])
             return told
-
-    def _fulfils(self, condition: Callable[[Mapping[str, float]], bool] | None) -> bool:
-        if condition is None or self.num_steps == 0:
-            return False
-        try:
-            return bool(condition(self.metrics | self.evaluation))
-        except Exception as error:
-            raise CallbackError.of("Until.condition", self.num_steps, error) from error
 
     def _save_before(self, failure: BaseException) -> None:
         try:

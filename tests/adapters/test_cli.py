@@ -18,14 +18,14 @@ from grpo_adapters.cli import main
 from grpo_adapters.cli.arguments import take_option
 from grpo_adapters.cli.errors import UsageError
 from grpo_adapters.cli.figures import grouped, on_common_points, smoothed
-from grpo_adapters.cli.gym_training import (
-    TRAINERS,
+from grpo_adapters.cli.gym_options import (
     GymGRPOOptions,
     GymPPOOptions,
     GymReinforceOptions,
     load_options,
     parse_options,
 )
+from grpo_adapters.cli.gym_trainers import TRAINERS
 from grpo_adapters.cli.language_model_training import LanguageModelOptions, read_rows
 from grpo_adapters.cli.module_training import ModuleOptions, attribute
 from grpo_adapters.cli.records import Record, read_record

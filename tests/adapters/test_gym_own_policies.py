@@ -105,9 +105,10 @@ def test_what_a_policy_lacks_is_named(make: Any) -> None:
     sampler = make()
     name = type(sampler).__name__
     undecided: Any = Undecided(sampler)
+    network: Any = nn.Linear(4, 2)
     with pytest.raises(TypeError, match=f"{name} was given .* Undecided, which lacks decide, .*generator.*add them"):
         sampler.sample(undecided, sampler.states, 1)
     with pytest.raises(TypeError, match=r"WithoutSpace\.action_space is a int, expected a gymnasium\.Space"):
         sampler.sample(WithoutSpace(sampler), sampler.states, 1)
     with pytest.raises(TypeError, match="type Linear, which lacks action_space, decide, device, distribution"):
-        evaluate(nn.Linear(4, 2), gymnasium.make("CartPole-v1"), 1)  # type: ignore[arg-type]
+        evaluate(network, gymnasium.make("CartPole-v1"), 1)

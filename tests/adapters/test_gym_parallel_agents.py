@@ -27,7 +27,7 @@ EACH = {agent: [agent] for agent in AGENTS}
 TEAMS = {"hunters": ["hunter_0", "hunter_1"], "hare": ["hare"]}
 
 
-def trainers_of(agents: ParallelAgents, **settings: Any) -> dict[str, PPOTrainer[Any, Any]]:
+def trainers_of(agents: ParallelAgents, **settings: Any) -> dict[str, Any]:
     config = PPOConfig(**{"batch_size": 16, "num_epochs_per_update": 2, "learning_rate": 0.01, **settings})
     return {
         name: PPOTrainer(config, GymActorCritic(sampler, hidden_sizes=(8,)), EnvironmentReward(), sampler=sampler)
@@ -35,9 +35,9 @@ def trainers_of(agents: ParallelAgents, **settings: Any) -> dict[str, PPOTrainer
     }
 
 
-def step(agents: ParallelAgents, trainers: dict[str, PPOTrainer[Any, Any]]) -> dict[str, dict[str, float]]:
-    agents.play({name: trainer.policy for name, trainer in trainers.items()})  # type: ignore[misc]
-    return {name: trainer.step(trainer.sampler.states) for name, trainer in trainers.items()}  # type: ignore[attr-defined]
+def step(agents: ParallelAgents, trainers: dict[str, Any]) -> dict[str, dict[str, float]]:
+    agents.play({name: trainer.policy for name, trainer in trainers.items()})
+    return {name: trainer.step(trainer.sampler.states) for name, trainer in trainers.items()}
 
 
 def expected(num_steps: int) -> tuple[dict[tuple[int, int], list[Any]], dict[tuple[int, int], list[int]]]:
@@ -156,7 +156,7 @@ def test_hunters_and_a_hare_learn_against_each_other() -> None:
         returns = []
         for policy in (policies[name], trainer.policy):
             trial = ParallelAgents(Pursuit, 200, num_envs=2, groups=TEAMS)
-            trial.play({**policies, name: policy})  # type: ignore[dict-item]
+            trial.play({**policies, name: policy})
             returns.append(trial.samplers[name].get_metrics()["episode_return"])
         assert returns[1] > returns[0] + 2
 
@@ -292,9 +292,10 @@ def test_spaces_and_groups_that_do_not_fit_are_named() -> None:
     ):
         with pytest.raises(ValueError, match=r"expected each of the agents .* in one of them"):
             ParallelAgents(Comers, 3, groups=groups)
-    for other in (lambda: gymnasium.make("CartPole-v1"), Comers()):
+    others: list[Any] = [lambda: gymnasium.make("CartPole-v1"), Comers()]
+    for other in others:
         with pytest.raises(TypeError, match=r"expected a function that makes a pettingzoo\.ParallelEnv"):
-            ParallelAgents(other, 3)  # type: ignore[arg-type]
+            ParallelAgents(other, 3)
     with pytest.raises(ValueError, match="num_steps is 0"):
         ParallelAgents(Comers, 0)
     agents = ParallelAgents(Growing, 6)

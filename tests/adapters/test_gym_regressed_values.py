@@ -10,7 +10,8 @@ from torch import Tensor
 
 from grpo import Experience, GroupRelative, MonteCarlo, PairBatch, Segments, World, group_time_baseline
 from grpo_adapters.cli import main
-from grpo_adapters.cli.gym_training import build, parse_options, resolve
+from grpo_adapters.cli.gym_options import parse_options
+from grpo_adapters.cli.gym_training import build, resolve
 from grpo_adapters.gym import (
     RegressedAdvantage,
     Trajectory,

@@ -15,8 +15,9 @@ from grpo import PPOConfig, PPOTrainer, World
 from grpo_adapters.cli import main
 from grpo_adapters.cli.errors import UsageError
 from grpo_adapters.cli.gym_environments import make, make_several, wrapper_of
+from grpo_adapters.cli.gym_options import GymPPOOptions, load_options, parse_options
 from grpo_adapters.cli.gym_presets import zoo_files
-from grpo_adapters.cli.gym_training import GymPPOOptions, build, load_options, parse_options, resolve
+from grpo_adapters.cli.gym_training import build, resolve
 from grpo_adapters.cli.toml_files import read_toml
 from grpo_adapters.gym import FragmentSampler, GymActorCritic, NormalizedReward, Trajectory
 
@@ -36,7 +37,8 @@ def test_settings_are_found_by_their_name_and_by_the_environment(name: str) -> N
     by_name = parse_options(["--config", name])
     assert by_name == load_options(settings)
     assert by_name == parse_options([settings["environment"], "--algorithm", settings["algorithm"]])
-    assert by_name.environment.startswith("minigrid:") or by_name.environment in gymnasium.registry
+    is_of_another_package = by_name.environment.startswith(("minigrid:", "ale_py:"))
+    assert is_of_another_package or by_name.environment in gymnasium.registry
 
 
 def test_no_two_settings_are_of_the_same_environment_by_the_same_algorithm() -> None:

@@ -9,19 +9,19 @@ from __future__ import annotations
 
 import json
 import resource
-import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 import tyro
 
+from alternating import median_seconds
 from grpo import LinearSchedule, PPOConfig, PPOTrainer
 from grpo_adapters.gym import EnvironmentReward, FragmentSampler, GymActorCritic, atari_environments
+from stable_baselines3_ppo import their_iteration
 
 NUM_ENVS, BATCH_SIZE, NUM_EPOCHS, TOTAL_STEPS = 8, 256, 4, 10_000_000
 
@@ -59,16 +59,16 @@ def our_ppo(num_steps: int) -> Callable[[], object]:
 
 
 def stable_baselines3_ppo(num_steps: int) -> Callable[[], object]:
-    """One rollout and its updates by Stable-Baselines3, as its ``learn`` does them."""
+    """One rollout and its updates by Stable-Baselines3."""
     # Here, since pytest imports this module in search of doctests, and need not have the library.
     import ale_py
     import gymnasium
-    from stable_baselines3 import PPO  # type: ignore[import-not-found, unused-ignore]
-    from stable_baselines3.common.env_util import make_atari_env  # type: ignore[import-not-found, unused-ignore]
-    from stable_baselines3.common.vec_env import VecFrameStack  # type: ignore[import-not-found, unused-ignore]
+    from stable_baselines3 import PPO
+    from stable_baselines3.common.env_util import make_atari_env
+    from stable_baselines3.common.vec_env import VecFrameStack
 
     gymnasium.register_envs(ale_py)
-    model: Any = PPO(
+    model = PPO(
         "CnnPolicy",
         VecFrameStack(make_atari_env("PongNoFrameskip-v4", NUM_ENVS, seed=0), 4),
         n_steps=num_steps,
@@ -80,14 +80,7 @@ def stable_baselines3_ppo(num_steps: int) -> Callable[[], object]:
         vf_coef=0.5,
         device="cpu",
     )
-    _, callback = model._setup_learn(TOTAL_STEPS)
-
-    def iteration() -> None:
-        model.collect_rollouts(model.env, callback, model.rollout_buffer, n_rollout_steps=model.n_steps)
-        model._update_current_progress_remaining(model.num_timesteps, TOTAL_STEPS)
-        model.train()
-
-    return iteration
+    return their_iteration(model, TOTAL_STEPS)
 
 
 CONTENDERS = {"ours": our_ppo, "SB3": stable_baselines3_ppo}
@@ -108,29 +101,27 @@ def added_megabytes(options: Options) -> float:
     return peak_megabytes() - before
 
 
-def main(options: Options) -> None:
-    """Measure and print."""
-    torch.set_num_threads(1)
-    if options.memory_of is not None:
-        print(added_megabytes(options))
-        return
+def ratios(options: Options) -> dict[str, float]:
+    """Measure and print; how many times as fast, and how much of the memory."""
     memory = {}
     for name in CONTENDERS:
         command = [sys.executable, __file__, "--memory-of", name, "--num-steps", str(options.num_steps)]
         memory[name] = float(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1])
         print(f"{name:5s} {memory[name]:7,.0f} MB at most for two iterations", flush=True)
     jobs = {name: build(options.num_steps) for name, build in CONTENDERS.items()}
-    speeds: dict[str, list[float]] = {name: [] for name in jobs}
-    for _ in range(options.rounds + 1):
-        for name, job in jobs.items():
-            start = time.perf_counter()
-            job()
-            speeds[name].append(NUM_ENVS * options.num_steps / (time.perf_counter() - start))
-    medians = {name: statistics.median(values[1:]) for name, values in speeds.items()}
-    for name, speed in medians.items():
-        print(f"{name:5s} {speed:7,.0f} steps/s")
-    ratios = {"speed": medians["ours"] / medians["SB3"], "memory": memory["ours"] / memory["SB3"]}
-    print(json.dumps({name: round(value, 3) for name, value in ratios.items()}))
+    for job in jobs.values():
+        job()
+    seconds = median_seconds(jobs, rounds=options.rounds, calls=1)
+    for name, own in seconds.items():
+        print(f"{name:5s} {NUM_ENVS * options.num_steps / own:7,.0f} steps/s")
+    found = {"speed": seconds["SB3"] / seconds["ours"], "memory": memory["ours"] / memory["SB3"]}
+    return {name: round(value, 3) for name, value in found.items()}
+
+
+def main(options: Options) -> None:
+    """Measure all, or the memory of one."""
+    torch.set_num_threads(1)
+    print(json.dumps(ratios(options)) if options.memory_of is None else added_megabytes(options))
 
 
 if __name__ == "__main__":

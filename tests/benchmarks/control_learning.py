@@ -12,7 +12,7 @@ import json
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
 
 import gymnasium
 import numpy as np
@@ -21,6 +21,7 @@ import tyro
 
 from grpo import PPOConfig, PPOTrainer
 from grpo_adapters.gym import EnvironmentReward, FragmentSampler, GymActorCritic, evaluate
+from stable_baselines3_ppo import greedy_return, their_environments, their_ppo
 
 EPISODES = 100
 EVALUATION_SEED = 1_000_000
@@ -74,12 +75,9 @@ class Options:
     """Trainings of each."""
 
 
-def ours(task: Task, seed: int) -> float:
-    """Mean return of this library's policy."""
-    envs = gymnasium.make_vec(task.environment, num_envs=task.num_envs, vectorization_mode="sync")
-    sampler = FragmentSampler(envs, task.num_steps, seed=seed)
-    policy = GymActorCritic(sampler, normalize_observations=task.normalize_observations, seed=seed)
-    config = PPOConfig(
+def config_of(task: Task, seed: int) -> PPOConfig:
+    """The settings of both."""
+    return PPOConfig(
         batch_size=task.batch_size,
         num_epochs_per_update=task.num_epochs,
         discount=task.discount,
@@ -87,7 +85,14 @@ def ours(task: Task, seed: int) -> float:
         learning_rate=task.learning_rate,
         seed=seed,
     )
-    trainer = PPOTrainer(config, policy, EnvironmentReward())
+
+
+def ours(task: Task, seed: int) -> float:
+    """Mean return of this library's policy."""
+    envs = gymnasium.make_vec(task.environment, num_envs=task.num_envs, vectorization_mode="sync")
+    sampler = FragmentSampler(envs, task.num_steps, seed=seed)
+    policy = GymActorCritic(sampler, normalize_observations=task.normalize_observations, seed=seed)
+    trainer = PPOTrainer(config_of(task, seed), policy, EnvironmentReward())
     steps = 0
     while steps < task.total_steps:
         steps += int(trainer.step(sampler.states)["num_decisions"])
@@ -96,40 +101,11 @@ def ours(task: Task, seed: int) -> float:
 
 def theirs(task: Task, seed: int) -> float:
     """Mean return of Stable-Baselines3's policy."""
-    # Here, since pytest imports this module in search of doctests, and need not have the library.
-    from stable_baselines3 import PPO  # type: ignore[import-not-found, unused-ignore]
-    from stable_baselines3.common.env_util import make_vec_env  # type: ignore[import-not-found, unused-ignore]
-    from stable_baselines3.common.vec_env import VecNormalize  # type: ignore[import-not-found, unused-ignore]
-
-    envs: Any = make_vec_env(task.environment, task.num_envs, seed=seed, env_kwargs={"render_mode": None})
-    if task.normalize_observations:
-        envs = VecNormalize(envs, norm_reward=False)
-    model = PPO(
-        "MlpPolicy",
-        envs,
-        n_steps=task.num_steps,
-        batch_size=task.batch_size,
-        n_epochs=task.num_epochs,
-        gamma=task.discount,
-        gae_lambda=task.gae_lambda,
-        learning_rate=task.learning_rate,
-        ent_coef=0.0,
-        seed=seed,
-        device="cpu",
-    )
+    environment, config = partial(gymnasium.make, task.environment), config_of(task, seed)
+    envs = their_environments(environment, task.num_envs, config, normalize_observations=task.normalize_observations)
+    model = their_ppo(config, envs, task.num_steps)
     model.learn(task.total_steps)
-    environment = gymnasium.make(task.environment)
-    returns = np.zeros(EPISODES)
-    for episode in range(EPISODES):
-        observation, _ = environment.reset(seed=EVALUATION_SEED + episode)
-        done = False
-        while not done:
-            seen = envs.normalize_obs(observation) if task.normalize_observations else observation
-            action, _ = model.predict(seen, deterministic=True)
-            observation, reward, terminated, truncated, _ = environment.step(action)
-            returns[episode] += float(reward)
-            done = terminated or truncated
-    return float(returns.mean())
+    return greedy_return(model, environment(), EPISODES, EVALUATION_SEED)
 
 
 def main(options: Options) -> None:

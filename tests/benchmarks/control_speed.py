@@ -1,15 +1,16 @@
 """Environment steps per second of PPO: this library beside Stable-Baselines3 and hand-written loops.
 
 All of them take turns in one process on one thread: the same environments with rl-zoo3's settings, a rollout and its
-updates at a time. Stable-Baselines3 runs as its ``make_vec_env`` sets it up, which asks LunarLander for frames that
-nobody looks at, and once more without them. The last line holds the ratios of the medians as JSON.
+updates at a time. This library's takes part once more with half of the environments in a second process.
+Stable-Baselines3 runs as its ``make_vec_env`` sets it up, which asks LunarLander for frames that nobody looks at, and
+once more without them. Then follows what ``recurrent_speed.py`` and ``atari_speed.py`` measure. The last line holds
+all ratios of the medians as JSON.
 """
 
 from __future__ import annotations
 
 import functools
 import json
-import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,10 +21,15 @@ import gymnasium
 import torch
 import tyro
 
+import atari_speed
+import recurrent_speed
+from alternating import median_seconds
 from grpo import LinearSchedule, PPOConfig, PPOTrainer, World
-from grpo_adapters.gym import EnvironmentReward, FragmentSampler, GymActorCritic
+from grpo_adapters.gym import EnvironmentReward, FragmentSampler, GymActorCritic, ParallelVectorEnv
 from hand_written_ppo import CART_POLE, LUNAR_LANDER, HandTunedPPO, HandWrittenPPO, Settings
-from stable_baselines3_ppo import StableBaselines3PPO
+from stable_baselines3_ppo import their_environments, their_iteration, their_ppo
+
+OURS_IN_TWO = "ours in two processes"
 
 
 @dataclass(frozen=True)
@@ -38,21 +44,15 @@ class Options:
     """Rollouts of CartPole in a turn, 256 steps each."""
 
 
-def our_ppo(settings: Settings, world: World | None = None) -> PPOTrainer[Any, Any]:
-    """This library's trainer with the settings of the others."""
-    envs = gymnasium.make_vec(
-        settings.environment,
-        settings.num_envs,
-        vectorization_mode="sync",
-        vector_kwargs={"autoreset_mode": gymnasium.vector.AutoresetMode.SAME_STEP, "copy": False},
-    )
+def config_of(settings: Settings) -> PPOConfig:
+    """The settings of the hand-written loop as this library's."""
     num_updates = settings.total_steps // (settings.num_envs * settings.num_steps)
     rate: float | LinearSchedule = settings.learning_rate
     clip: float | LinearSchedule = settings.clip_range
     if settings.anneal:
         rate = LinearSchedule(start=settings.learning_rate, end=0.0, num_steps=num_updates)
         clip = LinearSchedule(start=settings.clip_range, end=0.0, num_steps=num_updates)
-    config = PPOConfig(
+    return PPOConfig(
         batch_size=settings.batch_size,
         num_epochs_per_update=settings.num_epochs,
         discount=settings.discount,
@@ -65,37 +65,54 @@ def our_ppo(settings: Settings, world: World | None = None) -> PPOTrainer[Any, A
         max_grad_norm=settings.max_grad_norm,
         seed=settings.seed,
     )
-    sampler = FragmentSampler(envs, settings.num_steps, seed=settings.seed)
-    return PPOTrainer(config, GymActorCritic(sampler, seed=settings.seed), EnvironmentReward(), world=world)
+
+
+def our_ppo(settings: Settings, world: World | None = None, *, in_two_processes: bool = False) -> PPOTrainer[Any, Any]:
+    """This library's trainer."""
+    envs: Any = gymnasium.make_vec(
+        settings.environment,
+        settings.num_envs,
+        vectorization_mode="sync",
+        vector_kwargs={"autoreset_mode": gymnasium.vector.AutoresetMode.SAME_STEP, "copy": False},
+    )
+    if in_two_processes:
+        envs = ParallelVectorEnv([functools.partial(gymnasium.make, settings.environment)] * settings.num_envs)
+    sampler = FragmentSampler(envs, settings.num_steps, seed=settings.seed, environments_in_state="restart")
+    policy = GymActorCritic(sampler, seed=settings.seed)
+    return PPOTrainer(config_of(settings), policy, EnvironmentReward(), world=world)
+
+
+def stable_baselines3_ppo(settings: Settings, render_mode: str | None = None) -> Callable[[], None]:
+    """One rollout and its updates of Stable-Baselines3."""
+    make = functools.partial(gymnasium.make, settings.environment, render_mode=render_mode)
+    config = config_of(settings)
+    model = their_ppo(config, their_environments(make, settings.num_envs, config), settings.num_steps)
+    return their_iteration(model, settings.total_steps)
 
 
 def jobs(settings: Settings) -> dict[str, Callable[[], object]]:
     """One rollout and its updates, of each."""
-    trainer = our_ppo(settings)
+    trainer, in_two_processes = our_ppo(settings), our_ppo(settings, in_two_processes=True)
     slots = list(range(settings.num_envs))
     found: dict[str, Callable[[], object]] = {
         "ours": lambda: trainer.step(slots),
+        OURS_IN_TWO: lambda: in_two_processes.step(slots),
         "hand-written": HandWrittenPPO(settings).iteration,
         "hand-tuned": HandTunedPPO(settings).iteration,
-        "SB3": StableBaselines3PPO(settings, render_mode="rgb_array").iteration,
+        "SB3": stable_baselines3_ppo(settings, render_mode="rgb_array"),
     }
     if settings.environment.startswith("LunarLander"):
-        found["SB3 without frames"] = StableBaselines3PPO(settings).iteration
+        found["SB3 without frames"] = stable_baselines3_ppo(settings)
     return found
 
 
 def steps_per_second(settings: Settings, *, rounds: int, iterations: int) -> dict[str, float]:
-    """Median over the rounds, the first turn of each left out."""
+    """Median over the rounds, behind a first turn of each."""
     contenders = jobs(settings)
-    speeds: dict[str, list[float]] = {name: [] for name in contenders}
-    for _ in range(rounds + 1):
-        for name, job in contenders.items():
-            start = time.perf_counter()
-            for _ in range(iterations):
-                job()
-            seconds = time.perf_counter() - start
-            speeds[name].append(iterations * settings.num_envs * settings.num_steps / seconds)
-    return {name: statistics.median(values[1:]) for name, values in speeds.items()}
+    for job in contenders.values():
+        job()
+    seconds = median_seconds(contenders, rounds=rounds, calls=iterations)
+    return {name: settings.num_envs * settings.num_steps / own for name, own in seconds.items()}
 
 
 def profile(settings: Settings, *, iterations: int) -> dict[str, float]:
@@ -151,11 +168,19 @@ def main(options: Options) -> None:
         speeds = steps_per_second(settings, rounds=options.rounds, iterations=iterations)
         print(settings.environment)
         for name, speed in speeds.items():
-            print(f"  {name:20s} {speed:8,.0f} steps/s")
-            if name != "ours":
+            print(f"  {name:22s} {speed:8,.0f} steps/s")
+            if name not in ("ours", OURS_IN_TWO):
                 ratios[f"{settings.environment} / {name}"] = round(speeds["ours"] / speed, 3)
+        in_two = speeds[OURS_IN_TWO] / speeds["SB3"]
+        ratios[f"{settings.environment} / SB3, {OURS_IN_TWO}"] = round(in_two, 3)
         for phase, milliseconds in profile(settings, iterations=iterations).items():
             print(f"    {phase:26s} {milliseconds:7.1f} ms of an iteration")
+    print("CartPole-v1 with an LSTM")
+    for name, ratio in recurrent_speed.ratios(recurrent_speed.Options()).items():
+        ratios[f"CartPole-v1 with an LSTM / sb3-contrib, {name}"] = ratio
+    print("Pong")
+    for name, ratio in atari_speed.ratios(atari_speed.Options()).items():
+        ratios[f"Pong / SB3, {name}"] = ratio
     print(json.dumps(ratios))
 
 

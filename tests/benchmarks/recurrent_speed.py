@@ -10,8 +10,6 @@ holds the ratios of the medians as JSON.
 from __future__ import annotations
 
 import json
-import statistics
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -19,8 +17,10 @@ import gymnasium
 import torch
 import tyro
 
+from alternating import median_seconds
 from grpo import PPOConfig, PPOTrainer
 from grpo_adapters.gym import LSTM, EnvironmentReward, FragmentSampler, GymActorCritic
+from stable_baselines3_ppo import their_iteration
 
 NUM_ENVS, NUM_STEPS, NUM_EPOCHS, STEPS_OF_UPDATE, NUM_UNITS = 8, 128, 10, 128, 64
 
@@ -48,11 +48,11 @@ def our_iteration(window: int) -> Callable[[], object]:
     return lambda: trainer.step(sampler.states)
 
 
-def their_iteration() -> Callable[[], object]:
-    """A rollout and its updates of sb3-contrib's, by the body of the loop in ``learn``."""
+def sb3_contrib_iteration() -> Callable[[], object]:
+    """A rollout and its updates of sb3-contrib's."""
     # Here, since pytest imports this module in search of doctests, and need not have the library.
-    from sb3_contrib import RecurrentPPO  # type: ignore[import-not-found, unused-ignore]
-    from stable_baselines3.common.env_util import make_vec_env  # type: ignore[import-not-found, unused-ignore]
+    from sb3_contrib import RecurrentPPO
+    from stable_baselines3.common.env_util import make_vec_env
 
     model = RecurrentPPO(
         "MlpLstmPolicy",
@@ -69,35 +69,24 @@ def their_iteration() -> Callable[[], object]:
         seed=0,
         device="cpu",
     )
-    _, callback = model._setup_learn(10**9)
-
-    def iteration() -> None:
-        model.collect_rollouts(model.env, callback, model.rollout_buffer, n_rollout_steps=model.n_steps)
-        model._update_current_progress_remaining(model.num_timesteps, 10**9)
-        model.train()
-
-    return iteration
+    return their_iteration(model, 10**9)
 
 
-def main(options: Options) -> None:
-    """Take turns and print."""
-    torch.set_num_threads(1)
+def ratios(options: Options) -> dict[str, float]:
+    """Take turns and print; how many times as fast as sb3-contrib."""
     jobs = {
         "ours": our_iteration(NUM_STEPS),
         "ours, windows of 32": our_iteration(32),
-        "sb3-contrib": their_iteration(),
+        "sb3-contrib": sb3_contrib_iteration(),
     }
-    speeds: dict[str, list[float]] = {name: [] for name in jobs}
-    for _ in range(options.rounds + 1):
-        for name, job in jobs.items():
-            start = time.perf_counter()
-            job()
-            speeds[name].append(NUM_ENVS * NUM_STEPS / (time.perf_counter() - start))
-    medians = {name: statistics.median(values[1:]) for name, values in speeds.items()}
-    for name, speed in medians.items():
-        print(f"{name:20s} {speed:8,.0f} steps/s")
-    print(json.dumps({name: round(medians[name] / medians["sb3-contrib"], 2) for name in list(medians)[:2]}))
+    for job in jobs.values():
+        job()
+    seconds = median_seconds(jobs, rounds=options.rounds, calls=1)
+    for name, own in seconds.items():
+        print(f"{name:20s} {NUM_ENVS * NUM_STEPS / own:8,.0f} steps/s")
+    return {name: round(seconds["sb3-contrib"] / seconds[name], 2) for name in list(jobs)[:2]}
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Options, description=__doc__))
+    torch.set_num_threads(1)
+    print(json.dumps(ratios(tyro.cli(Options, description=__doc__))))

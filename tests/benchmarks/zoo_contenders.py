@@ -12,11 +12,13 @@ from typing import Any
 
 import numpy as np
 
-from grpo import LinearSchedule, World
+from grpo import World
 from grpo_adapters.cli.gym_environments import make
-from grpo_adapters.cli.gym_training import KIND, GymPPOOptions, parse_options
+from grpo_adapters.cli.gym_options import GymPPOOptions, parse_options
+from grpo_adapters.cli.gym_training import KIND
 from grpo_adapters.cli.records import read_record
 from grpo_adapters.gym import evaluate
+from stable_baselines3_ppo import greedy_return, their_environments, their_ppo
 
 EPISODES = 100
 EVALUATION_SEED = 3_000_000_000
@@ -64,38 +66,16 @@ def ours(options: Any) -> Outcome:
 
 def theirs(options: GymPPOOptions) -> Outcome:
     """Train by PPO of Stable-Baselines3, in its own vector environments and normalisation."""
-    # Here, since pytest imports this module in search of doctests, and need not have the library.
-    from stable_baselines3 import PPO  # type: ignore[import-not-found, unused-ignore]
-    from stable_baselines3.common.env_util import make_vec_env  # type: ignore[import-not-found, unused-ignore]
-    from stable_baselines3.common.vec_env import VecNormalize  # type: ignore[import-not-found, unused-ignore]
-
     environment = partial(make, options.environment, options.wrappers)
-    envs: Any = make_vec_env(environment, options.num_envs, seed=options.seed)
-    if options.normalize_observations or options.normalize_rewards:
-        envs = VecNormalize(
-            envs,
-            norm_obs=options.normalize_observations,
-            norm_reward=options.normalize_rewards,
-            gamma=options.discount,
-        )
-    sizes = list(options.hidden_sizes)
-    model = PPO(
-        "MlpPolicy",
-        envs,
-        n_steps=options.num_steps,
-        batch_size=options.batch_size,
-        n_epochs=options.num_epochs_per_update,
-        gamma=options.discount,
-        gae_lambda=options.gae_lambda,
-        ent_coef=options.entropy_coefficient,
-        learning_rate=schedule(options.learning_rate),
-        clip_range=schedule(options.clip_high),
-        vf_coef=options.value_coefficient,
-        max_grad_norm=options.max_grad_norm,
-        policy_kwargs={"net_arch": {"pi": sizes, "vf": sizes}, "log_std_init": math.log(options.initial_std or 1.0)},
-        seed=options.seed,
-        device="cpu",
+    envs = their_environments(
+        environment,
+        options.num_envs,
+        options,
+        normalize_observations=options.normalize_observations,
+        normalize_rewards=options.normalize_rewards,
     )
+    initial_std = options.initial_std or 1.0
+    model = their_ppo(options, envs, options.num_steps, hidden_sizes=options.hidden_sizes, initial_std=initial_std)
     curve: list[tuple[int, float]] = []
 
     def note(_: Any) -> None:
@@ -104,13 +84,15 @@ def theirs(options: GymPPOOptions) -> Outcome:
 
     callback = _at_the_end_of_rollouts(note)
     model.learn(options.until_decisions, callback=callback)
-    return Outcome(model.num_timesteps, _greedy_return(model, envs, environment()), thinned(curve))
+    final = greedy_return(model, environment(), EPISODES, EVALUATION_SEED)
+    return Outcome(model.num_timesteps, final, thinned(curve))
 
 
 def _at_the_end_of_rollouts(note: Callable[[Any], None]) -> Any:
-    from stable_baselines3.common.callbacks import BaseCallback  # type: ignore[import-not-found, unused-ignore]
+    # Here, since pytest imports this module in search of doctests, and need not have the library.
+    from stable_baselines3.common.callbacks import BaseCallback
 
-    class AtTheEndOfRollouts(BaseCallback):  # type: ignore[misc, unused-ignore]
+    class AtTheEndOfRollouts(BaseCallback):
         def _on_step(self) -> bool:
             return True
 
@@ -118,28 +100,6 @@ def _at_the_end_of_rollouts(note: Callable[[Any], None]) -> Any:
             note(self)
 
     return AtTheEndOfRollouts()
-
-
-def _greedy_return(model: Any, envs: Any, environment: Any) -> float:
-    normalized = getattr(envs, "norm_obs", False)
-    returns = np.zeros(EPISODES)
-    for episode in range(EPISODES):
-        observation, _ = environment.reset(seed=EVALUATION_SEED + episode)
-        done = False
-        while not done:
-            seen = envs.normalize_obs(observation) if normalized else observation
-            action, _ = model.predict(seen, deterministic=True)
-            observation, reward, terminated, truncated, _ = environment.step(action)
-            returns[episode] += float(reward)
-            done = terminated or truncated
-    return float(returns.mean())
-
-
-def schedule(number: Any) -> Any:
-    """A number, or what Stable-Baselines3 takes for a schedule that ends with the training."""
-    if isinstance(number, LinearSchedule):
-        return lambda remaining: number.end + (number.start - number.end) * max(0.0, remaining)
-    return number
 
 
 def thinned(curve: list[tuple[int, float]]) -> list[tuple[int, float]]:

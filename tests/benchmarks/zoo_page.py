@@ -65,7 +65,7 @@ def figure(lines: Sequence[Line], contender: str, algorithm: str) -> str:
 def interval(returns: Sequence[float]) -> tuple[float, float, float]:
     """The interquartile mean, and its interval of 95% by stratified bootstrap over the seeds."""
     # Here, since pytest imports this module in search of doctests, and need not have the library.
-    from rliable import library, metrics  # type: ignore[import-not-found, unused-ignore]
+    from rliable import library, metrics
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # of arch, at the only way that rliable has to give a seed

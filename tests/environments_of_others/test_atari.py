@@ -9,9 +9,13 @@ import pytest
 import torch
 
 from grpo import PPOConfig, PPOTrainer
+from grpo_adapters.cli.gym_environments import make_several
+from grpo_adapters.cli.gym_presets import zoo_files
+from grpo_adapters.cli.toml_files import read_toml
 from grpo_adapters.gym import (
     EnvironmentReward,
     FragmentSampler,
+    FrameStacks,
     GymActorCritic,
     NatureCNN,
     atari_environments,
@@ -28,16 +32,18 @@ def test_frames_reach_the_policy_as_they_are() -> None:
     policy = GymActorCritic(sampler)
     assert isinstance(policy.trunk, NatureCNN)
     (first,), _ = sampler.sample(policy, sampler.states, 1)
-    assert isinstance(first.observations, torch.Tensor)
-    assert first.observations.dtype == torch.uint8
-    assert first.observations.shape == (70, 4, 84, 84)
+    assert isinstance(first.observations, FrameStacks)
+    assert len(first.observations.frames) == 2 * (70 + 2 * 3)  # each once, and three more where an episode begins
+    observations = first.observations.gathered()
+    assert observations.dtype == torch.uint8
+    assert observations.shape == (70, 4, 84, 84)
     assert len(first.episode_lengths) == 2
     assert not first.terminated.any()
     ends = np.cumsum(first.episode_lengths)
-    following = first.observations[1 : ends[0], :-1]
-    assert following.equal(first.observations[: ends[0] - 1, 1:])
-    assert first.next_observations[0][:-1].equal(first.observations[ends[0] - 1, 1:])
-    assert not first.next_observations[0].equal(first.observations[ends[0]])
+    following = observations[1 : ends[0], :-1]
+    assert following.equal(observations[: ends[0] - 1, 1:])
+    assert first.next_observations[0][:-1].equal(observations[ends[0] - 1, 1:])
+    assert not first.next_observations[0].equal(observations[ends[0]])
 
 
 def test_the_same_seed_gives_the_same_frames() -> None:
@@ -45,7 +51,7 @@ def test_the_same_seed_gives_the_same_frames() -> None:
     for seed in (1, 1, 2):
         sampler = FragmentSampler(short_pong(), num_steps=20, seed=seed, environments_in_state="restart")
         (first,), _ = sampler.sample(GymActorCritic(sampler, seed=0), sampler.states, 1)
-        seen.append(first.observations)
+        seen.append(first.observations.gathered())
     assert seen[0].equal(seen[1])
     assert not seen[0].equal(seen[2])
 
@@ -64,3 +70,11 @@ def test_games_that_there_are_not(name: str) -> None:
     with pytest.raises(ValueError, match=r"expected one of ale-py's \d+, such as \['ALE/"):
         atari_environments(name)
     assert "Pong" not in name.title() or atari_environments("ALE/Pong-v5", 1).num_envs == 1
+
+
+def test_the_settings_of_the_zoo_see_the_same_frames() -> None:
+    settings = read_toml(zoo_files()["pong"])
+    sampler = FragmentSampler(make_several(settings["environment"], settings["wrappers"], 2), num_steps=10)
+    (first,), _ = sampler.sample(GymActorCritic(sampler), sampler.states, 1)
+    assert first.observations.gathered().shape == (10, 4, 84, 84)
+    assert len(first.observations.frames) == 2 * (10 + 3)

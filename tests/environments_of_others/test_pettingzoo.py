@@ -23,7 +23,7 @@ def zombies() -> Any:
     return pettingzoo.make("parallel", "butterfly/knights_archers_zombies-v11", max_cycles=400)
 
 
-def trainers_of(agents: ParallelAgents) -> dict[str, PPOTrainer[Any, Any]]:
+def trainers_of(agents: ParallelAgents) -> dict[str, Any]:
     config = PPOConfig(batch_size=300, num_epochs_per_update=4, learning_rate=1e-3, discount=0.95)
     return {
         name: PPOTrainer(config, GymActorCritic(sampler), EnvironmentReward(), sampler=sampler)
@@ -47,7 +47,7 @@ def test_hunters_and_their_prey_learn_by_policies_of_their_own() -> None:
     agents = ParallelAgents(tag, num_steps=50, num_envs=2, groups=groups)
     trainers = trainers_of(agents)
     for _ in range(2):
-        agents.play({name: trainer.policy for name, trainer in trainers.items()})  # type: ignore[misc]
+        agents.play({name: trainer.policy for name, trainer in trainers.items()})
         metrics = {name: trainer.step([0]) for name, trainer in trainers.items()}
     assert metrics["hunters"]["num_decisions"] == 3 * metrics["prey"]["num_decisions"] == 300
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import gymnasium
 import numpy as np
@@ -15,11 +16,11 @@ from batched_simulator import CartPoles
 
 def test_every_step_is_gymnasium_s() -> None:
     """In double precision, from each start to the end, all at once here and one by one there."""
-    environments = [gymnasium.make("CartPole-v1").unwrapped for _ in range(8)]
+    environments: list[Any] = [gymnasium.make("CartPole-v1").unwrapped for _ in range(8)]
     starts = [environment.reset(seed=seed)[0] for seed, environment in enumerate(environments)]
     assert np.abs(starts).max() <= 0.05
     poles = CartPoles(8)
-    poles.state = torch.tensor(np.array([environment.state for environment in environments]).T)  # type: ignore[attr-defined]
+    poles.state = torch.tensor(np.array([environment.state for environment in environments]).T)
     generator = torch.Generator().manual_seed(0)
     playing = set(range(8))
     while playing:
@@ -28,7 +29,7 @@ def test_every_step_is_gymnasium_s() -> None:
         assert not truncated.any()
         for pole in sorted(playing):
             _, reward, has_fallen, _, _ = environments[pole].step(actions[pole].item())
-            assert info["final_obs"][pole].numpy() == pytest.approx(environments[pole].state, abs=1e-12)  # type: ignore[attr-defined]
+            assert info["final_obs"][pole].numpy() == pytest.approx(environments[pole].state, abs=1e-12)
             assert rewards[pole].item() == reward
             assert terminated[pole].item() is has_fallen
             playing -= {pole} if has_fallen else set()

@@ -16,7 +16,33 @@ from grpo_adapters.gym.observations.frames import FrameLayout
 SMALLEST_FOR_NATURE = 36
 
 
-class NatureCNN(nn.Module):
+class _ImageNetwork(nn.Module):
+    """Convolutions and a linear layer behind them: from frames to units."""
+
+    def __init__(self, space: gymnasium.Space[Any], channels: Literal["first", "last"] | None) -> None:
+        super().__init__()
+        self.layout = FrameLayout.of(space, channels)
+
+    def _add_last_layer(self, num_units: int, generator: torch.Generator) -> None:
+        """To be called when the convolutions are there, whose units it takes."""
+        with torch.no_grad():
+            units = self._features(torch.zeros(1, *self.layout.sizes))
+        self.last = linear(units.numel(), num_units, HIDDEN_GAIN, generator)
+
+    def forward(self, frames: Tensor) -> Tensor:
+        """Units [n, U] for frames [n, ...] as the space has them, from 0 to 1."""
+        return torch.relu(self.last(self._features(self.layout.arranged(frames))))
+
+    def _features(self, frames: Tensor) -> Tensor:
+        """[n, channels, h, w] -> [n, F]."""
+        return self._convolved(frames.contiguous(memory_format=torch.channels_last)).flatten(1)
+
+    def _convolved(self, units: Tensor) -> Tensor:
+        """[n, channels, h, w] -> [n, other channels, fewer rows, fewer columns]."""
+        raise NotImplementedError
+
+
+class NatureCNN(_ImageNetwork):
     """Three convolutions and a linear layer, which suit frames of 84 by 84: from frames to 512 units.
 
     Channels may be first or last, and frames may be stacked; what the space does not tell is asked for. Weights are
@@ -50,8 +76,7 @@ class NatureCNN(nn.Module):
         num_units: int = 512,
         generator: torch.Generator | None = None,
     ) -> None:
-        super().__init__()
-        self.layout = FrameLayout.of(space, channels)
+        super().__init__(space, channels)
         num_channels, *size = self.layout.sizes
         if min(size) < SMALLEST_FOR_NATURE:
             raise ValueError(
@@ -66,20 +91,15 @@ class NatureCNN(nn.Module):
                 convolution(64, 64, 3, stride=1, generator=generator),
             ]
         )
-        self.last = linear(_num_units(self._convolved, self.layout), num_units, HIDDEN_GAIN, generator)
-
-    def forward(self, frames: Tensor) -> Tensor:
-        """Units [n, U] for frames [n, ...] as the space has them, from 0 to 1."""
-        return torch.relu(self.last(self._convolved(self.layout.arranged(frames)).flatten(1)))
+        self._add_last_layer(num_units, generator)
 
     def _convolved(self, units: Tensor) -> Tensor:
-        units = units.contiguous(memory_format=torch.channels_last)
         for layer in self.convolutions:
             units = layer(units).relu_()
         return units
 
 
-class ImpalaCNN(nn.Module):
+class ImpalaCNN(_ImageNetwork):
     """A residual network of fifteen convolutions, for frames of any size: from frames to 256 units.
 
     It costs several times what :class:`NatureCNN` does, and mostly needs fewer frames to learn from. Frames and weights
@@ -115,20 +135,14 @@ class ImpalaCNN(nn.Module):
         num_units: int = 256,
         generator: torch.Generator | None = None,
     ) -> None:
-        super().__init__()
-        self.layout = FrameLayout.of(space, channels)
+        super().__init__(space, channels)
         generator = torch.Generator().manual_seed(0) if generator is None else generator
         sizes = pairwise([self.layout.sizes[0], *depths])
         self.stages = nn.Sequential(*(_Stage(*own, generator) for own in sizes))
-        self.last = linear(_num_units(self._convolved, self.layout), num_units, HIDDEN_GAIN, generator)
-
-    def forward(self, frames: Tensor) -> Tensor:
-        """Units [n, U] for frames [n, ...] as the space has them, from 0 to 1."""
-        return torch.relu(self.last(self._convolved(self.layout.arranged(frames)).flatten(1)))
+        self._add_last_layer(num_units, generator)
 
     def _convolved(self, units: Tensor) -> Tensor:
-        stages: Tensor = self.stages(units.contiguous(memory_format=torch.channels_last))
-        return torch.relu(stages)
+        return torch.relu(self.stages(units))
 
 
 class _Stage(nn.Module):
@@ -163,12 +177,6 @@ def convolution(
     nn.init.zeros_(layer.bias)
     layer.weight.data = layer.weight.data.contiguous(memory_format=torch.channels_last)
     return layer
-
-
-@torch.no_grad()
-def _num_units(network: Any, layout: FrameLayout) -> int:
-    units: Tensor = network(torch.zeros(1, *layout.sizes))
-    return units.numel()
 
 
 def image_network(

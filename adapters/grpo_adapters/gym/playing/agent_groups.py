@@ -42,7 +42,6 @@ class AgentGroup:
         self.agents = list(agents)
         self.states = [0]
         self.statistics = EpisodeStatistics()
-        self._statistics_before = self.statistics.state_dict()
         self._check_spaces()
         self.encoder = ObservationEncoder(self.single_observation_space)
         self._waiting: tuple[StepwisePolicy, Trajectory] | None = None
@@ -84,7 +83,7 @@ class AgentGroup:
     def restart(self) -> None:
         """Forget the last rollout: the next one begins new episodes, and no episode of this group in it counts."""
         self.owner.forget()
-        self.statistics.load_state_dict(self._statistics_before)
+        self.statistics.forget_rollout()
 
     def cut(self, step: int) -> None:
         """Let the episodes under way end here, as truncated: the next rollout begins new ones, whose seed follows."""
@@ -103,7 +102,6 @@ class AgentGroup:
         check_state(state_dict, {"statistics", "next_seed"}, self)
         self.owner.begin_anew_from(state_dict["next_seed"])
         self.statistics.load_state_dict(state_dict["statistics"])
-        self._statistics_before = self.statistics.state_dict()
 
     def sample(
         self, policy: StepwisePolicy, states: Sequence[int], num_actions_per_state: int, **kwargs: Any
@@ -144,7 +142,7 @@ class AgentGroup:
     def begin_rollout(self) -> None:
         """Let go of what was not taken."""
         self._waiting = None
-        self._statistics_before = self.statistics.state_dict()
+        self.statistics.begin_rollout()
 
     def hand_over(self, policy: StepwisePolicy, players: Sequence[AgentPlayer]) -> None:
         """Keep what players of this group played until a trainer asks for it."""

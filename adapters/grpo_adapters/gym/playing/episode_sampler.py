@@ -78,7 +78,6 @@ class EpisodeSampler:
         self.observation_space, self.action_space = spaces_of(self.environments[0])
         self.encoder = ObservationEncoder(self.observation_space)
         self.statistics = EpisodeStatistics()
-        self._statistics_before = self.statistics.state_dict()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> EpisodeSampler:
         return self  # a copy of a policy plays the same environments
@@ -89,7 +88,7 @@ class EpisodeSampler:
 
     def restart(self) -> None:
         """Forget the last rollout: its episodes do not count."""
-        self.statistics.load_state_dict(self._statistics_before)
+        self.statistics.forget_rollout()
 
     def state_dict(self) -> dict[str, Any]:
         """The statistics; what an environment plays is up to the seed that it is reset to."""
@@ -103,7 +102,6 @@ class EpisodeSampler:
         """
         check_state(state_dict, {"statistics"}, self)
         self.statistics.load_state_dict(state_dict["statistics"])
-        self._statistics_before = self.statistics.state_dict()
 
     @torch.no_grad()
     def sample(
@@ -123,7 +121,7 @@ class EpisodeSampler:
             NonFiniteError: if an observation or a reward is not finite.
             ValueError: if an action mask allows nothing, or the policy was built for other spaces.
         """
-        self._statistics_before = self.statistics.state_dict()
+        self.statistics.begin_rollout()
         check_same_spaces(policy, self)
         seeds = [check_seed(state, "a state") for state in states for _ in range(num_actions_per_state)]
         episodes = self._play(policy, seeds)

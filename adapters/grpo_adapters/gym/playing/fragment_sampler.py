@@ -90,7 +90,6 @@ class FragmentSampler:
         self._next_seed: int | None = None
         self.states = list(range(self.environments.num_envs))
         self.statistics = EpisodeStatistics()
-        self._statistics_before = self.statistics.state_dict()
         self._observations: Features | None = None
         self._memory: Any = None
         self._returns = np.zeros(len(self.states))
@@ -135,7 +134,7 @@ class FragmentSampler:
     def restart(self) -> None:
         """Forget the last rollout: the next one begins new episodes, and no episode of it counts."""
         self._observations = None
-        self.statistics.load_state_dict(self._statistics_before)
+        self.statistics.forget_rollout()
 
     def cut(self, step: int) -> None:
         """Let the episodes under way end here, as truncated, where the environments are not in the state.
@@ -197,7 +196,6 @@ class FragmentSampler:
         else:
             self._load_environments(state_dict)
         self.statistics.load_state_dict(state_dict["statistics"])
-        self._statistics_before = self.statistics.state_dict()
 
     def _load_environments(self, state_dict: Mapping[str, Any]) -> None:
         try:
@@ -237,7 +235,7 @@ class FragmentSampler:
             EnvironmentFailedError: if an environment raises; the next rollout starts from new episodes.
             NonFiniteError: if an observation or a reward is not finite, likewise.
         """
-        self._statistics_before = self.statistics.state_dict()
+        self.statistics.begin_rollout()
         check_same_spaces(policy, self)
         self._check(states, num_actions_per_state)
         observations = self._observations

@@ -76,7 +76,6 @@ class SimulatorSampler:
         self.num_steps = num_steps
         self.states = list(range(self._checked.num_envs))
         self.statistics = EpisodeStatistics(max(WINDOW, len(self.states)))
-        self._statistics_before = self.statistics.state_dict()
         self._observations: Tensor | None = None
         self._progress = torch.zeros(2, len(self.states), dtype=torch.float64)
 
@@ -106,7 +105,7 @@ class SimulatorSampler:
     def restart(self) -> None:
         """Forget the last rollout: the next one begins new episodes, and no episode of it counts."""
         self._observations = None
-        self.statistics.load_state_dict(self._statistics_before)
+        self.statistics.forget_rollout()
 
     def cut(self, step: int) -> None:
         """Let the episodes under way end here, as truncated, where the simulator tells no state.
@@ -157,7 +156,6 @@ class SimulatorSampler:
             self._checked.go_on(parts["observations"], parts["masks"])
         self._next_seed = state_dict["next_seed"]
         self.statistics.load_state_dict(state_dict["statistics"])
-        self._statistics_before = self.statistics.state_dict()
 
     def _next_seed_if_begun_anew(self) -> int:
         if self._next_seed is not None:
@@ -183,7 +181,7 @@ class SimulatorSampler:
             EnvironmentFailedError: if the simulator raises; the next rollout starts from new episodes.
             NonFiniteError: if an observation or a reward is not finite, likewise.
         """
-        self._statistics_before = self.statistics.state_dict()
+        self.statistics.begin_rollout()
         check_same_spaces(policy, self)
         if num_actions_per_state != 1 or list(states) != self.states:
             raise ValueError(

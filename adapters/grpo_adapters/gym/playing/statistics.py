@@ -21,6 +21,15 @@ class EpisodeStatistics:
         self._returns: deque[float] = deque(maxlen=window)
         self._lengths: deque[int] = deque(maxlen=window)
         self._count = 0
+        self.begin_rollout()
+
+    def begin_rollout(self) -> None:
+        """From here on episodes count only if the rollout is not forgotten."""
+        self._before = self.state_dict()
+
+    def forget_rollout(self) -> None:
+        """Leave the episodes of the last rollout out of account."""
+        self.load_state_dict(self._before)
 
     def add(self, episode_return: float, length: int) -> None:
         """Take an episode that has ended into account."""
@@ -51,3 +60,4 @@ class EpisodeStatistics:
         self._returns = deque(state_dict["returns"], maxlen=self.window)
         self._lengths = deque(state_dict["lengths"], maxlen=self.window)
         self._count = state_dict["num_episodes"]
+        self.begin_rollout()

@@ -35,6 +35,22 @@ class Question:
     seed: int | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
 
+    @property
+    def common(self) -> dict[str, Any]:
+        """What engines call alike. What is left out they take from the model's generation config, so nothing is."""
+        return {
+            "n": self.count,
+            "temperature": self.sampling.temperature,
+            "top_p": self.sampling.top_p,
+            "min_p": self.sampling.min_p or 0.0,
+            "repetition_penalty": 1.0,
+            "presence_penalty": 0.0,
+            "frequency_penalty": 0.0,
+            "stop": list(self.sampling.stop_strings),
+            "skip_special_tokens": False,  # stop strings may be special tokens
+            "stop_token_ids": list(self.end_tokens),
+        }
+
 
 @dataclass(frozen=True, slots=True)
 class Answer:

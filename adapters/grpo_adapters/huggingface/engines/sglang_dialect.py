@@ -18,20 +18,10 @@ class SGLang:
     def request(self, question: Question) -> tuple[str, dict[str, Any]]:
         """``/generate``, with token ids."""
         sampling = question.sampling
-        params = {
-            "n": question.count,
+        params = question.common | {
             "max_new_tokens": sampling.max_new_tokens,
-            "temperature": sampling.temperature,
             "top_k": sampling.top_k or -1,
-            "top_p": sampling.top_p,
-            "min_p": sampling.min_p or 0.0,
-            "repetition_penalty": 1.0,
-            "presence_penalty": 0.0,
-            "frequency_penalty": 0.0,
-            "stop": list(sampling.stop_strings),
             "no_stop_trim": True,
-            "skip_special_tokens": False,
-            "stop_token_ids": list(question.end_tokens),
         }
         body = {"input_ids": list(question.prompt), "sampling_params": params, "return_logprob": True}
         return "/generate", body | dict(question.options)

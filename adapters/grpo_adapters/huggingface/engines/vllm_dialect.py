@@ -29,24 +29,14 @@ class VLLM:
     sleep_level: Literal[1, 2] | None = None
 
     def request(self, question: Question) -> tuple[str, dict[str, Any]]:
-        """``/v1/completions``. What is left out there is taken from the model's generation config, so nothing is."""
+        """``/v1/completions``, with token ids."""
         sampling = question.sampling
-        body = {
+        body = question.common | {
             "model": question.model,
             "prompt": list(question.prompt),
-            "n": question.count,
             "max_tokens": sampling.max_new_tokens,
-            "temperature": sampling.temperature,
             "top_k": sampling.top_k or 0,
-            "top_p": sampling.top_p,
-            "min_p": sampling.min_p or 0.0,
-            "repetition_penalty": 1.0,
-            "presence_penalty": 0.0,
-            "frequency_penalty": 0.0,
-            "stop": list(sampling.stop_strings),
             "include_stop_str_in_output": True,
-            "skip_special_tokens": False,  # stop strings may be special tokens
-            "stop_token_ids": list(question.end_tokens),
             "logprobs": 0,
             "return_token_ids": True,
             "seed": question.seed,

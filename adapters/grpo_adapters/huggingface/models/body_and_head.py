@@ -33,6 +33,18 @@ def hidden_states(model: Any, tokens: Tensor, **inputs: Any) -> Tensor:
     return states
 
 
+def all_logits(model: Any, tokens: Tensor, **inputs: Any) -> Tensor:
+    """The model's logits [B, L, V] for token ids [B, L].
+
+    Args:
+        model: a causal language model.
+        tokens: token ids.
+        inputs: what else the model takes, such as keys and values of tokens before.
+    """
+    logits: Tensor = model(input_ids=tokens, use_cache="past_key_values" in inputs, **inputs).logits
+    return logits
+
+
 @contextmanager
 def _without_logits(layer: nn.Module) -> Iterator[list[Tensor]]:
     """Let the output layer note what it is given, and make logits of no token."""

@@ -7,6 +7,7 @@ from typing import Any
 
 from huggingface_hub.constants import HF_HUB_CACHE
 from safetensors import SafetensorError
+from transformers import PreTrainedTokenizerBase
 
 PICKLES = {".bin", ".ckpt", ".pickle", ".pkl", ".pt", ".pth"}
 
@@ -66,6 +67,20 @@ def load_pretrained(
             f"random: it is no checkpoint of such a model; load one that is"
         )
     return model
+
+
+def require_tokenizer(tokenizer: object) -> PreTrainedTokenizerBase:
+    """The tokenizer of a model.
+
+    Raises:
+        TypeError: if it is none.
+    """
+    if not isinstance(tokenizer, PreTrainedTokenizerBase):
+        raise TypeError(
+            f"tokenizer is a {type(tokenizer).__name__}, expected a transformers tokenizer: a model that was not "
+            f"loaded here needs its own, AutoTokenizer.from_pretrained(...)"
+        )
+    return tokenizer
 
 
 def expanded(name: str | Path) -> str:

@@ -9,16 +9,40 @@ from typing import Any
 import torch
 from peft import PeftConfig, PeftModel, get_peft_model
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.activations import NewGELUActivation
 
 from grpo_adapters.huggingface.models.adapter_targets import with_targets
-from grpo_adapters.huggingface.models.loading import expanded, load_pretrained, refuse_pickles
+from grpo_adapters.huggingface.models.loading import expanded, load_pretrained, refuse_pickles, require_tokenizer
 
 ADAPTER_CONFIG = "adapter_config.json"
 
 
-def load_causal_lm(name: str | Path, *, dtype: torch.dtype, trust_remote_code: bool) -> Any:
+def model_and_tokenizer(
+    model: Any, tokenizer: Any, dtype: torch.dtype | None, *, trust_remote_code: bool
+) -> tuple[Any, Any]:
+    """A model and a tokenizer as they are; where the model is a name or a folder, loaded from there.
+
+    Args:
+        model: a name on the hub, a folder, or a model.
+        tokenizer: None for the one that comes with the name or folder.
+        dtype: of the parameters of a model that is loaded here; None for float32.
+        trust_remote_code: execute code that comes with a model from the hub.
+
+    Raises:
+        OSError: if there is no such model.
+        ValueError: if there is a dtype for a model that is not loaded here.
+    """
+    if not isinstance(model, str | Path):
+        if dtype is not None:
+            raise ValueError(f"dtype={dtype} is for a model that is loaded here: call model.to({dtype}) on yours")
+        return model, tokenizer
+    if tokenizer is None:
+        tokenizer = load_pretrained(AutoTokenizer, model, trust_remote_code=trust_remote_code)
+    return _load_causal_lm(model, dtype=dtype or torch.float32, trust_remote_code=trust_remote_code), tokenizer
+
+
+def _load_causal_lm(name: str | Path, *, dtype: torch.dtype, trust_remote_code: bool) -> Any:
     """A model from the hub or a folder; where the folder holds adapters, with these to train further."""
     name = expanded(name)
     options: dict[str, Any] = {"dtype": dtype, "trust_remote_code": trust_remote_code}
@@ -111,11 +135,7 @@ def check_tokenizer(tokenizer: object, model: Any) -> PreTrainedTokenizerBase:
         TypeError: if it is no tokenizer.
         ValueError: if it has more tokens than the model.
     """
-    if not isinstance(tokenizer, PreTrainedTokenizerBase):
-        raise TypeError(
-            f"tokenizer is a {type(tokenizer).__name__}, expected a transformers tokenizer: a model that was not "
-            f"loaded here needs its own, AutoTokenizer.from_pretrained(...)"
-        )
+    tokenizer = require_tokenizer(tokenizer)
     embedded = num_embeddings(model)
     if len(tokenizer) > embedded:
         raise ValueError(

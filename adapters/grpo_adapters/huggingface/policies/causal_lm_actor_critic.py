@@ -63,7 +63,7 @@ class CausalLMActorCritic(CausalLMPolicy):
 
     def _evaluated(self, batch: CompletionBatch) -> Evaluation:
         with self._computing():
-            states = self._layout.at_decisions(batch, self._hidden_states)
+            states = self._at_decisions(batch)
             evaluation = self._evaluation_of(states, batch)
         return Evaluation(evaluation.log_probs, evaluation.entropy, self._values(states))
 
@@ -74,7 +74,7 @@ class CausalLMActorCritic(CausalLMPolicy):
 
     def _estimated(self, batch: CompletionBatch) -> ValueEstimates:
         with self._computing():
-            values = self._values(self._layout.at_decisions(batch, self._hidden_states))
+            values = self._values(self._at_decisions(batch))
         next_values = values.roll(-1)
         next_values[batch.samples.last] = 0.0
         return ValueEstimates(values, next_values)

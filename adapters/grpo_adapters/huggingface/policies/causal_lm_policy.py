@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from pathlib import Path
@@ -12,23 +11,22 @@ from typing import Any, Self, TypeVar
 import torch
 from peft import PeftConfig, PeftModel
 from torch import Tensor
-from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from grpo import Evaluation, ValueEstimates
 from grpo_adapters.huggingface.decoding.decoding_traits import traits_of
 from grpo_adapters.huggingface.decoding.generation import Drawing, sample_completions
 from grpo_adapters.huggingface.decoding.kept_turns import KeptTurns
 from grpo_adapters.huggingface.decoding.sampling import SamplingConfig
-from grpo_adapters.huggingface.models.body_and_head import described_head, hidden_states, is_body_and_head
-from grpo_adapters.huggingface.models.loading import load_pretrained
+from grpo_adapters.huggingface.models.body_and_head import all_logits, described_head, hidden_states, is_body_and_head
 from grpo_adapters.huggingface.models.model_setup import (
     check_causal_lm,
     check_does_not_look_ahead,
     check_tokenizer,
     enable_checkpointing,
     end_tokens,
-    load_causal_lm,
     longest_prompt,
+    model_and_tokenizer,
     num_embeddings,
     use_fused_activations,
     with_adapters,
@@ -43,8 +41,8 @@ from grpo_adapters.huggingface.models.training_mode import (
     noisy_in_training,
     switch_dropout_off,
 )
-from grpo_adapters.huggingface.policies.completion_batch import CompletionBatch, check_fits
-from grpo_adapters.huggingface.policies.peculiarities import peculiarities
+from grpo_adapters.huggingface.policies.completion_batch import CompletionBatch, check_fits, length_metrics
+from grpo_adapters.huggingface.policies.peculiarities import warn_of_peculiarities
 from grpo_adapters.huggingface.policies.policy_state import changing_weights, check_policy_state, laid_out_as
 from grpo_adapters.huggingface.policies.row_layout import RowLayout
 from grpo_adapters.huggingface.text.completions import Completion
@@ -116,12 +114,7 @@ class CausalLMPolicy:
         trust_remote_code: bool = False,
         seed: int = 0,
     ) -> None:
-        if isinstance(model, str | Path):
-            if tokenizer is None:
-                tokenizer = load_pretrained(AutoTokenizer, model, trust_remote_code=trust_remote_code)
-            model = load_causal_lm(model, dtype=dtype or torch.float32, trust_remote_code=trust_remote_code)
-        elif dtype is not None:
-            raise ValueError(f"dtype={dtype} is for a model that is loaded here: call model.to({dtype}) on yours")
+        model, tokenizer = model_and_tokenizer(model, tokenizer, dtype, trust_remote_code=trust_remote_code)
         check_can_be_trained(model)
         check_causal_lm(model)
         self.model: Any = with_adapters(model, peft_config)
@@ -144,9 +137,10 @@ class CausalLMPolicy:
         check_does_not_look_ahead(self.causal_model)
         self._traits = traits_of(self.causal_model)
         self.fuses_head = is_body_and_head(self.causal_model)
-        computed = self._hidden_states if self.fuses_head else self._logits
-        self._layout = RowLayout(self.causal_model, computed, self._traits, packing)
-        self._warn_of_peculiarities()
+        self._layout = RowLayout(self.causal_model, self._outputs, self._traits, packing)
+        noisy = noisy_in_training(self.model, self.causal_model) if disable_dropout else []
+        ends = bool(end_tokens(self.causal_model, self.tokenizer) or self.sampling.stop_strings)
+        warn_of_peculiarities(self.causal_model, self._traits, self.fuses_head, noisy, ends=ends)
         if self._shards is not None:
             self._shards.begin()
 
@@ -157,13 +151,6 @@ class CausalLMPolicy:
             self.evaluate_nothing = shards.evaluate_nothing
             self.sum_gradients = shards.sum_gradients
             self.join_world = shards.join_world
-
-    def _warn_of_peculiarities(self) -> None:
-        """Tell the caller of the constructor."""
-        noisy = noisy_in_training(self.model, self.causal_model) if self._disables_dropout else []
-        ends = bool(end_tokens(self.causal_model, self.tokenizer) or self.sampling.stop_strings)
-        for text in peculiarities(self.causal_model, self._traits, self.fuses_head, noisy, ends=ends):
-            warnings.warn(text, stacklevel=3)
 
     @property
     def device(self) -> torch.device:
@@ -263,30 +250,27 @@ class CausalLMPolicy:
     def _evaluated(self, batch: CompletionBatch) -> Evaluation:
         """The evaluation, by passes of this process."""
         with self._computing():
-            if self.fuses_head:
-                return self._evaluation_of(self._layout.at_decisions(batch, self._hidden_states), batch)
-            logits = self._layout.at_decisions(batch, self._logits)
-            return Evaluation(*log_probs_of_logits(logits, batch.targets, **self._log_prob_options))
+            return self._evaluation_of(self._at_decisions(batch), batch)
 
-    def _evaluation_of(self, states: Tensor, batch: CompletionBatch) -> Evaluation:
-        """The evaluation that follows from hidden states at the decisions, [D, H]."""
-        head = described_head(self.causal_model)
-        assert head is not None
-        return Evaluation(*token_log_probs(states, head, batch.targets, **self._log_prob_options))
-
-    @property
-    def _log_prob_options(self) -> dict[str, Any]:
+    def _evaluation_of(self, outputs: Tensor, batch: CompletionBatch) -> Evaluation:
+        """The evaluation that follows from outputs at the decisions."""
         if self.sampling.temperature == 0:
             raise ValueError("temperature=0 is for evaluation: a policy that never draws has no log-probs to train")
-        return {"temperature": self.sampling.temperature, "with_entropy": self.with_entropy}
+        options: dict[str, Any] = {"temperature": self.sampling.temperature, "with_entropy": self.with_entropy}
+        if not self.fuses_head:
+            return Evaluation(*log_probs_of_logits(outputs, batch.targets, **options))
+        head = described_head(self.causal_model)
+        assert head is not None
+        return Evaluation(*token_log_probs(outputs, head, batch.targets, **options))
 
-    def _hidden_states(self, tokens: Tensor, **inputs: Any) -> Tensor:
-        return hidden_states(self.causal_model, tokens, **inputs)
+    def _at_decisions(self, batch: CompletionBatch) -> Tensor:
+        """Outputs where the batch's decisions are made: hidden states [D, H], or logits [D, V]."""
+        return self._layout.at_decisions(batch, self._outputs)
 
-    def _logits(self, tokens: Tensor, **inputs: Any) -> Tensor:
-        use_cache = "past_key_values" in inputs
-        logits: Tensor = self.causal_model(input_ids=tokens, use_cache=use_cache, **inputs).logits
-        return logits
+    def _outputs(self, tokens: Tensor, **inputs: Any) -> Tensor:
+        """Hidden states at token ids [B, L], or logits where these do not follow from them by a head that is known."""
+        compute = hidden_states if self.fuses_head else all_logits
+        return compute(self.causal_model, tokens, **inputs)
 
     def _computing(self) -> AbstractContextManager[Any]:
         """In the precision that was asked for, with the adapter off where this is the reference."""
@@ -351,24 +335,20 @@ class CausalLMPolicy:
         With adapters it is the same model, whose adapter is switched off while it evaluates, so that no weights are
         copied. Otherwise it is a frozen copy.
         """
-        if isinstance(self.model, PeftModel):
-            reference = copy.copy(self)
-            reference._adapter_is_on = False
-            reference.generator = torch.Generator(self.device)
-            reference.generator.set_state(self.generator.get_state())
+        if not isinstance(self.model, PeftModel) and self._shards is None:
+            reference = copy.deepcopy(self)
+            reference.model.requires_grad_(False)
             return reference
-        if self._shards is not None:
-            return self._sharded_reference(self._shards.frozen_copy())
-        reference = copy.deepcopy(self)
-        reference.model.requires_grad_(False)
-        return reference
-
-    def _sharded_reference(self, shards: ShardedModel) -> Self:
         reference = copy.copy(self)
-        reference.model = reference.causal_model = shards.root
-        reference._layout = self._layout.of_copy(shards.root)
         reference.generator = torch.Generator(self.device)
         reference.generator.set_state(self.generator.get_state())
+        if isinstance(self.model, PeftModel):
+            reference._adapter_is_on = False
+            return reference
+        assert self._shards is not None
+        shards = self._shards.frozen_copy()
+        reference.model = reference.causal_model = shards.root
+        reference._layout = self._layout.of_copy(shards.root)
         reference._take_part(shards)
         return reference
 
@@ -423,12 +403,4 @@ class CausalLMPolicy:
 
     def get_metrics(self) -> dict[str, float]:
         """Tokens of the completions that were last encoded, ``completions/{mean,min,max}_length``."""
-        if self._completion_lengths is None:
-            return {}
-        lengths = self._completion_lengths.float()
-        mean, shortest, longest = torch.stack((lengths.mean(), lengths.min(), lengths.max())).tolist()
-        return {
-            "completions/mean_length": mean,
-            "completions/min_length": shortest,
-            "completions/max_length": longest,
-        }
+        return {} if self._completion_lengths is None else length_metrics(self._completion_lengths)

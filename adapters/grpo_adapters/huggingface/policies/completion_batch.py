@@ -142,6 +142,17 @@ def consecutive(first: Tensor, segments: Segments) -> Tensor:
     return segments.expand(first - segments.starts) + torch.arange(segments.total, device=first.device)
 
 
+def length_metrics(lengths: Tensor) -> dict[str, float]:
+    """``completions/{mean,min,max}_length`` of completions of so many tokens."""
+    lengths = lengths.float()
+    mean, shortest, longest = torch.stack((lengths.mean(), lengths.min(), lengths.max())).tolist()
+    return {
+        "completions/mean_length": mean,
+        "completions/min_length": shortest,
+        "completions/max_length": longest,
+    }
+
+
 def check_fits(batch: CompletionBatch, context: int | None) -> None:
     """Rows must fit into the model's context, tokens; None for one without end.
 

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 
 from grpo_adapters.huggingface.decoding.decoder import DecodingTraits
 
 
-def peculiarities(
+def warn_of_peculiarities(
     model: object, traits: DecodingTraits, fuses_head: bool, noisy: Sequence[str], *, ends: bool
-) -> list[str]:
-    """What somebody who trains a model should know of it, in a sentence or two each.
+) -> None:
+    """Tell the caller of a constructor what somebody who trains a model should know of it, in a sentence or two each.
 
     Args:
         model: a causal language model without adapters.
@@ -42,4 +43,5 @@ def peculiarities(
             "neither the tokenizer nor the model has an end token: every completion goes on for max_new_tokens, unless "
             "stop_strings are given"
         )
-    return found
+    for text in found:
+        warnings.warn(text, stacklevel=3)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedTokenizerBase
 
-from grpo_adapters.huggingface.models.loading import load_pretrained
+from grpo_adapters.huggingface.models.loading import load_pretrained, require_tokenizer
 from grpo_adapters.huggingface.rewards.ready_rewards import text_of
 from grpo_adapters.huggingface.text.completions import Completion
 from grpo_adapters.huggingface.text.states import Exchange, Prompt, exchanges_of
@@ -90,7 +90,7 @@ class SequenceClassificationReward:
             raise ValueError(f"batch_size is {batch_size}, expected at least 1")
         self.model = _checked_model(model)
         self.label = _checked_label(self.model, label)
-        self.tokenizer = _checked_tokenizer(tokenizer)
+        self.tokenizer = require_tokenizer(tokenizer)
         self.batch_size = batch_size
         self.max_length = _checked_length(self.model, self.tokenizer, max_length)
         has_separator = self.tokenizer.sep_token is not None and self.tokenizer.chat_template is None
@@ -235,15 +235,6 @@ def _checked_label(model: Any, label: int | None) -> int:
     if label is not None and not 0 <= label < num_labels:
         raise ValueError(f"label is {label}, expected 0 to {num_labels - 1}: {type(model).__name__} has {num_labels}")
     return label or 0
-
-
-def _checked_tokenizer(tokenizer: object) -> PreTrainedTokenizerBase:
-    if not isinstance(tokenizer, PreTrainedTokenizerBase):
-        raise TypeError(
-            f"tokenizer is a {type(tokenizer).__name__}, expected a transformers tokenizer: a model that was not "
-            f"loaded here needs its own, AutoTokenizer.from_pretrained(...)"
-        )
-    return tokenizer
 
 
 def _checked_length(model: Any, tokenizer: PreTrainedTokenizerBase, max_length: int | None) -> int | None:

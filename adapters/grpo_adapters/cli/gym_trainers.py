@@ -1,0 +1,127 @@
+"""Trainers of policies in environments of gymnasium, from options."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import gymnasium
+
+from grpo import (
+    AdvantageEstimator,
+    GRPOConfig,
+    GRPOTrainer,
+    MonteCarlo,
+    PPOConfig,
+    PPOTrainer,
+    ReinforceConfig,
+    ReinforceTrainer,
+    World,
+    group_time_baseline,
+)
+from grpo_adapters.cli.errors import UsageError
+from grpo_adapters.cli.gym_environments import make, make_several
+from grpo_adapters.cli.gym_options import GymGRPOOptions, GymOptions, GymPPOOptions, GymReinforceOptions
+from grpo_adapters.gym import (
+    ActionDistribution,
+    DiagonalGaussian,
+    EnvironmentReward,
+    EpisodeSampler,
+    FragmentSampler,
+    GymActorCritic,
+    GymPolicy,
+    NormalizedReward,
+    RegressedAdvantage,
+    distribution_for,
+)
+from grpo_adapters.gym.observations.encoder import spaces_of
+
+SEEDS_OF_A_RUN = 1_000_000
+
+
+def environment_of(options: GymOptions, **settings: Any) -> gymnasium.Env[Any, Any]:
+    """The environment of these options in its wrappers."""
+    return make(options.environment, options.wrappers, **settings)
+
+
+def environments_of(options: GymOptions, count: int) -> gymnasium.vector.VectorEnv[Any, Any, Any]:
+    """So many of these environments side by side."""
+    return make_several(options.environment, options.wrappers, count)
+
+
+def policy_for(options: GymOptions, environment: Any) -> Any:
+    """A policy for an environment, or for the environments of a sampler."""
+    kind = GymActorCritic if options.algorithm == "ppo" else GymPolicy
+    return kind(
+        environment,
+        hidden_sizes=options.hidden_sizes,
+        distribution=_distribution(options, environment),
+        normalize_observations=options.normalize_observations,
+        seed=options.seed,
+    )
+
+
+def _distribution(options: GymOptions, environment: Any) -> Callable[[Any], ActionDistribution]:
+    """What outputs mean, with the standard deviation that was asked for, where one was."""
+    if options.initial_std is None:
+        return distribution_for
+    space = spaces_of(environment)[1]
+    if not isinstance(space, gymnasium.spaces.Box):
+        raise UsageError(f"initial_std is {options.initial_std:g}, but the actions are not continuous: {space}")
+    return partial(DiagonalGaussian, initial_std=options.initial_std)
+
+
+def _ppo(options: GymPPOOptions, world: World) -> tuple[Any, Any]:
+    own = world.part_of(options.num_envs)
+    if options.num_envs < world.size:
+        raise UsageError(f"num_envs is {options.num_envs}, expected at least one for each of {world.size} processes")
+    sampler = FragmentSampler(
+        environments_of(options, own.stop - own.start),
+        options.num_steps,
+        seed=options.seed * SEEDS_OF_A_RUN + own.start,
+        environments_in_state="restart" if options.environments_in_state == "restart" else "copy",
+    )
+    policy = policy_for(options, sampler)
+    reward = NormalizedReward(options.discount) if options.normalize_rewards else EnvironmentReward()
+    return PPOTrainer(PPOConfig(**options.part(PPOConfig)), policy, reward, world=world), sampler.states
+
+
+def _grpo(options: GymGRPOOptions, world: World) -> tuple[Any, Any]:
+    policy = policy_for(options, _episodes(options))
+    config = GRPOConfig(**options.part(GRPOConfig))
+    trainer = GRPOTrainer(config, policy, EnvironmentReward(), advantage_estimator=_credit(options), world=world)
+    return trainer, _starts(options, options.num_groups)
+
+
+def _credit(options: GymGRPOOptions) -> AdvantageEstimator | None:
+    if options.credit == "state":
+        return RegressedAdvantage(discount=options.discount, gae_lambda=options.gae_lambda)
+    if options.gae_lambda != 1:
+        raise UsageError(f"gae_lambda is {options.gae_lambda:g}, which only the credit state has: say --credit state")
+    if options.credit == "time":
+        return MonteCarlo(discount=options.discount, baseline=group_time_baseline)
+    if options.discount != 1:
+        raise UsageError(
+            f"discount is {options.discount:g}, but the credit of whole episodes has none: say --credit time, or state"
+        )
+    return None
+
+
+def _reinforce(options: GymReinforceOptions, world: World) -> tuple[Any, Any]:
+    policy = policy_for(options, _episodes(options))
+    config = ReinforceConfig(**options.part(ReinforceConfig))
+    return ReinforceTrainer(config, policy, EnvironmentReward(), world=world), _starts(options, options.num_groups)
+
+
+TRAINERS: dict[str, Callable[[Any, World], tuple[Any, Any]]] = {"ppo": _ppo, "grpo": _grpo, "reinforce": _reinforce}
+
+
+def _episodes(options: GymOptions) -> EpisodeSampler:
+    return EpisodeSampler(partial(environment_of, options), options.num_envs)
+
+
+def _starts(options: GymOptions, count: int) -> Callable[[int], list[int]]:
+    """The seeds that the episodes of a step begin with, which no other step has."""
+    first = options.seed * SEEDS_OF_A_RUN
+    return lambda step: list(range(first + step * count, first + (step + 1) * count))

@@ -1,0 +1,91 @@
+"""The state of a run, to go on from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from grpo.data.state import copied, is_stateful, load_state, require_keys
+from grpo.distributed.errors import RankError, RankLostError
+from grpo.models._random_states import global_random_states, set_global_random_states
+from grpo.runs._ending import COUNTERS
+from grpo.runs._storage import CheckpointError
+
+if TYPE_CHECKING:
+    from grpo.runs.run import Run
+
+NAMES = {"trainer", "parts", "counters", "metrics", "evaluation", "folder", "random"}
+
+
+def state_of(run: Run) -> dict[str, Any]:
+    """All that a run consists of, copied."""
+    return {
+        "trainer": run.trainer.state_dict(),
+        "parts": {name: copied(part.state_dict()) for name, part in _stateful_parts(run).items()},
+        "counters": {name: getattr(run, name) for name in COUNTERS},
+        "metrics": dict(run.metrics),
+        "evaluation": dict(run.evaluation),
+        "folder": None if run._run_folder is None else run._run_folder.state_dict(),
+        "random": global_random_states(),
+    }
+
+
+def load_into(run: Run, state: Mapping[str, Any]) -> None:
+    """Put into a run what :func:`state_of` took out of one that was constructed in the same way.
+
+    Raises:
+        ValueError: if it is the state of another; the run may be half changed then.
+    """
+    require_keys(state, NAMES, run)
+    parts = _stateful_parts(run)
+    if state["parts"].keys() != parts.keys():
+        raise ValueError(
+            f"state_dict holds the states of {sorted(state['parts'])}, expected {sorted(parts)}: give the run the same "
+            f"source of states and the same callbacks"
+        )
+    run.trainer.load_state_dict(state["trainer"])
+    for name, part in parts.items():
+        load_state(part, state["parts"][name], name)
+    _count_from(run, state)
+    if run._run_folder is not None and state["folder"] is not None:
+        run.world.any(False)  # so that no file is cut before all have taken their states
+        run._run_folder.load_state_dict(state["folder"])
+    set_global_random_states(state["random"])
+
+
+def load_or_leave(run: Run, path: Path, state: Mapping[str, Any]) -> None:
+    """Put into a run the state of a checkpoint; if it does not fit, nothing has changed.
+
+    Raises:
+        CheckpointError: if it does not fit; ``path`` names the checkpoint.
+        RankError, RankLostError: if another process is at fault.
+    """
+    before = run.state_dict()
+    try:
+        with run.world.together():
+            run.load_state_dict(state)
+    except Exception as error:
+        run.trainer.load_state_dict(before["trainer"])
+        for name, part in _stateful_parts(run).items():
+            with suppress(ValueError):  # a file that was cut stays cut
+                load_state(part, before["parts"][name], name)
+        _count_from(run, before)
+        set_global_random_states(before["random"])
+        if isinstance(error, RankError | RankLostError):
+            raise
+        raise CheckpointError(f"{path} does not fit this run: {error}") from error
+
+
+def _count_from(run: Run, state: Mapping[str, Any]) -> None:
+    for name in COUNTERS:
+        setattr(run, name, state["counters"][name])
+    run.metrics, run.evaluation = dict(state["metrics"]), dict(state["evaluation"])
+
+
+def _stateful_parts(run: Run) -> dict[str, Any]:
+    """What has a state besides the trainer, by name."""
+    named: dict[str, Any] = {"states": run._source}
+    named |= {f"{place} {type(callback).__name__}": callback for place, callback in enumerate(run.callbacks)}
+    return {name: part for name, part in named.items() if is_stateful(part)}
