@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -96,6 +98,18 @@ def one_observed(policy: GymPolicy, observation: Any, info: dict[str, Any]) -> t
     return batch_of_one(policy.observation_space, observation), masks
 
 
+@contextmanager
+def _in_evaluation_mode(policy: GymPolicy) -> Iterator[None]:
+    """As samplers and :func:`evaluate` decide, with each module left in the mode that it was in."""
+    training = [module for module in policy.modules() if module.training]
+    policy.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
+
+
 @torch.no_grad()
 def decide_once(
     policy: GymPolicy, observations: Any, masks: Any, memory: Any, *, deterministic: bool
@@ -116,5 +130,6 @@ def decide_once(
     noise = None
     if not deterministic:
         noise = policy.distribution.noise((1, len(features)), policy.generator)[0].to(policy.device)
-    decided = policy.decide(features, noise, allowed, memory)
+    with _in_evaluation_mode(policy):
+        decided = policy.decide(features, noise, allowed, memory)
     return policy.distribution.actions(decided.decisions), decided.memory
