@@ -122,9 +122,10 @@ def in_evaluation_mode(policy: Any) -> None:
 @pytest.mark.parametrize("of_a_copy", [False, True])
 def test_what_no_weight_tells_computes_again(change: Any, of_a_copy: bool) -> None:
     own = sampler()
-    policy = GymActorCritic(own, trunk=Counting())
+    trunk = Counting()
+    policy = GymActorCritic(own, trunk=trunk)
     if change is in_evaluation_mode:
-        policy.trunk.dropout.p = 0.5
+        trunk.dropout.p = 0.5
     trajectories = [group[0] for group in own.sample(policy, own.states, 1)]
     policy = copy.deepcopy(policy) if of_a_copy else policy
     change(policy)

@@ -231,7 +231,8 @@ def test_a_part_of_an_action_that_leaves_nothing_to_choose() -> None:
 def test_a_memory_behind_parts_that_stay_apart() -> None:
     envs = SyncVectorEnv([lambda: Scripted(PARTS, seen())] * 2)
     sampler = FragmentSampler(envs, num_steps=7)
-    policy = GymActorCritic(sampler, memory=GRU(256, 4), window=3, burn_in=2)
+    gru = GRU(256, 4)
+    policy = GymActorCritic(sampler, memory=gru, window=3, burn_in=2)
     fragments = [group[0] for group in sampler.sample(policy, sampler.states, 1)]
     evaluated = policy.evaluate_actions(policy.encode_actions(sampler.states, fragments)).log_probs
     by_hand = []
@@ -239,7 +240,7 @@ def test_a_memory_behind_parts_that_stay_apart() -> None:
         for length in fragment.episode_lengths:
             memory = None
             for _ in range(length):
-                units, memory = policy.memory(policy.units(fragment.observations[:1]), memory)
+                units, memory = gru(policy.units(fragment.observations[:1]), memory)
                 by_hand.append(policy.actor(units).log_softmax(-1)[0])
     decisions = torch.cat([fragment.decisions for fragment in fragments])
     chosen = torch.stack(by_hand).gather(1, decisions.unsqueeze(1)).squeeze(1)

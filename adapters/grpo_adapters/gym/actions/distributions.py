@@ -7,7 +7,7 @@ once, and what is drawn at a step is a function of outputs and noise.
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 import torch
@@ -266,7 +266,7 @@ class DiagonalGaussian(nn.Module):
         return actions
 
 
-def is_continuous(space: Any) -> bool:
+def is_continuous(space: Any) -> TypeGuard[spaces.Box]:
     """Whether it is a Box of floating-point numbers."""
     return isinstance(space, spaces.Box) and bool(np.issubdtype(space.dtype, np.floating))
 

@@ -1,4 +1,4 @@
-"""Parts of nested spaces by path, and of what is in them."""
+"""The parts of nested spaces, by path."""
 
 from __future__ import annotations
 

@@ -77,7 +77,7 @@ class ObservationPart:
         outside = ~((numbers >= 0) & (numbers < self._sizes) & (numbers == np.floor(numbers))).all(axis=1)
         if outside.any():
             raise self._not_in_space(given[int(np.argmax(outside))])
-        chosen = numbers.astype(np.int64)
+        chosen: NDArray[np.int64] = numbers.astype(np.int64)
         if self.as_numbers:
             return chosen.reshape(len(numbers), *self.shape)
         hot = np.zeros((len(numbers), *self.shape), dtype=np.float32)
