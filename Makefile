@@ -7,13 +7,14 @@ ENGINE := .venv-engine
 ENVIRONMENTS := .venv-environments
 VERIFIERS := .venv-verifiers
 CLUSTER := .venv-cluster
+RELEASE := .venv-release
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 TOGETHER := $(BIN)/pytest --numprocesses 4 --dist worksteal
 
 .PHONY: demo test types units test-examples test-processes test-environments test-cluster test-gpu docs picture families benchmark \
-	benchmark-control benchmark-language benchmark-memory benchmark-engine wheel clean
+	benchmark-control benchmark-language benchmark-memory benchmark-engine wheel matrix release clean
 
 demo: $(VENV)/examples  ## GRPO on a bandit whose arms drift
 	$(BIN)/python examples/dynamic_bandit.py
@@ -83,8 +84,17 @@ wheel: $(VENV)/dev  ## the wheel, into dist/
 	rm -rf dist
 	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
 
+matrix:  ## the core with each Python and PyTorch of .ci/matrix.json whose Python is here; 2 to 3 GB a PyTorch
+	$(PYTHON) .ci/matrix.py
+
+release: $(RELEASE)/ready  ## what would be published, into dist/, checked and used from outside the tree
+	rm -rf dist
+	$(RELEASE)/bin/python -m build --outdir dist .
+	$(RELEASE)/bin/python -m twine check --strict dist/*
+	PYTHON=$(PYTHON) .ci/outside
+
 clean:  ## everything that was built or installed here
-	rm -rf $(VENV) $(PEERS) $(LANGUAGE_PEERS) $(ENGINE) $(ENVIRONMENTS) $(VERIFIERS) $(CLUSTER) dist docs/_build outputs \
+	rm -rf $(VENV) $(PEERS) $(LANGUAGE_PEERS) $(ENGINE) $(ENVIRONMENTS) $(VERIFIERS) $(CLUSTER) $(RELEASE) dist docs/_build outputs \
 		.mypy_cache .pytest_cache .ruff_cache .hypothesis
 
 $(VENV)/python: constraints.txt
@@ -129,6 +139,11 @@ $(CLUSTER)/ready: $(VENV)/dev constraints.txt tests/cluster/requirements.txt
 	$(WITH_PARENT)
 	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt \
 		--requirement tests/cluster/requirements.txt
+	touch $@
+
+$(RELEASE)/ready: .ci/requirements-release.txt
+	$(PYTHON) -m venv $(RELEASE)
+	$(RELEASE)/bin/python -m pip install --quiet --disable-pip-version-check --requirement .ci/requirements-release.txt
 	touch $@
 
 # The build for CPUs brings packages for CUDA that do not load beside its PyTorch, and is looked for under vLLM's own name.

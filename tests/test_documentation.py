@@ -49,7 +49,8 @@ from snippets import SNIPPET, run_snippets
 
 ROOT = Path(__file__).parent.parent
 READMES = [ROOT / "README.md", ROOT / "grpo" / "README.md"]
-PAGES = [*READMES, *sorted((ROOT / "docs").rglob("*.md")), *sorted((ROOT / "examples").glob("*.ipynb"))]
+PROJECT = [ROOT / "CONTRIBUTING.md", ROOT / "ROADMAP.md", ROOT / "SECURITY.md"]
+PAGES = [*READMES, *PROJECT, *sorted((ROOT / "docs").rglob("*.md")), *sorted((ROOT / "examples").glob("*.ipynb"))]
 
 
 @pytest.mark.parametrize("page", READMES, ids=lambda page: str(page.relative_to(ROOT)))
