@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable
 from typing import Any, Self
 
+import numpy as np
 import pytest
 import torch
 from gym_environments import ScriptedEnv, SpacesEnv
@@ -14,7 +15,17 @@ from gymnasium.vector import SyncVectorEnv
 from recurrence import NUM_ENVS, Forgets, Remembers, fragments, played, recurrent, simulated
 from torch import Tensor, nn
 
-from grpo_adapters.gym import GRU, LSTM, EpisodeSampler, FragmentSampler, GymActorCritic, GymPolicy, evaluate
+from grpo_adapters.gym import (
+    GRU,
+    LSTM,
+    DictEncoder,
+    EpisodeSampler,
+    FragmentSampler,
+    GymActorCritic,
+    GymPolicy,
+    Player,
+    evaluate,
+)
 
 
 class OverTheBatch(nn.Module):
@@ -92,15 +103,6 @@ class Mixes(nn.Module):
         return units + state, units.mean(0).expand(len(units), -1)
 
 
-class WritesOver(nn.Module):
-    """Adds to its state in place."""
-
-    def forward(self, units: Tensor, state: Tensor | None) -> tuple[Tensor, Tensor]:
-        state = torch.zeros_like(units) if state is None else state
-        state += units
-        return state.tanh(), state
-
-
 class Unpaired(nn.Module):
     def forward(self, units: Tensor, state: Any) -> Tensor:
         return units
@@ -139,6 +141,27 @@ def with_memory(memory: nn.Module, **options: Any) -> Callable[[], Any]:
     return lambda: GymPolicy(ScriptedEnv(), memory=memory, **options)
 
 
+class Halves(nn.Module):
+    """Writes over what it is given."""
+
+    def forward(self, features: Tensor) -> Tensor:
+        return features.mul_(0.5)[:, :2]
+
+
+class Accumulates(nn.Module):
+    """Adds to the state that it is given, in its place."""
+
+    def initial_state(self, num_rows: int) -> Tensor:
+        return torch.zeros(num_rows, 3)
+
+    def forward(self, units: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        state += units
+        return state, state
+
+
+CAMERA = SpacesEnv(
+    spaces.Dict(camera=spaces.Box(0, 255, (8, 8), np.uint8), speed=spaces.Box(-1, 1, (3,))), spaces.Discrete(2)
+)
 TABLES = SpacesEnv(spaces.Box(-1, 1, (4, 4)), spaces.Discrete(2))
 
 
@@ -184,6 +207,31 @@ TABLES = SpacesEnv(spaces.Box(-1, 1, (4, 4)), spaces.Discrete(2))
             "actor CountsRows gives an observation something else alone than among others",
         ),
         (
+            lambda: GymPolicy(ScriptedEnv(), Halves()),
+            ValueError,
+            "actor Halves writes over what it is given, which is read again: let it make something new, by x = x / 2 "
+            "instead of x /= 2, or nn.ReLU() instead of nn.ReLU(inplace=True)",
+        ),
+        (
+            lambda: GymActorCritic(ScriptedEnv(), critic=nn.Sequential(nn.ReLU(inplace=True), nn.Linear(3, 1))),
+            ValueError,
+            "critic Sequential writes over what it is given",
+        ),
+        (lambda: GymPolicy(ScriptedEnv(), trunk=Halves()), ValueError, "trunk Halves writes over what it is given"),
+        (
+            lambda: GymPolicy(CAMERA, trunk=DictEncoder(CAMERA.observation_space, encoders={"speed": Halves()})),
+            ValueError,
+            "trunk DictEncoder writes over what it is given",
+        ),
+        (
+            lambda: GymPolicy(
+                CAMERA, trunk=DictEncoder(CAMERA.observation_space, encoders={"speed": nn.BatchNorm1d(3)})
+            ),
+            ValueError,
+            "trunk DictEncoder gives an observation something else where those beside it change",
+        ),
+        (with_memory(Accumulates()), ValueError, "memory Accumulates writes over what it is given"),
+        (
             with_memory(nn.LSTM(3, 4)),
             ValueError,
             "memory LSTM returned state[0] of shape [1, 4] for 4 observations, expected 4 rows: its first dimension "
@@ -199,11 +247,6 @@ TABLES = SpacesEnv(spaces.Box(-1, 1, (4, 4)), spaces.Discrete(2))
             with_memory(Mixes()),
             ValueError,
             "memory Mixes gives an observation something else where those beside it change: it mixes rows",
-        ),
-        (
-            with_memory(WritesOver()),
-            ValueError,
-            "memory WritesOver writes over the state that it is given, which samplers keep where rows begin: return a",
         ),
         (with_memory(Unpaired()), TypeError, "memory Unpaired returned a Tensor, expected (units [n, U], state) ->"),
         (with_memory(Flat()), ValueError, "memory Flat returned units of shape [4] for 4 observations"),
@@ -231,6 +274,8 @@ TABLES = SpacesEnv(spaces.Box(-1, 1, (4, 4)), spaces.Discrete(2))
             ValueError,
             "window is 4 and burn_in 0, but there is no memory: pass memory=LSTM(...), say",
         ),
+        (with_memory(GRU(3, 4), window=2.5), TypeError, "window is 2.5, expected a whole number of steps"),
+        (with_memory(GRU(3, 4), window=4, burn_in=1.0), TypeError, "burn_in is 1.0, expected a whole number of steps"),
         (with_memory(GRU(3, 4), window=0), ValueError, "window is 0, expected at least 1"),
         (with_memory(GRU(3, 4), window=4, burn_in=4), ValueError, "burn_in is 4 and window 4, expected fewer steps"),
         (with_memory(GRU(3, 4), burn_in=1), ValueError, "burn_in is 1 and window None, expected fewer steps"),
@@ -264,6 +309,15 @@ def test_the_fixes_are_right() -> None:
     GymPolicy(ScriptedEnv(), memory=LSTM(3, 2))
     GymPolicy(TABLES, trunk=nn.Flatten(), memory=LSTM(16, 4))
     GymPolicy(ScriptedEnv(), trunk=nn.Sequential(nn.Linear(3, 4), nn.LayerNorm(4)))
+
+
+@pytest.mark.parametrize("which", [[0, 1, 2], True, [[True, False, True]]])
+def test_a_player_is_told_where_episodes_begin_by_a_mask(which: Any) -> None:
+    player = Player(GymPolicy(ScriptedEnv(), memory=GRU(3, 4)))
+    player(np.zeros((3, 3)))
+    with pytest.raises(ValueError, match=r"Player\.begin was given .*, expected a bool for each environment"):
+        player.begin(which)
+    player.begin([True, False, True])
 
 
 def test_a_running_environment_goes_on_with_what_its_policy_remembers() -> None:

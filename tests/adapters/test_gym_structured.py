@@ -256,7 +256,7 @@ def test_encoders_by_key() -> None:
     assert encoder.last.in_features == 1 + 1 + 3 + 16 * num_embeddings
     with pytest.raises(ValueError, match=r"encoders name the parts \['radar'\] of the observation, expected some of"):
         DictEncoder(ARM, encoders={"radar": Halves()})
-    with pytest.raises(ValueError, match=r"the encoder of 'camera' gave shape \[1, 8, 8, 3\].*end it with nn\.Flatten"):
+    with pytest.raises(ValueError, match=r"the encoder of 'camera' gave shape \[2, 8, 8, 3\].*end it with nn\.Flatten"):
         DictEncoder(ARM, encoders={"camera": nn.Identity()})
     assert DictEncoder(ARM, encoders={"camera": nn.Flatten()}).last.out_features == 256
 

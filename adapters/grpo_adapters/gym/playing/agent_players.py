@@ -72,7 +72,7 @@ class AgentPlayer:
         """See what is to be decided on."""
         if not finite_rows(features, 0):
             raise self._not_finite("observation", features, step)
-        self.features, self.mask = features, None if mask is None else np.asarray(mask, dtype=bool)
+        self.features, self.mask = features, None if mask is None else np.array(mask, dtype=bool)
         if self.mask is not None and not allows_something(self.mask, self.sizes):
             raise ValueError(
                 f"{self.name} has an action_mask that allows nothing at step {step} of the rollout: let it leave, or "

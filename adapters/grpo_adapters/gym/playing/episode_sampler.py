@@ -221,7 +221,7 @@ class _Episode:
         self.observations.append(observation)
         if not is_over:
             mask = info.get("action_mask")
-            self.masks.append(None if mask is None else np.asarray(mask, dtype=bool))
+            self.masks.append(None if mask is None else np.array(mask, dtype=bool))
             if mask is not None and not allows_something(np.asarray(mask, dtype=bool), self.sizes):
                 raise ValueError(nothing_allowed(self._name, len(self.rewards)))
 

@@ -15,6 +15,9 @@ from grpo_adapters.gym.memory.windows import StoredMemory, Windows, memory_of
 from grpo_adapters.gym.observations.columns import joined, placed
 from grpo_adapters.gym.observations.frame_stacks import gathered
 
+ROUNDING = 1e-4
+"""Of numbers that are computed again beside others, relative to the largest of them."""
+
 
 @dataclass(frozen=True, eq=False)
 class SampledOutputs:
@@ -34,6 +37,22 @@ class SampledOutputs:
         return SampledOutputs(
             self.outputs[steps], self.values if self.values is None else self.values[steps], self.weights
         )
+
+    def is_close_to(self, other: SampledOutputs) -> bool:
+        """Whether outputs and values differ by no more than rounding."""
+        pairs = [(self.outputs, other.outputs), (self.values, other.values)]
+        return all(
+            own is not None
+            and own.shape == its.shape
+            and bool(((own - its).abs() <= ROUNDING * its.abs().max()).all() if its.numel() else True)
+            for own, its in pairs
+            if its is not None
+        )
+
+    def to(self, device: torch.device) -> SampledOutputs:
+        """The same on a device."""
+        values = None if self.values is None else self.values.to(device)
+        return SampledOutputs(self.outputs.to(device), values, self.weights)
 
     @staticmethod
     def joined(parts: Sequence[SampledOutputs | None]) -> SampledOutputs | None:
@@ -234,6 +253,7 @@ class TrajectoryBatch:
             return trajectories.batch(device, dtype, burn_in=burn_in)
         observations = placed(joined([trajectory.observations for trajectory in trajectories]), device, dtype)
         masks = _joined_masks(trajectories)
+        sampled = SampledOutputs.joined([trajectory.sampled for trajectory in trajectories])
         lengths = [length for trajectory in trajectories for length in trajectory.episode_lengths]
         windows = None
         if burn_in is not None:
@@ -249,7 +269,7 @@ class TrajectoryBatch:
             placed(joined([trajectory.next_observations for trajectory in trajectories]), device, dtype),
             torch.cat([trajectory.terminated for trajectory in trajectories]).to(device),
             windows,
-            SampledOutputs.joined([trajectory.sampled for trajectory in trajectories]),
+            None if sampled is None else sampled.to(device),
         )
 
     def select(self, rows: Tensor) -> TrajectoryBatch:
