@@ -7,18 +7,23 @@ from typing import Any
 
 import torch
 from gym_environments import ScriptedEnv
+from gym_simulators import TensorsOf
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from torch import Tensor, nn
 
 from grpo_adapters.gym import (
     GRU,
     LSTM,
+    Decided,
     FragmentSampler,
     GymActorCritic,
+    GymPolicy,
+    SimulatorSampler,
     StackedUnits,
     Trajectory,
     WindowTransformer,
 )
+from grpo_adapters.gym.observations.encoder import ObservationEncoder, spaces_of
 
 NUM_ENVS = 3
 SEED = 5
@@ -55,10 +60,17 @@ def fragments(num_steps: int, mode: AutoresetMode = AutoresetMode.SAME_STEP) -> 
     return FragmentSampler(SyncVectorEnv([ScriptedEnv] * NUM_ENVS, autoreset_mode=mode), num_steps, seed=SEED)
 
 
+def simulated(num_steps: int) -> SimulatorSampler:
+    """The same three environments, as one simulator over tensors."""
+    envs = SyncVectorEnv([ScriptedEnv] * NUM_ENVS, autoreset_mode=AutoresetMode.SAME_STEP)
+    return SimulatorSampler(TensorsOf(envs), num_steps, seed=SEED)
+
+
 def recurrent(environment: Any, memory: str = "lstm", *, precise: bool = True, **options: Any) -> GymActorCritic:
     """An actor and a critic that remember, with weights that tell observations apart."""
     torch.manual_seed(0)
-    trunk = nn.Sequential(nn.Linear(3, 4), nn.Tanh())
+    [num_inputs] = ObservationEncoder(spaces_of(environment)[0]).shape
+    trunk = nn.Sequential(nn.Linear(num_inputs, 4), nn.Tanh())
     policy = GymActorCritic(environment, trunk=trunk, memory=MEMORIES[memory](), **options)
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
@@ -75,12 +87,20 @@ def begins(observation: Any) -> bool:
 
 
 def step_by_step(
-    policy: GymActorCritic, observations: Any, decisions: Tensor, state: Any
+    policy: GymActorCritic, observations: Any, decisions: Tensor, state: Any, *, begins: Any = begins
 ) -> tuple[Tensor, Tensor, list[Any]]:
-    """Log-probs and values of steps of one scripted environment, and the states before and after them."""
+    """Log-probs and values of steps of one environment, and the states before and after them.
+
+    Args:
+        policy: decided.
+        observations: of the steps.
+        decisions: of the steps.
+        state: before the first step.
+        begins: whether an episode begins with an observation; as in the scripted one, if nothing is said.
+    """
     log_probs, values, states = [], [], [state]
     for observation, decision in zip(observations.to(policy.dtype), decisions, strict=True):
-        units, state = one_step(policy, observation, state)
+        units, state = one_step(policy, observation, None if begins(observation) else state)
         log_probs.append(policy.actor(units).log_softmax(-1)[0, decision])
         values.append(value_of(policy, units))
         states.append(state)
@@ -90,7 +110,7 @@ def step_by_step(
 def one_step(policy: GymActorCritic, observation: Tensor, state: Any) -> tuple[Tensor, Any]:
     assert policy.trunk is not None
     assert policy.memory is not None
-    state = policy.initial_memory(1) if begins(observation) else state
+    state = policy.initial_memory(1) if state is None else state
     units, state = policy.memory(policy.trunk(observation[None]), state)
     return units, state
 
@@ -104,3 +124,26 @@ def value_of(policy: GymActorCritic, units: Tensor) -> Tensor:
 def played(policy: GymActorCritic, sampler: FragmentSampler, num_rollouts: int) -> list[list[Trajectory]]:
     """The fragments of each rollout."""
     return [[group[0] for group in sampler.sample(policy, sampler.states, 1)] for _ in range(num_rollouts)]
+
+
+class Remembers(GymPolicy):
+    """Returns a memory, and does not tell how episodes begin."""
+
+    def initial_memory(self, num_environments: int) -> Any:
+        return None
+
+    def decide(self, observations: Any, noise: Any, masks: Any = None, memory: Any = None) -> Decided:
+        return Decided(super().decide(observations, noise, masks).decisions, torch.zeros(len(observations), 1))
+
+
+class Forgets(GymPolicy):
+    """Begins with a memory, and returns none."""
+
+    def initial_memory(self, num_environments: int) -> Any:
+        return torch.zeros(num_environments, 1)
+
+    def keeps_memory_at(self, step: int) -> bool:
+        return step == 0
+
+    def decide(self, observations: Any, noise: Any, masks: Any = None, memory: Any = None) -> Decided:
+        return super().decide(observations, noise, masks)

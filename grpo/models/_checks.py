@@ -147,11 +147,7 @@ def check_evaluation(evaluation: object, rows: Segments, source: str, locate: Ca
         named["an entropy"] = entropy = _check_shape(source, "an entropy", entropy, rows)
     if values is not None:
         named["values"] = values = _check_shape(source, "values", values, rows)
-    total = log_probs.detach().sum()
-    for part in (entropy, values):
-        if part is not None:
-            total = total + part.detach().sum()
-    if not math.isfinite(total):
+    if not _is_finite(*named.values()):
         for name, part in named.items():
             _check_finite(source, name, part, locate)
     return Evaluation(log_probs, entropy, values)
@@ -162,7 +158,7 @@ def check_decision_values(
 ) -> Tensor:
     """One finite entry a unit of the ``rows``, in float32 or better; ``locate`` names where an entry comes from."""
     checked = _check_shape(source, name, values, rows, unit)
-    if not math.isfinite(checked.detach().sum().item()):
+    if not _is_finite(checked):
         _check_finite(source, name, checked, locate)
     return checked
 
@@ -218,10 +214,10 @@ def full_precision(values: Tensor) -> Tensor:
     return values if values.dtype in (torch.float32, torch.float64) else values.float()
 
 
-def _is_finite(values: Tensor) -> bool:
-    if math.isfinite(values.sum().item()):
-        return True
-    return bool(values.isfinite().all())
+def _is_finite(*columns: Tensor) -> bool:
+    """Whether all entries of columns of one length are finite numbers, which their sum nearly always tells."""
+    values = columns[0].detach() if len(columns) == 1 else torch.stack([column.detach() for column in columns])
+    return math.isfinite(values.sum().item()) or bool(values.isfinite().all())
 
 
 def _check_floating(what: str, values: Tensor) -> None:

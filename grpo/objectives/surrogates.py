@@ -86,19 +86,23 @@ def clipped_surrogate(
         >>> clipped_surrogate(ratio, advantages, clip_low=0.2, clip_high=0.25, dual_clip=3.0)
         tensor([-1.2500,  1.5000,  0.8000,  3.0000])
     """
+    return _clipped_loss(ratio, advantages, clip_low, clip_high, dual_clip)[0]
+
+
+def _clipped_loss(
+    ratio: Tensor, advantages: Tensor, clip_low: float, clip_high: float, dual_clip: float | None
+) -> tuple[Tensor, Tensor]:
+    """The loss of :func:`clipped_surrogate`, and whether it is that of the clipped ratio, bool [D].
+
+    clip(ρ)A is below ρA only where ρ is beyond the end of the range that A pushes it to: min(ρA, clip(ρ)A) is
+    min(ρA, max((1 - ε_low)A, (1 + ε_high)A)).
+    """
     if dual_clip is not None:
         ratio = ratio.clamp(max=dual_clip)
-    scaled = ratio * advantages
-    bound = clip_bound(advantages, clip_low=clip_low, clip_high=clip_high)
-    return -torch.where(scaled > bound, bound, scaled)
-
-
-def clip_bound(advantages: Tensor, *, clip_low: float, clip_high: float) -> Tensor:
-    """The largest value that the clip lets ρA have, (1 + ε_high)A or (1 - ε_low)A by the sign of A, [D].
-
-    clip(ρ)A is below ρA only where ρ is beyond the end of the range that A pushes it to.
-    """
-    return torch.where(advantages > 0, 1 + clip_high, 1 - clip_low) * advantages
+    losses = -advantages
+    unclipped, bound = losses * ratio, torch.minimum(losses * (1 - clip_low), losses * (1 + clip_high))
+    is_clipped = unclipped.detach() < bound
+    return torch.where(is_clipped, bound, unclipped), is_clipped
 
 
 def clipped_importance_surrogate(log_probs: Tensor, ratio: Tensor, advantages: Tensor, *, max_ratio: float) -> Tensor:
@@ -207,10 +211,8 @@ class ClippedSurrogate(FrozenModel):
             zeros = torch.zeros_like(advantages)
             return Terms(-advantages * ratio, dict.fromkeys(("approx_kl", *CLIP_METRICS), zeros))
         clip_low, clip_high = at_step(self.clip_low, decisions.step), at_step(self.clip_high, decisions.step)
-        loss = clipped_surrogate(ratio, advantages, clip_low=clip_low, clip_high=clip_high, dual_clip=self.dual_clip)
-        bound = clip_bound(advantages, clip_low=clip_low, clip_high=clip_high)
-        clipped = ratio.detach() * advantages > bound
-        high = clipped & (bound > 0)
+        loss, clipped = _clipped_loss(ratio, advantages, clip_low, clip_high, self.dual_clip)
+        high = clipped & (advantages > 0)
         low = clipped > high
         if self.dual_clip is not None:
             clipped = clipped | ((ratio.detach() > self.dual_clip) & (advantages < 0))

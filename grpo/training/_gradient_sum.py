@@ -62,7 +62,7 @@ class GradientSum:
         has_gradient = dict(zip(map(id, self._tensors), (sums > 0).tolist(), strict=False))
         for flat, tensors in zip(flats, self._buckets, strict=True):
             for tensor, gradient in zip(tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True):
-                tensor.grad = gradient.view(tensor.shape).to(tensor.dtype) if has_gradient[id(tensor)] else None
+                tensor.grad = _placed_like(tensor, gradient) if has_gradient[id(tensor)] else None
         return sums[len(self._tensors) :]
 
     @property
@@ -102,6 +102,13 @@ class GradientSum:
     def _gradients(self, bucket: int) -> list[Tensor]:
         parts = [torch.zeros_like(t) if t.grad is None else t.grad for t in self._buckets[bucket]]
         return [part.reshape(-1).to(_width(part.dtype)) for part in parts]
+
+
+@torch.no_grad()
+def _placed_like(tensor: Tensor, gradient: Tensor) -> Tensor:
+    """A flat gradient in shape, precision and order in memory as its tensor, since fused optimizers go by memory."""
+    shaped = gradient.view(tensor.shape).to(tensor.dtype)
+    return shaped if tensor.is_contiguous() else torch.empty_like(tensor).copy_(shaped)
 
 
 def _width(dtype: torch.dtype) -> torch.dtype:

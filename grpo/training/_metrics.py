@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from grpo.data._protocols import type_name
-from grpo.data.decisions import Decisions
+from grpo.data.decisions import Decisions, Terms
 from grpo.data.shared_segments import SharedSegments
 from grpo.distributed.world import ALONE, World
 from grpo.models.policy import ReportsMetrics
@@ -77,8 +77,9 @@ class StepMetrics:
             raise ValueError(f"{source} returned names that are taken, {', '.join(clashes)}: choose others")
         self._noted.update(_mean_over_processes(reported, self._world))
 
-    def add_micro_batch(self, micro_batch: WeightedRows, values: Mapping[str, Tensor], loss: Tensor) -> None:
-        """Add a part of the optimiser step under way: what is reported of each entry, and its part of the loss."""
+    def add_micro_batch(self, micro_batch: WeightedRows, terms: Terms) -> None:
+        """Add a part of the optimiser step under way: the loss, and what is reported, of each of its entries."""
+        values = terms.metrics
         if self._names is None:
             taken = values.keys() & self._noted.keys()
             if taken:
@@ -93,11 +94,9 @@ class StepMetrics:
                 f"ones each time"
             )
         weight = micro_batch.weight
-        # An objective may report one tensor under several names: each is summed up once.
-        sums = {id(entries): torch.dot(weight, entries.detach().to(weight.dtype)) for entries in values.values()}
-        self._pending.append(
-            torch.stack((loss.to(weight.dtype), weight.sum(), *(sums[id(values[name])] for name in self._names)))
-        )
+        entries = (terms.loss, torch.ones_like(weight), *(values[name] for name in self._names))
+        with torch.no_grad():
+            self._pending.append((torch.stack(entries).to(weight.dtype) * weight).sum(1))
 
     def sums_of_micro_batches(self) -> Tensor:
         """Of the optimiser step under way, on this process: loss, weight, and what is reported, in one order on all."""

@@ -307,7 +307,8 @@ class PolicyTrainer(Generic[StatesT, ActionsT]):
         if self.world.is_alone:
             for part in parts:
                 terms = terms_of(part)
-                metrics.add_micro_batch(part, terms.metrics, self._backward(terms, part.weight))
+                self._backward(terms, part.weight)
+                metrics.add_micro_batch(part, terms)
             return
         gradients = self._optimization.gradient_sum(self.world)
         gradients.clear()
@@ -321,7 +322,8 @@ class PolicyTrainer(Generic[StatesT, ActionsT]):
                 part, terms = parts[place], terms_of(parts[place])
                 self._agree_on_backward(together)
                 with gradients.during(is_last):
-                    metrics.add_micro_batch(part, terms.metrics, self._backward(terms, part.weight))
+                    self._backward(terms, part.weight)
+                metrics.add_micro_batch(part, terms)
             else:
                 nothing = self._evaluate_nothing()
                 self._agree_on_backward(together)
@@ -329,12 +331,14 @@ class PolicyTrainer(Generic[StatesT, ActionsT]):
                     nothing.backward()
         metrics.take_sums(gradients.finish(metrics.sums_of_micro_batches()))
 
-    def _backward(self, terms: Terms, weight: Tensor) -> Tensor:
-        """Add the gradient of a micro-batch to that of the optimiser step; its part of the loss."""
-        loss = torch.dot(weight.to(terms.loss.dtype), terms.loss)
-        if self.optimizer is not None:
-            (terms.total if isinstance(terms, TermsOfAll) else loss).backward()
-        return loss.detach()
+    def _backward(self, terms: Terms, weight: Tensor) -> None:
+        """Add the gradient of a micro-batch, that of (weight * loss).sum(), to that of the optimiser step."""
+        if self.optimizer is None:
+            return
+        if isinstance(terms, TermsOfAll):
+            terms.total.backward()
+        else:
+            torch.autograd.backward(terms.loss, weight.to(terms.loss.dtype))
 
     def _make_update(
         self, batch: ActionBatch, minibatch: Sequence[WeightedRows], undo: UndoesFailedStep

@@ -115,7 +115,7 @@ class PreferenceTrainer(PolicyTrainer[StatesT, ActionsT]):
         metrics = StepMetrics()
         for part in pairs.all(self._pairs_per_call, self._weights_dtype):
             terms = self._terms(pairs, reference_log_probs, part, trains=False)
-            metrics.add_micro_batch(part, terms.metrics, torch.dot(part.weight.to(terms.loss.dtype), terms.loss))
+            metrics.add_micro_batch(part, terms)
         metrics.end_update(None)
         return metrics.averages()
 

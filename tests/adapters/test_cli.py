@@ -179,6 +179,39 @@ def test_a_run_that_goes_on_is_the_same_as_one_that_was_not_interrupted(algorith
     assert read_toml(Path("parts", "config.toml"))["until_steps"] == 4
 
 
+@pytest.mark.parametrize("algorithm", ["ppo", "grpo"])
+def test_a_policy_remembers_and_sees_the_last_observations(algorithm: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """In a run that goes on as in one that was not interrupted, and where its weights are evaluated."""
+    Path("recurrent.toml").write_text(
+        f'environment = "CartPole-v1"\nalgorithm = "{algorithm}"\nmemory = "lstm"\nmemory_units = 8\nwindow = 4\n'
+        "frame_stack = 3\nnormalize_observations = true\nhidden_sizes = [8]\nnum_envs = 2\nevaluation_episodes = 1\n"
+        f"{'num_steps = 16' if algorithm == 'ppo' else 'num_groups = 1'}\n"
+    )
+    words = ["train", "gym", "--config", "recurrent.toml", "--evaluate-every", "2", "--checkpoint-every", "1"]
+    assert main([*words, "--folder", "whole", "--until-steps", "2"]) == 0
+    assert main([*words, "--folder", "parts", "--until-steps", "1"]) == 0
+    assert main(["resume", "parts", "--until-steps", "2"]) == 0
+    assert_same_runs("whole", "parts", 2)
+    stored = weights("whole", 2)["state"]
+    assert stored["memory.layers.weight_ih_l0"].shape == (4 * 8, 3 * 4)
+    assert main(["evaluate", "whole", "--episodes", "2"]) == 0
+    assert "over 2 episodes" in capsys.readouterr().out
+
+
+def test_batch_sizes_of_presets_are_of_so_many_steps_where_the_policy_remembers() -> None:
+    for words, expected in (
+        ([], 256),
+        (["--memory", "gru"], 8),
+        (["--memory", "gru", "--window", "16"], 16),
+        (["--memory", "gru", "--window", "1000"], 1),
+        (["--memory", "gru", "--batch-size", "3"], 3),
+        (["--memory", "gru", "--config", "own.toml"], 5),
+    ):
+        Path("own.toml").write_text("batch_size = 5\n")
+        options: Any = parse_options(["CartPole-v1", *words])
+        assert options.batch_size == expected
+
+
 @pytest.mark.filterwarnings("ignore:builtin type .* has no __module__ attribute:DeprecationWarning")
 def test_environments_that_cannot_be_saved_begin_new_episodes() -> None:
     words = [
@@ -367,6 +400,7 @@ WRONG = {
     "no such kind": (["train", "cartpole"], "there is no training 'cartpole': say what to train"),
     "no such environment": (["train", "gym", "Foo-v0"], "Foo"),
     "no such algorithm": (["train", "gym", "CartPole-v1", "--algorithm", "dqn"], "there is no algorithm 'dqn'"),
+    "no memory": (["train", "gym", "CartPole-v1", "--window", "4"], "remembers nothing: say --memory gru, or lstm"),
     "no end": (["train", "bandits.py:with_states"], "the run has no end"),
     "no file": (["train", "nothing.py:f", "--until-steps", "1"], "there is no file"),
     "no module": (["train", "nothing.at.all:f", "--until-steps", "1"], "there is no module nothing.at.all"),

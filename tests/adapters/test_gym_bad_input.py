@@ -76,7 +76,7 @@ WRONG: list[tuple[Callable[[], Any], type[Exception], str]] = [
         r"observation space Graph.* is not supported, expected a Box.*in gymnasium\.wrappers\.TransformObservation$",
     ),
     (
-        lambda: GymPolicy(SpacesEnv(spaces.Dict({"a": spaces.Sequence(BOX)}), TWO)),
+        lambda: GymPolicy(SpacesEnv(spaces.Dict({"a": spaces.Sequence(BOX), "b": BOX}), TWO)),
         TypeError,
         r"space Sequence.* of the part 'a' of the observation is not supported.*without_keys\(environment, 'a'\)",
     ),

@@ -16,7 +16,7 @@ from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
 from torch import nn
 
 from grpo import NonFiniteError
-from grpo_adapters.gym import EpisodeSampler, EvaluationResult, GymPolicy, act, evaluate
+from grpo_adapters.gym import EpisodeSampler, EvaluationResult, GymPolicy, Player, act, evaluate
 
 
 def last_layer(policy: GymPolicy) -> nn.Linear:
@@ -281,3 +281,21 @@ def test_metrics() -> None:
 def test_bad_input(arguments: dict[str, Any], error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         evaluate(GymPolicy(ScriptedEnv()), **arguments)
+
+
+@pytest.mark.parametrize("way", ["predict", "act", "player"])
+def test_what_is_played_is_played_in_evaluation_mode(way: str) -> None:
+    frozen = nn.Dropout(0.5)
+    policy = GymPolicy(ScriptedEnv(), nn.Sequential(nn.Linear(3, 64), nn.Dropout(0.9), frozen, nn.Linear(64, 2)))
+    frozen.eval()
+    observations = np.random.default_rng(0).normal(size=(40, 3)).astype(np.float32)
+    ways: dict[str, Callable[[], Any]] = {
+        "predict": lambda: policy.predict(observations).tolist(),
+        "act": lambda: [int(act(policy, own, {})) for own in observations],
+        "player": lambda: Player(policy)(observations).tolist(),
+    }
+    played = ways[way]()
+    assert policy.training
+    assert not frozen.training
+    with torch.no_grad():
+        assert played == policy.eval().actor(torch.from_numpy(observations)).argmax(1).tolist()

@@ -6,15 +6,26 @@ import re
 from collections.abc import Callable
 from typing import Any, Self
 
+import numpy as np
 import pytest
 import torch
 from gym_environments import ScriptedEnv, SpacesEnv
 from gymnasium import spaces
 from gymnasium.vector import SyncVectorEnv
-from recurrence import NUM_ENVS, fragments, played, recurrent
+from recurrence import NUM_ENVS, Forgets, Remembers, fragments, played, recurrent, simulated
 from torch import Tensor, nn
 
-from grpo_adapters.gym import GRU, LSTM, Decided, EpisodeSampler, FragmentSampler, GymActorCritic, GymPolicy, evaluate
+from grpo_adapters.gym import (
+    GRU,
+    LSTM,
+    DictEncoder,
+    EpisodeSampler,
+    FragmentSampler,
+    GymActorCritic,
+    GymPolicy,
+    Player,
+    evaluate,
+)
 
 
 class OverTheBatch(nn.Module):
@@ -130,6 +141,27 @@ def with_memory(memory: nn.Module, **options: Any) -> Callable[[], Any]:
     return lambda: GymPolicy(ScriptedEnv(), memory=memory, **options)
 
 
+class Halves(nn.Module):
+    """Writes over what it is given."""
+
+    def forward(self, features: Tensor) -> Tensor:
+        return features.mul_(0.5)[:, :2]
+
+
+class Accumulates(nn.Module):
+    """Adds to the state that it is given, in its place."""
+
+    def initial_state(self, num_rows: int) -> Tensor:
+        return torch.zeros(num_rows, 3)
+
+    def forward(self, units: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        state += units
+        return state, state
+
+
+CAMERA = SpacesEnv(
+    spaces.Dict(camera=spaces.Box(0, 255, (8, 8), np.uint8), speed=spaces.Box(-1, 1, (3,))), spaces.Discrete(2)
+)
 TABLES = SpacesEnv(spaces.Box(-1, 1, (4, 4)), spaces.Discrete(2))
 
 
@@ -175,6 +207,31 @@ TABLES = SpacesEnv(spaces.Box(-1, 1, (4, 4)), spaces.Discrete(2))
             "actor CountsRows gives an observation something else alone than among others",
         ),
         (
+            lambda: GymPolicy(ScriptedEnv(), Halves()),
+            ValueError,
+            "actor Halves writes over what it is given, which is read again: let it make something new, by x = x / 2 "
+            "instead of x /= 2, or nn.ReLU() instead of nn.ReLU(inplace=True)",
+        ),
+        (
+            lambda: GymActorCritic(ScriptedEnv(), critic=nn.Sequential(nn.ReLU(inplace=True), nn.Linear(3, 1))),
+            ValueError,
+            "critic Sequential writes over what it is given",
+        ),
+        (lambda: GymPolicy(ScriptedEnv(), trunk=Halves()), ValueError, "trunk Halves writes over what it is given"),
+        (
+            lambda: GymPolicy(CAMERA, trunk=DictEncoder(CAMERA.observation_space, encoders={"speed": Halves()})),
+            ValueError,
+            "trunk DictEncoder writes over what it is given",
+        ),
+        (
+            lambda: GymPolicy(
+                CAMERA, trunk=DictEncoder(CAMERA.observation_space, encoders={"speed": nn.BatchNorm1d(3)})
+            ),
+            ValueError,
+            "trunk DictEncoder gives an observation something else where those beside it change",
+        ),
+        (with_memory(Accumulates()), ValueError, "memory Accumulates writes over what it is given"),
+        (
             with_memory(nn.LSTM(3, 4)),
             ValueError,
             "memory LSTM returned state[0] of shape [1, 4] for 4 observations, expected 4 rows: its first dimension "
@@ -217,6 +274,8 @@ TABLES = SpacesEnv(spaces.Box(-1, 1, (4, 4)), spaces.Discrete(2))
             ValueError,
             "window is 4 and burn_in 0, but there is no memory: pass memory=LSTM(...), say",
         ),
+        (with_memory(GRU(3, 4), window=2.5), TypeError, "window is 2.5, expected a whole number of steps"),
+        (with_memory(GRU(3, 4), window=4, burn_in=1.0), TypeError, "burn_in is 1.0, expected a whole number of steps"),
         (with_memory(GRU(3, 4), window=0), ValueError, "window is 0, expected at least 1"),
         (with_memory(GRU(3, 4), window=4, burn_in=4), ValueError, "burn_in is 4 and window 4, expected fewer steps"),
         (with_memory(GRU(3, 4), burn_in=1), ValueError, "burn_in is 1 and window None, expected fewer steps"),
@@ -252,6 +311,15 @@ def test_the_fixes_are_right() -> None:
     GymPolicy(ScriptedEnv(), trunk=nn.Sequential(nn.Linear(3, 4), nn.LayerNorm(4)))
 
 
+@pytest.mark.parametrize("which", [[0, 1, 2], True, [[True, False, True]]])
+def test_a_player_is_told_where_episodes_begin_by_a_mask(which: Any) -> None:
+    player = Player(GymPolicy(ScriptedEnv(), memory=GRU(3, 4)))
+    player(np.zeros((3, 3)))
+    with pytest.raises(ValueError, match=r"Player\.begin was given .*, expected a bool for each environment"):
+        player.begin(which)
+    player.begin([True, False, True])
+
+
 def test_a_running_environment_goes_on_with_what_its_policy_remembers() -> None:
     sampler = fragments(3)
     played(recurrent(sampler), sampler, 1)
@@ -275,29 +343,6 @@ def test_trajectories_of_a_policy_that_remembers_nothing() -> None:
         recurrent(sampler).encode_actions(sampler.states, rollout)
 
 
-class Remembers(GymPolicy):
-    """Returns a memory, and does not tell how episodes begin."""
-
-    def initial_memory(self, num_environments: int) -> Any:
-        return None
-
-    def decide(self, observations: Any, noise: Any, masks: Any = None, memory: Any = None) -> Decided:
-        return Decided(super().decide(observations, noise, masks).decisions, torch.zeros(len(observations), 1))
-
-
-class Forgets(GymPolicy):
-    """Begins with a memory, and returns none."""
-
-    def initial_memory(self, num_environments: int) -> Any:
-        return torch.zeros(num_environments, 1)
-
-    def keeps_memory_at(self, step: int) -> bool:
-        return step == 0
-
-    def decide(self, observations: Any, noise: Any, masks: Any = None, memory: Any = None) -> Decided:
-        return super().decide(observations, noise, masks)
-
-
 @pytest.mark.parametrize(
     ("kind", "message"),
     [
@@ -306,10 +351,11 @@ class Forgets(GymPolicy):
     ],
 )
 def test_policies_that_remember_by_halves(kind: type[GymPolicy], message: str) -> None:
-    policy, sampler = kind(ScriptedEnv()), fragments(3)
+    policy, sampler, simulator = kind(ScriptedEnv()), fragments(3), simulated(3)
     for play in (
         lambda: sampler.sample(policy, sampler.states, 1),
         lambda: EpisodeSampler(ScriptedEnv, 2).sample(policy, [0], 1),
+        lambda: simulator.sample(policy, simulator.states, 1),
         lambda: evaluate(policy, ScriptedEnv(), 1),
     ):
         with pytest.raises(TypeError, match=message):

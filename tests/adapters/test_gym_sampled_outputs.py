@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 from typing import Any
 
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 
 from grpo import PPOConfig, PPOTrainer
 from grpo_adapters.gym import EnvironmentReward, FragmentSampler, GymActorCritic, GymPolicy, Trajectory, TrajectoryBatch
+from grpo_adapters.gym.policies.gym_policy import STEPS_ASKED_AGAIN
 
 NUM_STEPS, NUM_ENVS = 30, 3
 
@@ -24,11 +26,15 @@ class Counting(nn.Module):
         super().__init__()
         torch.manual_seed(0)
         self.layer = nn.Linear(4, 8)
+        self.activation: nn.Module = nn.Tanh()
+        self.dropout = nn.Dropout(0.0)
+        self.scale = 1.0
         self.seen = 0
 
     def forward(self, features: Tensor) -> Tensor:
         self.seen += len(features)
-        return torch.tanh(self.layer(features))
+        units: Tensor = self.dropout(self.activation(self.scale * self.layer(features)))
+        return units
 
 
 def sampler() -> FragmentSampler:
@@ -55,21 +61,23 @@ def test_steps_are_not_computed_twice(kind: Any) -> None:
     policy, trunk, trajectories, batch = played(kind)
     with torch.no_grad():
         evaluation = policy.evaluate_actions(batch)
-        assert trunk.seen == 0
+        assert trunk.seen == STEPS_ASKED_AGAIN
         expected = policy.evaluate_actions(computed_again(policy, trajectories))
-    assert trunk.seen == len(batch.decisions)
+    assert trunk.seen == STEPS_ASKED_AGAIN + len(batch.decisions)
     torch.testing.assert_close(evaluation.log_probs, expected.log_probs)
     torch.testing.assert_close(evaluation.entropy, expected.entropy)
     rows = torch.tensor([7, 3])
     with torch.no_grad():
         part = policy.evaluate_actions(batch.select(rows))
     assert part.log_probs.equal(evaluation.log_probs[rows])
+    with torch.no_grad():
+        assert policy.evaluate_actions(batch.select(rows[:0])).log_probs.tolist() == []
 
 
 def test_values_are_computed_for_what_came_last_only() -> None:
     policy, trunk, trajectories, batch = played()
     estimates = policy.estimate_values(batch)
-    assert trunk.seen == len(batch.episodes)
+    assert trunk.seen == len(batch.episodes) + STEPS_ASKED_AGAIN
     expected = policy.estimate_values(computed_again(policy, trajectories))
     torch.testing.assert_close(estimates.values, expected.values)
     torch.testing.assert_close(estimates.next_values, expected.next_values)
@@ -92,6 +100,39 @@ def test_other_weights_compute_again(name: str) -> None:
     with torch.no_grad():
         seen = policy.evaluate_actions(batch).log_probs
         assert seen.equal(policy.evaluate_actions(computed_again(policy, trajectories)).log_probs)
+
+
+def scaled(policy: Any) -> None:
+    policy.trunk.scale = 0.5
+
+
+def activated_otherwise(policy: Any) -> None:
+    policy.trunk.activation = nn.ReLU()
+
+
+def hooked(policy: Any) -> None:
+    policy.trunk.register_forward_hook(lambda module, inputs, units: 2 * units)
+
+
+def in_evaluation_mode(policy: Any) -> None:
+    policy.eval()
+
+
+@pytest.mark.parametrize("change", [scaled, activated_otherwise, hooked, in_evaluation_mode])
+@pytest.mark.parametrize("of_a_copy", [False, True])
+def test_what_no_weight_tells_computes_again(change: Any, of_a_copy: bool) -> None:
+    own = sampler()
+    trunk = Counting()
+    policy = GymActorCritic(own, trunk=trunk)
+    if change is in_evaluation_mode:
+        trunk.dropout.p = 0.5
+    trajectories = [group[0] for group in own.sample(policy, own.states, 1)]
+    policy = copy.deepcopy(policy) if of_a_copy else policy
+    change(policy)
+    batch, again = policy.encode_actions(own.states, trajectories), computed_again(policy, trajectories)
+    with torch.no_grad():
+        assert policy.evaluate_actions(batch).log_probs.equal(policy.evaluate_actions(again).log_probs)
+    assert policy.estimate_values(batch).values.equal(policy.estimate_values(again).values)
 
 
 def test_trajectories_of_other_weights_are_computed_again() -> None:

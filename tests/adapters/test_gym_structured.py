@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from grpo import GRPOConfig, GRPOTrainer, NonFiniteError, PPOConfig, PPOTrainer, check_policy_model
 from grpo_adapters.gym import (
+    GRU,
     Columns,
     DictEncoder,
     EnvironmentReward,
@@ -155,6 +156,22 @@ def test_training_by_fragments_and_by_episodes() -> None:
     assert trainer.step([0, 1, 2])["num_episodes"] == 6
 
 
+def test_a_memory_behind_the_encoders() -> None:
+    """However its steps are cut into rows, each with the state that it was sampled from, or a burn-in before it."""
+    found = []
+    several: list[dict[str, Any]] = [{}, {"window": 1}, {"window": 4, "burn_in": 2}]
+    for options in several:
+        torch.manual_seed(0)
+        sampler = FragmentSampler(arms(mode=AutoresetMode.SAME_STEP), num_steps=8)
+        policy = GymActorCritic(sampler, memory=GRU(256, 8), **options)
+        for _ in range(2):
+            trajectories = [group[0] for group in sampler.sample(policy, sampler.states, 1)]
+        found.append(policy.evaluate_actions(policy.encode_actions(sampler.states, trajectories)))
+    for other in found[1:]:
+        torch.testing.assert_close(other.log_probs, found[0].log_probs)
+        torch.testing.assert_close(other.values, found[0].values)
+
+
 def test_evaluation_prediction_and_replay(tmp_path: Any) -> None:
     policy = GymPolicy(ArmEnv())
     together = evaluate(policy, ArmEnv, 4, num_envs=3)
@@ -239,7 +256,7 @@ def test_encoders_by_key() -> None:
     assert encoder.last.in_features == 1 + 1 + 3 + 16 * num_embeddings
     with pytest.raises(ValueError, match=r"encoders name the parts \['radar'\] of the observation, expected some of"):
         DictEncoder(ARM, encoders={"radar": Halves()})
-    with pytest.raises(ValueError, match=r"the encoder of 'camera' gave shape \[1, 8, 8, 3\].*end it with nn\.Flatten"):
+    with pytest.raises(ValueError, match=r"the encoder of 'camera' gave shape \[2, 8, 8, 3\].*end it with nn\.Flatten"):
         DictEncoder(ARM, encoders={"camera": nn.Identity()})
     assert DictEncoder(ARM, encoders={"camera": nn.Flatten()}).last.out_features == 256
 

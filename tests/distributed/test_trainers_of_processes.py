@@ -286,3 +286,19 @@ def on_devices_of_their_own(world: World) -> float:
 
 def test_each_process_may_have_a_device_of_its_own() -> None:
     assert on_ranks(2, on_devices_of_their_own) == [16, 16]
+
+
+def trained_in_order(world: World, transposed: bool) -> Tensor:
+    torch.manual_seed(5)
+    policy = TablePolicy()
+    if transposed:
+        policy.logits = policy.logits.detach().T.contiguous().T.requires_grad_()
+    trainer = GRPOTrainer(GRPOConfig(group_size=4, learning_rate=0.1), policy, rewards(), world=world)
+    for _ in range(2):
+        trainer.step(world.share([0, 1, 2]))
+    return policy.logits.detach().contiguous()
+
+
+def test_parameters_that_lie_otherwise_in_memory() -> None:
+    straight, transposed = (on_ranks(2, trained_in_order, order)[0] for order in (False, True))
+    torch.testing.assert_close(transposed, straight)

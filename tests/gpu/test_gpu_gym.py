@@ -15,6 +15,8 @@ from pretend_device import PRETENDED, pretended_device, trained
 from batched_simulator import CartPoles
 from grpo import GRPOConfig, GRPOTrainer, PPOConfig, PPOTrainer, check_policy_model
 from grpo_adapters.gym import (
+    GRU,
+    LSTM,
     EnvironmentReward,
     EpisodeSampler,
     FragmentSampler,
@@ -22,6 +24,7 @@ from grpo_adapters.gym import (
     GymPolicy,
     SimulatorSampler,
 )
+from grpo_adapters.gym.memory.memory_states import device_of
 
 pytestmark = pytest.mark.usefixtures("deterministic")
 
@@ -65,6 +68,22 @@ def test_simulators(device: torch.device) -> None:
     assert metrics["num_decisions"] == 1024
     rollout = sampler.sample(policy, sampler.states, 1).actions
     assert {own.device for own in vars(rollout).values() if own is not None} == {device}
+
+
+@pytest.mark.parametrize("memory", [GRU, LSTM])
+def test_what_is_remembered_in_simulators_stays_on_the_device(device: torch.device, memory: Any) -> None:
+    sampler = SimulatorSampler(CartPoles(64, str(device)), num_steps=16)
+    policy = GymActorCritic(sampler, memory=memory(4, 8), window=4, burn_in=1)
+    trainer = PPOTrainer(PPOConfig(device=str(device), batch_size=32), policy, EnvironmentReward())
+    for _ in range(2):
+        metrics = trainer.step(sampler.states)
+    assert metrics["num_decisions"] == 1024
+    rollout: Any = sampler.sample(policy, sampler.states, 1).actions
+    stored = rollout.memory
+    assert {stored.steps.device, stored.begins.device, device_of(stored.states)} == {device}
+    whole, one_by_one = (policy.encode_actions(sampler.states, own) for own in (rollout, list(rollout)))
+    evaluations = [policy.evaluate_actions(batch) for batch in (whole, one_by_one)]
+    torch.testing.assert_close(evaluations[1].log_probs, evaluations[0].log_probs)
 
 
 @pytest.mark.parametrize("name", ["CartPole-v1", "Pendulum-v1"])

@@ -18,6 +18,7 @@ ENDS = {"until_steps", "until_decisions", "until_seconds"}
 END_WORDS = ("--until-steps", "--until-decisions", "--until-seconds")
 
 AlgorithmName = Literal["ppo", "grpo", "reinforce"]
+MemoryName = Literal["gru", "lstm"]
 
 
 class GymOptions(RunOptions):
@@ -29,7 +30,15 @@ class GymOptions(RunOptions):
             learns from whole episodes.
         wrappers: around each environment, the innermost first: module:class, with what else the class takes as a table,
             "gymnasium.wrappers:FrameStackObservation {stack_size = 4}" for instance.
+        frame_stack: how many of the last observations an observation is made of, outside of all wrappers; 1 for the
+            present one alone.
         num_envs: environments that are played side by side.
+        memory: what the policy remembers by from step to step, gru or lstm, where one observation does not tell enough;
+            before the layers of actor and critic, which share it. None to remember nothing.
+        memory_units: units of the memory.
+        window: with a memory, steps of a row, over which gradients go back; None for all that was sampled of an
+            environment, or of an episode. With a memory batch_size counts rows; that which an environment has of its
+            own is made as many rows as hold so many steps.
         hidden_sizes: sizes of the layers of the networks.
         normalize_observations: normalise observations by their running mean and standard deviation.
         initial_std: standard deviation that continuous actions begin with, before they are squashed to their bounds; it
@@ -47,7 +56,11 @@ class GymOptions(RunOptions):
     environment: tyro.conf.Positional[str]
     algorithm: AlgorithmName = "ppo"
     wrappers: tuple[str, ...] = ()
+    frame_stack: PositiveInt = 1
     num_envs: PositiveInt = 8
+    memory: MemoryName | None = None
+    memory_units: PositiveInt = 64
+    window: PositiveInt | None = None
     hidden_sizes: tuple[PositiveInt, ...] = (64, 64)
     normalize_observations: bool = False
     initial_std: PositiveFloat | None = None
@@ -125,7 +138,17 @@ def parse_options(words: Sequence[str]) -> GymOptions:
         own = {name: value for name, value in own.items() if name not in ENDS}
     given = own | settings | {"algorithm": algorithm} | ({} if named is None else {"environment": named})
     required = () if named is not None else ("environment",)
-    return parse(options, rest, command="train gym", given=given, required=required)
+    parsed = parse(options, rest, command="train gym", given=given, required=required)
+    is_said = "batch_size" in settings or any(word.replace("_", "-").startswith("--batch-size") for word in rest)
+    return parsed if is_said else _in_rows(parsed)
+
+
+def _in_rows(options: GymOptions) -> GymOptions:
+    """With a batch size that was meant in steps made one in rows, where the policy remembers."""
+    size, length = getattr(options, "batch_size", None), options.window or getattr(options, "num_steps", None)
+    if options.memory is None or size is None or length is None:
+        return options
+    return options.model_copy(update={"batch_size": max(1, size // length)})
 
 
 def load_options(settings: Mapping[str, Any]) -> GymOptions:

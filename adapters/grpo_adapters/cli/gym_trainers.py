@@ -7,6 +7,8 @@ from functools import partial
 from typing import Any
 
 import gymnasium
+import torch
+from torch import nn
 
 from grpo import (
     AdvantageEstimator,
@@ -24,6 +26,8 @@ from grpo_adapters.cli.errors import UsageError
 from grpo_adapters.cli.gym_environments import make, make_several
 from grpo_adapters.cli.gym_options import GymGRPOOptions, GymOptions, GymPPOOptions, GymReinforceOptions
 from grpo_adapters.gym import (
+    GRU,
+    LSTM,
     ActionDistribution,
     DiagonalGaussian,
     EnvironmentReward,
@@ -36,18 +40,26 @@ from grpo_adapters.gym import (
     distribution_for,
 )
 from grpo_adapters.gym.observations.encoder import spaces_of
+from grpo_adapters.gym.policies.unit_shapes import probed_units
 
 SEEDS_OF_A_RUN = 1_000_000
+MEMORIES = {"gru": GRU, "lstm": LSTM}
 
 
 def environment_of(options: GymOptions, **settings: Any) -> gymnasium.Env[Any, Any]:
     """The environment of these options in its wrappers."""
-    return make(options.environment, options.wrappers, **settings)
+    return make(options.environment, _wrappers(options), **settings)
 
 
 def environments_of(options: GymOptions, count: int) -> gymnasium.vector.VectorEnv[Any, Any, Any]:
     """So many of these environments side by side."""
-    return make_several(options.environment, options.wrappers, count)
+    return make_several(options.environment, _wrappers(options), count)
+
+
+def _wrappers(options: GymOptions) -> tuple[str, ...]:
+    if options.frame_stack == 1:
+        return options.wrappers
+    return (*options.wrappers, f"gymnasium.wrappers:FrameStackObservation {{stack_size = {options.frame_stack}}}")
 
 
 def policy_for(options: GymOptions, environment: Any) -> Any:
@@ -55,11 +67,24 @@ def policy_for(options: GymOptions, environment: Any) -> Any:
     kind = GymActorCritic if options.algorithm == "ppo" else GymPolicy
     return kind(
         environment,
+        **_memory(options, environment),
         hidden_sizes=options.hidden_sizes,
         distribution=_distribution(options, environment),
         normalize_observations=options.normalize_observations,
         seed=options.seed,
     )
+
+
+def _memory(options: GymOptions, environment: Any) -> dict[str, Any]:
+    """What a policy that remembers is made with besides, nothing where none was asked for."""
+    if options.memory is None:
+        if options.window is not None:
+            raise UsageError(f"window is {options.window}, but the policy remembers nothing: say --memory gru, or lstm")
+        return {}
+    shape = probed_units(GymPolicy(environment)).shape[1:]
+    torch.manual_seed(options.seed)  # memories begin at random
+    memory = MEMORIES[options.memory](shape.numel(), options.memory_units)
+    return {"memory": memory, "window": options.window, "trunk": nn.Flatten() if len(shape) > 1 else None}
 
 
 def _distribution(options: GymOptions, environment: Any) -> Callable[[Any], ActionDistribution]:

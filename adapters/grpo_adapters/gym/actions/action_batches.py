@@ -10,7 +10,7 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from grpo_adapters.gym.observations.observation_parts import NESTED, part_at, parts_of
+from grpo_adapters.gym.observations.nested_spaces import NESTED, parts_of, values_of
 
 
 def nested(space: gymnasium.Space[Any], parts: Mapping[str, Any], path: str = "") -> Any:
@@ -40,8 +40,8 @@ def recorded(space: gymnasium.Space[Any], action: Any) -> NDArray[Any]:
         return np.array(action)
     parts = parts_of(space)
     record = np.zeros((), dtype=[(path, part.dtype, part.shape) for path, part in parts.items()])
-    for path in parts:
-        record[path] = part_at(space, action, path)
+    for path, part in values_of(space, action):
+        record[path] = part
     return record
 
 

@@ -7,7 +7,7 @@ once, and what is drawn at a step is a function of outputs and noise.
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 import torch
@@ -60,10 +60,14 @@ class Categorical(nn.Module):
 
     Args:
         space: the action space.
+
+    Raises:
+        TypeError: if it is another.
     """
 
     def __init__(self, space: spaces.Discrete) -> None:
         super().__init__()
+        check_kind(self, "a Discrete", space, isinstance(space, spaces.Discrete))
         self.num_outputs = int(space.n)
         self.sizes = [self.num_outputs]
         self.start = int(space.start)
@@ -101,10 +105,15 @@ class MultiCategorical(nn.Module):
 
     Args:
         space: the action space, of K choices in any shape; those of a MultiBinary are between 0 and 1.
+
+    Raises:
+        TypeError: if it is another.
     """
 
     def __init__(self, space: spaces.MultiDiscrete | spaces.MultiBinary) -> None:
         super().__init__()
+        is_known = isinstance(space, spaces.MultiDiscrete | spaces.MultiBinary)
+        check_kind(self, "a MultiDiscrete or MultiBinary", space, is_known)
         self.shape, self.dtype = tuple(space.shape), space.dtype
         if isinstance(space, spaces.MultiBinary):
             self.sizes, starts = [2] * math.prod(self.shape), np.zeros(self.shape, np.int64)
@@ -161,6 +170,7 @@ class DiagonalGaussian(nn.Module):
         state_dependent_std: whether the network gives the standard deviations too; between e^-10 and e^2.
 
     Raises:
+        TypeError: if the space is another.
         ValueError: if ``initial_std`` is not above 0, or the space leaves nothing to choose.
 
     References:
@@ -169,6 +179,7 @@ class DiagonalGaussian(nn.Module):
 
     def __init__(self, space: spaces.Box, initial_std: float = 1.0, *, state_dependent_std: bool = False) -> None:
         super().__init__()
+        check_kind(self, "a Box of floating-point numbers", space, is_continuous(space))
         if not initial_std > 0:
             raise ValueError(f"initial_std is {initial_std}, expected a standard deviation above 0")
         self.shape = tuple(space.shape)
@@ -182,7 +193,8 @@ class DiagonalGaussian(nn.Module):
         self.low, self.high, self.dtype = space.low, space.high, space.dtype
         if (space.low >= space.high).any():
             raise ValueError(
-                f"action space {space} leaves nothing to choose: low must be below high in every dimension"
+                f"action space {space} leaves nothing to choose where low is not below high: take these dimensions "
+                f"out of it by gymnasium.wrappers.TransformAction"
             )
         with np.errstate(over="ignore"):
             squashed = space.high - space.low < LARGEST_RANGE
@@ -252,6 +264,20 @@ class DiagonalGaussian(nn.Module):
         rounded = self.played(decisions).cpu().numpy().astype(self.dtype)
         actions: NDArray[Any] = np.clip(rounded, self.low, self.high)
         return actions
+
+
+def is_continuous(space: Any) -> TypeGuard[spaces.Box]:
+    """Whether it is a Box of floating-point numbers."""
+    return isinstance(space, spaces.Box) and bool(np.issubdtype(space.dtype, np.floating))
+
+
+def check_kind(distribution: nn.Module, expected: str, space: Any, fits: bool) -> None:
+    """Raise a TypeError unless a distribution ``fits`` its action space."""
+    if not fits:
+        raise TypeError(
+            f"{type(distribution).__name__} was given the action space {space}, expected {expected}: leave out "
+            f"distribution=, or wrap the environment in gymnasium.wrappers.TransformAction"
+        )
 
 
 def gumbel_noise(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:

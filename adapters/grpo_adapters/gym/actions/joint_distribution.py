@@ -6,14 +6,20 @@ from itertools import accumulate
 from typing import Any
 
 import gymnasium
-import numpy as np
 import torch
 from gymnasium import spaces
 from torch import Tensor, nn
 
 from grpo_adapters.gym.actions.action_batches import nested
-from grpo_adapters.gym.actions.distributions import ActionDistribution, Categorical, DiagonalGaussian, MultiCategorical
-from grpo_adapters.gym.observations.observation_parts import NESTED, parts_of
+from grpo_adapters.gym.actions.distributions import (
+    ActionDistribution,
+    Categorical,
+    DiagonalGaussian,
+    MultiCategorical,
+    check_kind,
+    is_continuous,
+)
+from grpo_adapters.gym.observations.nested_spaces import NESTED, parts_of
 
 
 class JointDistribution(nn.Module):
@@ -29,7 +35,8 @@ class JointDistribution(nn.Module):
         space: a Dict or a Tuple, nested as it may be, of what :func:`distribution_for` takes.
 
     Raises:
-        TypeError: if a part is not supported; the message names it.
+        TypeError: if the space is another, or a part is not supported; the message names it.
+        ValueError: if a part leaves nothing to choose; the message names it.
 
     Example:
         >>> space = spaces.Dict(steer=spaces.Box(-1, 1, (2,)), gear=spaces.Discrete(5))
@@ -42,6 +49,7 @@ class JointDistribution(nn.Module):
 
     def __init__(self, space: spaces.Dict | spaces.Tuple[Any]) -> None:
         super().__init__()
+        check_kind(self, "a Dict or Tuple", space, isinstance(space, NESTED))
         self.space = space
         found = parts_of(space)
         self.names = list(found)
@@ -134,8 +142,11 @@ def _distribution_for_part(space: gymnasium.Space[Any], name: str) -> Categorica
         return Categorical(space)
     if isinstance(space, spaces.MultiDiscrete | spaces.MultiBinary):
         return MultiCategorical(space)
-    if isinstance(space, spaces.Box) and np.issubdtype(space.dtype, np.floating):
-        return DiagonalGaussian(space)
+    if is_continuous(space):
+        try:
+            return DiagonalGaussian(space)
+        except ValueError as error:
+            raise ValueError(f"the part {name!r} of the action: {error}" if name else str(error)) from error
     raise TypeError(
         f"action space {space}{f' of the part {name!r}' if name else ''} is not supported, expected a Discrete, "
         f"MultiDiscrete, MultiBinary, Box of floating-point numbers, or a Dict or Tuple of these: wrap the environment "

@@ -129,8 +129,8 @@ class ParallelAgents:
         if not has_begun:
             self._begin(policies)
         for players in self._players:
-            for player in players.values():
-                player.begin_rollout()
+            for agent, player in players.items():
+                player.begin_rollout(policies[self._group_of[agent].name])
         noises = {name: self._noise(policies[name], len(group.agents)) for name, group in self.samplers.items()}
         step = 0
         while step < self.num_steps or not all(map(self._has_played, self.samplers.values())):

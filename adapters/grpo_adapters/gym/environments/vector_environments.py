@@ -226,12 +226,12 @@ class VectorEnvironments:
 
     def _take_masks(self, infos: dict[str, Any], asked: NDArray[np.bool_] | None = None) -> None:
         """Masks of the ``asked`` environments, of all for None; an environment that tells none allows everything."""
-        asked = np.ones(self.num_envs, dtype=bool) if asked is None else asked
         masks = infos.get("action_mask")
         if masks is None:
             if self.masks is not None:
-                self.masks = self.masks | asked[:, None]
+                self.masks = self.masks | (self._everywhere if asked is None else asked)[:, None]
             return
+        asked = self._everywhere if asked is None else asked
         told = np.asarray(infos.get("_action_mask", asked), dtype=bool)
         if masks.dtype == object:
             masks = np.stack([np.zeros_like(masks[told][0]) if mask is None else mask for mask in masks])

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from grpo import Segments
 from grpo_adapters.gym.memory.memory_states import go_over, map_state, rows_of, tensors_of
-from grpo_adapters.gym.policies.row_checks import NUM_ROWS, check_rows
+from grpo_adapters.gym.policies.row_checks import NUM_ROWS, check_rows, inputs_left
 
 EXPECTED = "expected (units [n, U], state) -> (units [n, H], state), where tensors of the state have n rows"
 READY_MADE = "LSTM and GRU of grpo_adapters.gym, around those of PyTorch's, are such memories"
@@ -20,18 +20,20 @@ def step_of(memory: nn.Module, units: Tensor, state: Any) -> tuple[Tensor, Any]:
 
     Raises:
         TypeError: if they are no pair of units and a state.
-        ValueError: if it raises, or rows are not where they must be.
+        ValueError: if it raises, writes over what it is given, or rows are not where they must be.
     """
     name = f"memory {type(memory).__name__}"
-    try:
-        result = memory(units, state)
-    except Exception as error:
-        hint = "; give it initial_state(n) if it cannot begin from None" if state is None else ""
-        raise ValueError(
-            f"{name} cannot take units of shape {list(units.shape)} with the state "
-            f"{None if state is None else [list(tensor.shape) for _, tensor in tensors_of(state)]}: "
-            f"{type(error).__name__}: {error}{hint}"
-        ) from error
+    given = [units, *(tensor for _, tensor in tensors_of(state) if isinstance(tensor, Tensor))]
+    with inputs_left("memory", memory, given):
+        try:
+            result = memory(units, state)
+        except Exception as error:
+            hint = "; give it initial_state(n) if it cannot begin from None" if state is None else ""
+            raise ValueError(
+                f"{name} cannot take units of shape {list(units.shape)} with the state "
+                f"{None if state is None else [list(tensor.shape) for _, tensor in tensors_of(state)]}: "
+                f"{type(error).__name__}: {error}{hint}"
+            ) from error
     if not isinstance(result, tuple) or len(result) != 2 or not isinstance(result[0], Tensor):
         raise TypeError(f"{name} returned a {type(result).__name__}, {EXPECTED}. {READY_MADE}")
     outputs, state = result
@@ -53,19 +55,22 @@ def step_of(memory: nn.Module, units: Tensor, state: Any) -> tuple[Tensor, Any]:
     return outputs, state
 
 
-def beginning_of(memory: nn.Module, num_rows: int, like: Any) -> Any:
-    """The state of so many episodes that begin: the memory's ``initial_state``, or zeros ``like`` a state, if any."""
+def beginning_of(memory: nn.Module, num_rows: int, like: Any, device: torch.device | None = None) -> Any:
+    """The state of so many episodes that begin: the memory's ``initial_state``, or zeros ``like`` a state, if any.
+
+    Zeros are made on the device, or where ``like`` is.
+    """
     own: Any = getattr(memory, "initial_state", None)
     if own is not None:
         return own(num_rows)
     if like is None:
         return None
-    return map_state(lambda tensor: tensor.new_zeros(num_rows, *tensor.shape[1:]), like)
+    return map_state(lambda tensor: tensor.new_zeros((num_rows, *tensor.shape[1:]), device=device), like)
 
 
 @torch.no_grad()
 def check_memory(memory: nn.Module, units: Tensor) -> Any:
-    """A memory must give a row the same whatever is beside it, in states that stay as large as they are.
+    """A memory must give a row the same whatever is beside it, in new states that stay as large as they are.
 
     Args:
         memory: the memory.

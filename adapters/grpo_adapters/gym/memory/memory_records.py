@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
-from grpo_adapters.gym.memory.memory_states import map_state, placed_state, tensors_of, where_rows
+from grpo import Segments
+from grpo_adapters.gym.memory.memory_states import (
+    device_of,
+    joined_states,
+    map_state,
+    placed_state,
+    rows_of,
+    tensors_of,
+    where_rows,
+)
 from grpo_adapters.gym.memory.windows import StoredMemory
 
 
@@ -18,11 +29,14 @@ def beginning(policy: Any, num_rows: int) -> Any:
     return None if begin is None else begin(num_rows)
 
 
-def begun_anew(policy: Any, memory: Any, begun: NDArray[np.bool_]) -> Any:
-    """A memory from which all is forgotten in rows where an episode begins, bool [n]."""
-    if memory is None or not begun.any():
+def begun_anew(policy: Any, memory: Any, begun: Tensor) -> Any:
+    """A memory from which all is forgotten in rows where an episode begins, bool [n].
+
+    On a GPU nothing is waited for.
+    """
+    if memory is None or (begun.device.type == "cpu" and not begun.any()):
         return memory
-    return where_rows(torch.from_numpy(begun).to(_device_of(memory)), beginning(policy, len(begun)), memory)
+    return where_rows(begun.to(device_of(memory)), beginning(policy, len(begun)), memory)
 
 
 def check_remembered(policy: Any, before: Any, after: Any) -> None:
@@ -39,11 +53,6 @@ def check_remembered(policy: Any, before: Any, after: Any) -> None:
         )
     if before is not None and after is None:
         raise TypeError(f"{name}.decide returned no memory, though it was given one: return Decided(decisions, memory)")
-
-
-def _device_of(memory: Any) -> torch.device:
-    device: torch.device = next(tensors_of(memory))[1].device
-    return device
 
 
 def carried_on(policy: Any, memory: Any, num_rows: int) -> Any:
@@ -76,27 +85,41 @@ class MemoryRecord:
 
     Args:
         policy: decides.
-        memory: before the first step.
-        begins: whether an episode begins with it, bool [n].
+        memory: what the last rollout left; None where all episodes begin.
+        begins: whether an episode begins with the first step, bool [n].
+
+    Raises:
+        ValueError: if the policy remembers something else than the last rollout left.
     """
 
-    def __init__(self, policy: Any, memory: Any, begins: NDArray[np.bool_]) -> None:
-        self.memory = memory
+    def __init__(self, policy: Any, memory: Any, begins: Tensor) -> None:
+        self.memory = begun_anew(policy, carried_on(policy, memory, len(begins)), begins)
         self._policy = policy
-        self._begins = begins.copy()
+        self._begins = begins
         self._steps: list[int] = []
         self._states: list[Any] = []
+        self._stored_begins: list[Tensor] = []
 
     def store(self, step: int) -> None:
         """Note what is remembered before a step, where a row may begin."""
         if self.memory is not None and self._policy.keeps_memory_at(step):
             self._steps.append(step)
             self._states.append(self.memory)
+            self._stored_begins.append(self._begins)
 
-    def follow(self, memory: Any, begun: NDArray[np.bool_]) -> None:
+    def follow(self, memory: Any, begun: Tensor) -> None:
         """Take what a step left, forgotten where an episode begins behind it, bool [n]."""
         check_remembered(self._policy, self.memory, memory)
-        self.memory = begun_anew(self._policy, memory, begun)
+        self.memory, self._begins = begun_anew(self._policy, memory, begun), begun
+
+    def whole(self, num_steps: int) -> StoredMemory | None:
+        """What was stored in all environments, one behind the other, in so many steps of each."""
+        if not self._states:
+            return None
+        stretches = Segments(len(self._begins), num_steps, self._begins.device)
+        steps = stretches.starts.unsqueeze(1) + torch.tensor(self._steps, device=stretches.device)
+        states = map_state(lambda *tensors: torch.stack(tensors, 1).flatten(0, 1), *self._states)
+        return StoredMemory(steps.flatten(), states, torch.stack(self._stored_begins, 1).flatten(), stretches)
 
     def stored(self, real: NDArray[np.bool_]) -> list[StoredMemory | None]:
         """What was stored in each environment, by its steps that were ``real``, bool [T, n]."""
@@ -104,6 +127,7 @@ class MemoryRecord:
         if not self._states:
             return [None] * num_envs
         states = map_state(lambda *tensors: torch.stack(tensors, 1), *self._states)
+        begins = torch.stack(self._stored_begins, 1)
         before = np.concatenate((np.zeros((1, num_envs), dtype=np.int64), real.cumsum(0)))
         found: list[StoredMemory | None] = []
         for slot in range(num_envs):
@@ -112,20 +136,37 @@ class MemoryRecord:
             kept = np.append(np.diff(steps) > 0, True) & (steps < before[-1, slot])
             rows = torch.from_numpy(np.flatnonzero(kept))
             own = map_state(lambda tensor, slot=slot, rows=rows: tensor[slot, rows.to(tensor.device)], states)
-            found.append(StoredMemory(torch.from_numpy(steps[kept]), own, bool(self._begins[slot])))
+            stretch = Segments(1, int(before[-1, slot]))
+            found.append(StoredMemory(torch.from_numpy(steps[kept]), own, begins[slot, rows], stretch))
         return found
 
 
-def stacked(steps: list[int], states: list[Any]) -> StoredMemory | None:
-    """What was stored along one episode, from its beginning; a state has one row."""
-    if not states:
-        return None
-    return StoredMemory(torch.tensor(steps), map_state(lambda *tensors: torch.cat(tensors), *states), begins=True)
+@dataclass
+class StepsRemembered:
+    """What is stored along the steps of one environment or agent, as they come."""
+
+    steps: list[int] = field(default_factory=list)
+    states: list[Any] = field(default_factory=list)
+    begins: list[bool] = field(default_factory=list)
+
+    def store(self, policy: Any, step: int, memory: Any, row: int, *, begins: bool) -> None:
+        """Note a row of what is remembered before a step, and whether an episode begins there; if a row may begin."""
+        if memory is not None and policy.keeps_memory_at(step):
+            self.steps.append(step)
+            self.states.append(rows_of(memory, slice(row, row + 1)))
+            self.begins.append(begins)
+
+    def stored(self, num_steps: int) -> StoredMemory | None:
+        """All of it, when so many steps were taken."""
+        if not self.states:
+            return None
+        states = joined_states(self.states)
+        return StoredMemory(torch.tensor(self.steps), states, torch.tensor(self.begins), Segments(1, num_steps))
 
 
 def put_back(memory: Any, rows: list[int], part: Any) -> Any:
     """The memory of all environments with that of some replaced."""
     if memory is None:
         return None
-    index = torch.tensor(rows, device=_device_of(memory))
+    index = torch.tensor(rows, device=device_of(memory))
     return map_state(lambda whole, own: whole.index_copy(0, index, own), memory, part)

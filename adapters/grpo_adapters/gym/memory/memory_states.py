@@ -32,6 +32,12 @@ def tensors_of(state: Any, name: str = "state") -> Iterator[tuple[str, Any]]:
         yield name, state
 
 
+def device_of(state: Any) -> torch.device:
+    """Where the tensors of a state are."""
+    device: torch.device = next(tensors_of(state))[1].device
+    return device
+
+
 def rows_of(state: Any, rows: Any) -> Any:
     """The rows at an index of tensors, slice or mask."""
     return map_state(lambda tensor: tensor[rows], state)

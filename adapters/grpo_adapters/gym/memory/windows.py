@@ -10,13 +10,20 @@ import torch
 from torch import Tensor
 
 from grpo import Segments
-from grpo_adapters.gym.memory.memory_states import go_over, joined_states, placed_state, rows_of, where_rows
+from grpo_adapters.gym.memory.memory_states import (
+    device_of,
+    go_over,
+    joined_states,
+    placed_state,
+    rows_of,
+    where_rows,
+)
 from grpo_adapters.gym.observations.frame_stacks import gathered
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from grpo_adapters.gym.playing.trajectories import Trajectory
+    from grpo_adapters.gym.playing.trajectories import Rollout, Trajectory
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,14 +31,28 @@ class StoredMemory:
     """What a policy remembered along a trajectory, where a row may begin.
 
     Attributes:
-        steps: of the trajectory, in order, the first one among them, int64 [K].
+        steps: of the trajectory, in order, the first one of each stretch among them, int64 [K].
         states: the memory's state before each of these steps, K rows.
-        begins: whether the trajectory begins where an episode does.
+        begins: whether an episode begins with each of these steps, bool [K].
+        stretches: the steps cut into parts that the memory goes over apart: one for each environment or agent.
     """
 
     steps: Tensor
     states: Any
-    begins: bool
+    begins: Tensor
+    stretches: Segments
+
+    @staticmethod
+    def joined(memories: Sequence[StoredMemory]) -> StoredMemory:
+        """What was stored along several trajectories, end to end."""
+        lengths = torch.tensor([memory.stretches.total for memory in memories])
+        offsets = (lengths.cumsum(0) - lengths).tolist()
+        return StoredMemory(
+            torch.cat([memory.steps + offset for memory, offset in zip(memories, offsets, strict=True)]),
+            joined_states([memory.states for memory in memories]),
+            torch.cat([memory.begins for memory in memories]),
+            Segments.of_lengths(torch.cat([memory.stretches.lengths for memory in memories])),
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,30 +81,39 @@ class Windows:
     observations: Any
 
     @classmethod
-    def of(cls, trajectories: Sequence[Trajectory], observations: Any, burn_in: int, dtype: torch.dtype) -> Windows:
-        """Rows that begin ``burn_in`` steps behind each step at which a state is stored, and with the trajectories.
+    def of(
+        cls,
+        memory: StoredMemory,
+        episode_lengths: Tensor,
+        observations: Any,
+        burn_in: int,
+        device: torch.device,
+        dtype: torch.dtype,
+    ) -> Windows:
+        """Rows that begin ``burn_in`` steps behind each step at which a state is stored, and with the stretches.
 
-        Raises:
-            TypeError: if a trajectory has stored no states.
+        Args:
+            memory: what was stored along all D steps.
+            episode_lengths: how many of the steps belong to each episode, or part of one, int64.
+            observations: of the D steps.
+            burn_in: steps.
+            device: where the observations and the networks are.
+            dtype: of the networks.
         """
-        memories = [_memory_of(trajectory) for trajectory in trajectories]
-        lengths = torch.tensor([len(trajectory) for trajectory in trajectories])
-        ends = lengths.cumsum(0)
-        counts = torch.tensor([len(memory.steps) for memory in memories])
-        stored = torch.cat([memory.steps for memory in memories])
-        first = stored == 0
-        stored += (ends - lengths).repeat_interleave(counts)
-        starts = torch.where(first, stored, stored + burn_in)
-        kept = starts < ends.repeat_interleave(counts)
-        begins = _begins(trajectories, memories)
-        episode_starts = torch.cat((torch.tensor([-1]), begins.nonzero().view(-1)))
-        last_begin = episode_starts[torch.searchsorted(episode_starts, starts, right=True) - 1]
+        stretches, stored, states = memory.stretches, memory.steps, memory.states
+        steps = torch.arange(stretches.total, device=stored.device)
+        begins = torch.zeros_like(steps, dtype=torch.bool)
+        begins[episode_lengths.cumsum(0) - episode_lengths] = True
+        begins[stored] = memory.begins
+        stretch = torch.searchsorted(stretches.last, stored)
+        starts = torch.where(stored == stretches.starts[stretch], stored, stored + burn_in)
+        kept = starts <= stretches.last[stretch]
+        if not kept.all():
+            starts, stored, states = starts[kept], stored[kept], rows_of(states, kept.to(device_of(states)))
+        rows = Segments.of_lengths(starts.diff(append=starts.new_full((1,), stretches.total)))
+        last_begin = torch.where(begins, steps, -1).cummax(0).values[starts]
         from_step = torch.maximum(stored, last_begin)
-        states = joined_states([memory.states for memory in memories])
-        starts, from_step, stored = starts[kept], from_step[kept], stored[kept]
-        rows = Segments.of_lengths(starts.diff(append=ends[-1:]))
-        device = observations.device
-        states = placed_state(rows_of(states, kept) if not kept.all() else states, device, dtype)
+        states = placed_state(states, device, dtype)
         own = (begins, starts - from_step, from_step > stored, starts)
         begins, burn_in_lengths, burn_in_begins, starts = (tensor.to(device) for tensor in own)
         return cls(rows.to(device), begins, states, burn_in_lengths, burn_in_begins, starts, observations)
@@ -118,7 +148,7 @@ class Windows:
         begins = self.begins[starts]
         sequences = self.rows
         if len(starts) > len(self.rows):
-            sequences = Segments.of_lengths(starts.diff(append=starts.new_tensor([len(is_start)])))
+            sequences = Segments.of_lengths(starts.diff(append=starts.new_full((1,), len(is_start))))
             states = rows_of(states, self.rows.ids[starts])
         if begins.any():
             states = where_rows(begins, beginning(len(begins)), states)
@@ -159,21 +189,15 @@ class Remembered:
         return rows_of(self.states, torch.searchsorted(self.sequences.last, steps))
 
 
-def _memory_of(trajectory: Trajectory) -> StoredMemory:
-    if trajectory.memory is None:
+def memory_of(played: Trajectory | Rollout) -> StoredMemory:
+    """What was stored along what was played.
+
+    Raises:
+        TypeError: if nothing was.
+    """
+    if played.memory is None:
         raise TypeError(
             "a trajectory holds no memory, but the policy that evaluates it has one: let the samplers play with this "
             "policy, which stores what it remembers along the way"
         )
-    return trajectory.memory
-
-
-def _begins(trajectories: Sequence[Trajectory], memories: Sequence[StoredMemory]) -> Tensor:
-    """Whether an episode begins with each step of the trajectories, end to end."""
-    pieces = torch.tensor([length for trajectory in trajectories for length in trajectory.episode_lengths])
-    starts = pieces.cumsum(0) - pieces
-    begins = torch.zeros(int(pieces.sum()), dtype=torch.bool)
-    begins[starts] = True
-    lengths = torch.tensor([len(trajectory) for trajectory in trajectories])
-    begins[lengths.cumsum(0) - lengths] = torch.tensor([memory.begins for memory in memories])
-    return begins
+    return played.memory

@@ -88,9 +88,9 @@ class DictEncoder(nn.Module):
         return torch.cat(encoded, dim=1)
 
     def _examples(self) -> Columns:
-        """One observation of zeros."""
+        """Two observations of zeros."""
         parts = self.encoder.parts.items()
-        return Columns({name: torch.zeros(1, *part.shape, dtype=_dtype(part)) for name, part in parts})
+        return Columns({name: torch.zeros(2, *part.shape, dtype=_dtype(part)) for name, part in parts})
 
 
 def _dtype(part: ObservationPart) -> torch.dtype:
@@ -141,8 +141,9 @@ def _network(name: str, space: gymnasium.Space[Any], embedding_size: int, genera
     if is_image(space):
         try:
             return image_network(space, generator, num_units=256)
-        except ValueError as error:
-            raise ValueError(f"the part {name!r} of the observation: {error}, in encoders={{{name!r}: ...}}") from error
+        except (TypeError, ValueError) as error:
+            message = f"the part {name!r} of the observation: {error}, in encoders={{{name!r}: ...}}"
+            raise type(error)(message) from error
     if isinstance(space, spaces.Discrete):
         return _Embeddings([int(space.n)], embedding_size, generator)
     if isinstance(space, spaces.MultiDiscrete):

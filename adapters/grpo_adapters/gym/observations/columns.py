@@ -60,6 +60,11 @@ class Columns:
             return self._parts[which]
         return Columns({name: part[which] for name, part in self._parts.items()})
 
+    @property
+    def device(self) -> torch.device:
+        """Where the tensors are."""
+        return next(iter(self._parts.values())).device
+
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> Columns:
         """All tensors on a device, those of floating-point numbers in ``dtype``."""
         return Columns(

@@ -11,7 +11,8 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 from grpo_adapters.gym.observations.columns import Columns
-from grpo_adapters.gym.observations.observation_parts import NESTED, ObservationPart, is_image, part_at, parts_of
+from grpo_adapters.gym.observations.nested_spaces import NESTED, batch_of_one, parts_of, values_of
+from grpo_adapters.gym.observations.observation_parts import ObservationPart, is_image
 from grpo_adapters.gym.playing.stepwise import require_stepwise
 
 Features = NDArray[Any]
@@ -52,10 +53,13 @@ class ObservationEncoder:
     def __init__(self, space: gymnasium.Space[Any]) -> None:
         self.space = space
         self.is_structured = _stays_apart(space)
-        found = {WHOLE_TEXT: space} if isinstance(space, spaces.Text) else parts_of(space)
+        found, keys = {WHOLE_TEXT: space} if isinstance(space, spaces.Text) else parts_of(space), _keys_of_parts(space)
         if not found:
             raise TypeError(f"observation space {space} has no parts, expected something to decide on: name a key")
-        self.parts = {name: ObservationPart(part, name, as_numbers=self.is_structured) for name, part in found.items()}
+        self.parts = {
+            name: ObservationPart(part, name, key=keys.get(name), as_numbers=self.is_structured)
+            for name, part in found.items()
+        }
         self.dtype: Any = np.dtype(np.float32)
         self.shape: tuple[int, ...] = ()
         if self.is_structured:
@@ -74,7 +78,11 @@ class ObservationEncoder:
         """Features [n, *shape] of n observations, as a vector environment returns them."""
         if "" in self.parts:
             return self.parts[""](observations)
-        encoded = {name: part(part_at(self.space, observations, name)) for name, part in self.parts.items()}
+        values = values_of(self.space, observations)
+        encoded = {name: part(own) for (name, part), (_, own) in zip(self.parts.items(), values, strict=True)}
+        lengths = {name: len(part) for name, part in encoded.items()}
+        if len(set(lengths.values())) > 1:
+            raise ValueError(f"parts of observations came in lengths {lengths}, expected one length: a row of each")
         if not self.is_structured:
             return np.concatenate([part.reshape(len(part), -1) for part in encoded.values()], axis=1, dtype=np.float32)
         features = np.zeros(len(next(iter(encoded.values()))), dtype=self.dtype)
@@ -83,8 +91,8 @@ class ObservationEncoder:
         return features
 
     def single(self, observation: Any) -> Features:
-        """Features [*shape] of one observation."""
-        features: Features = self(batch_of_one(self.space, observation))[0]
+        """Features [*shape] of one observation, in memory of their own: an environment may write over what it gave."""
+        features: Features = self(batch_of_one(self.space, observation))[0].copy()
         return features
 
     def by_key(self, features: torch.Tensor) -> Columns:
@@ -100,13 +108,11 @@ def _stays_apart(space: gymnasium.Space[Any]) -> bool:
     return isinstance(space, spaces.Tuple | spaces.Text)
 
 
-def batch_of_one(space: gymnasium.Space[Any], observation: Any) -> Any:
-    """An observation as a vector of one environment would give it."""
-    if isinstance(space, spaces.Dict):
-        return {name: batch_of_one(part, observation[name]) for name, part in space.items()}
-    if isinstance(space, spaces.Tuple):
-        return tuple(batch_of_one(part, own) for part, own in zip(space, observation, strict=True))
-    return (observation,) if isinstance(space, spaces.Text) else np.asarray(observation)[None]
+def _keys_of_parts(space: gymnasium.Space[Any]) -> dict[str, str]:
+    """By which key of a Dict each of its parts can be dropped, where another is left."""
+    if not isinstance(space, spaces.Dict) or len(space) < 2:
+        return {}
+    return {path: key for key, part in space.items() for path in parts_of(part, str(key))}
 
 
 def without_keys(environment: Any, *names: str) -> Any:

@@ -40,7 +40,8 @@ class FrameLayout:
         if not isinstance(space, spaces.Box) or not 2 <= len(space.shape) <= 4:
             raise TypeError(
                 f"space is {space}, expected a Box of frames, [height, width], [channels, height, width] or "
-                f"[height, width, channels], or stacks of these: give the part of the space that holds the frames"
+                f"[height, width, channels], or stacks of these: give the part of the space that holds the "
+                f"frames, or take a network of your own"
             )
         shape = tuple(space.shape)
         if len(shape) == 2:

@@ -9,34 +9,12 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-NESTED = (spaces.Dict, spaces.Tuple)
+from grpo_adapters.gym.observations.nested_spaces import where
 
 
 def is_image(space: gymnasium.Space[Any]) -> bool:
     """Whether observations are pictures: a Box of uint8 in two dimensions or more."""
     return isinstance(space, spaces.Box) and space.dtype == np.uint8 and len(space.shape) >= 2
-
-
-def parts_of(space: gymnasium.Space[Any], path: str = "") -> dict[str, gymnasium.Space[Any]]:
-    """The spaces in nested Dicts and Tuples, by path: ``{"arm/camera": ..., "0": ...}``."""
-    if not isinstance(space, NESTED):
-        return {path: space}
-    named: Any = space.spaces.items() if isinstance(space, spaces.Dict) else enumerate(space.spaces)
-    parts: dict[str, gymnasium.Space[Any]] = {}
-    for name, part in named:
-        parts |= parts_of(part, f"{path}/{name}" if path else str(name))
-    return parts
-
-
-def part_at(space: gymnasium.Space[Any], value: Any, path: str) -> Any:
-    """The part of an observation or action of a nested space."""
-    while path and isinstance(space, NESTED):
-        within: dict[Any, gymnasium.Space[Any]] = dict(
-            space.spaces.items() if isinstance(space, spaces.Dict) else enumerate(space.spaces)
-        )
-        name = next(name for name in within if path == str(name) or path.startswith(f"{name}/"))
-        space, value, path = within[name], value[name], path[len(str(name)) + 1 :]
-    return value
 
 
 class ObservationPart:
@@ -49,14 +27,17 @@ class ObservationPart:
     Args:
         space: Box, Discrete, MultiDiscrete, MultiBinary or Text.
         name: path in the whole observation; empty for the whole.
+        key: by which the part, with those beside it, can be dropped; None where it cannot.
         as_numbers: whether choices become their numbers, from 0, instead of one-hot.
 
     Raises:
         TypeError: if the space is another.
     """
 
-    def __init__(self, space: gymnasium.Space[Any], name: str = "", *, as_numbers: bool = False) -> None:
-        self.space, self.name, self.as_numbers = space, name, as_numbers
+    def __init__(
+        self, space: gymnasium.Space[Any], name: str = "", *, key: str | None = None, as_numbers: bool = False
+    ) -> None:
+        self.space, self.name, self.key, self.as_numbers = space, name, key, as_numbers
         self.dtype: Any = np.uint8 if is_image(space) else np.float32
         self.shape: tuple[int, ...]
         if isinstance(space, spaces.Box | spaces.MultiBinary):
@@ -86,19 +67,50 @@ class ObservationPart:
             return self._numeric(observations)
         if isinstance(self.space, spaces.Text):
             return self._characters(observations)
-        numbers = np.asarray(observations).reshape(-1, len(self._sizes)) - self._starts
-        outside = ((numbers < 0) | (numbers >= self._sizes)).any(axis=1)
+        return self._choices(observations)
+
+    def _choices(self, observations: Any) -> NDArray[Any]:
+        given = self._array(observations)
+        if given.shape[1:] != (1,) or len(self._sizes) > 1:
+            self._check_shape(given, tuple(self.space.shape or ()))
+        numbers = given.reshape(-1, len(self._sizes)) - self._starts
+        outside = ~((numbers >= 0) & (numbers < self._sizes) & (numbers == np.floor(numbers))).all(axis=1)
         if outside.any():
-            raise self._not_in_space(np.asarray(observations)[int(np.argmax(outside))])
+            raise self._not_in_space(given[int(np.argmax(outside))])
+        chosen: NDArray[np.int64] = numbers.astype(np.int64)
         if self.as_numbers:
-            chosen: NDArray[np.int64] = numbers.reshape(len(numbers), *self.shape).astype(np.int64)
-            return chosen
+            return chosen.reshape(len(numbers), *self.shape)
         hot = np.zeros((len(numbers), *self.shape), dtype=np.float32)
-        np.put_along_axis(hot, numbers + np.cumsum(self._sizes) - self._sizes, 1.0, axis=1)
+        np.put_along_axis(hot, chosen + np.cumsum(self._sizes) - self._sizes, 1.0, axis=1)
         return hot
 
+    def _array(self, observations: Any) -> NDArray[Any]:
+        """Real numbers, of whatever type."""
+        try:
+            given = np.asarray(observations)
+        except ValueError as error:
+            raise ValueError(f"{self._where('an observation')} came as no array, {error}: {self._transform}") from error
+        if given.dtype.kind not in "biuf":
+            raise ValueError(
+                f"{self._where('an observation')} came as {given.dtype}, expected real numbers, as its space "
+                f"{self.space} says: {self._other_space}"
+            )
+        return given
+
+    def _check_shape(self, given: NDArray[Any], shape: tuple[int, ...]) -> None:
+        if given.shape == shape:
+            raise ValueError(
+                f"{self._where('an observation')} came alone, in shape {list(shape)}: give several, "
+                f"[{', '.join(map(str, ('n', *shape)))}], or one to act(policy, observation, info)"
+            )
+        if given.ndim == 0 or given.shape[1:] != shape:
+            raise ValueError(
+                f"{self._where('an observation')} came in shape {list(given.shape[1:])}, expected {list(shape)}, "
+                f"as its space says{self._layout_hint(given.shape[1:])}: {self._transform}"
+            )
+
     def _numeric(self, observations: Any) -> NDArray[Any]:
-        given = np.asarray(observations)
+        given = self._array(observations)
         if self.dtype == np.uint8 and given.dtype != np.uint8:
             fits = np.issubdtype(given.dtype, np.integer) and ((given >= 0) & (given <= 255)).all()
             if not fits:
@@ -106,11 +118,10 @@ class ObservationPart:
                     f"{self._where('an image')} came as {given.dtype} from {given.min()} to {given.max()}, expected "
                     f"uint8 from 0 to 255, as its space {self.space} says: {self._other_space}"
                 )
-        if given.shape[1:] != self.shape:
-            raise ValueError(
-                f"{self._where('an observation')} came in shape {list(given.shape[1:])}, expected {list(self.shape)}, "
-                f"as its space says{self._layout_hint(given.shape[1:])}: {self._transform}"
-            )
+        self._check_shape(given, self.shape)
+        if isinstance(self.space, spaces.MultiBinary) and not ((given == 0) | (given == 1)).all():
+            outside = ((given != 0) & (given != 1)).reshape(len(given), -1).any(axis=1)
+            raise self._not_in_space(given[int(np.argmax(outside))])
         converted: NDArray[Any] = given.astype(self.dtype, copy=False)
         return converted
 
@@ -120,6 +131,11 @@ class ObservationPart:
 
     def _characters(self, observations: Any) -> NDArray[Any]:
         """Numbers of the characters, from 1, and 0 behind the end."""
+        if isinstance(observations, str):
+            raise ValueError(
+                f"{self._where('an observation')} came as the one text {observations!r}, expected a sequence of texts: "
+                f"give several, or one to act(policy, observation, info)"
+            )
         numbers = np.zeros((len(observations), *self.shape), dtype=np.int64)
         for row, text in zip(numbers, observations, strict=True):
             if not isinstance(text, str) or text not in self.space:
@@ -134,7 +150,7 @@ class ObservationPart:
         )
 
     def _where(self, whole: str) -> str:
-        return f"the part {self.name!r} of the observation" if self.name else whole
+        return where(self.name, whole)
 
     @property
     def _transform(self) -> str:
@@ -142,6 +158,6 @@ class ObservationPart:
 
     @property
     def _other_space(self) -> str:
-        return (
-            f"drop it, without_keys(environment, {self.name!r}), or {self._transform}" if self.name else self._transform
-        )
+        if self.key is None:
+            return self._transform
+        return f"drop it, without_keys(environment, {self.key!r}), or {self._transform}"

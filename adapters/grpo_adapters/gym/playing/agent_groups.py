@@ -12,6 +12,9 @@ from numpy.typing import NDArray
 
 from grpo import World
 from grpo_adapters.gym.environments.checks import check_state
+from grpo_adapters.gym.memory.memory_records import beginning, check_remembered
+from grpo_adapters.gym.memory.memory_states import joined_states, rows_of
+from grpo_adapters.gym.memory.windows import StoredMemory
 from grpo_adapters.gym.observations.columns import placed, tensors
 from grpo_adapters.gym.observations.encoder import ObservationEncoder
 from grpo_adapters.gym.playing.agent_players import AgentPlayer
@@ -27,7 +30,8 @@ class AgentGroup:
     """The agents that share a policy, in all copies of an environment: a sampler of what :class:`ParallelAgents` plays.
 
     There is one state a step, :attr:`states`, and one action: all that the agents of the group played in a rollout,
-    agent by agent and episode by episode. So an agent that leaves early, or for long, leaves no gap.
+    agent by agent and episode by episode. So an agent that leaves early, or for long, leaves no gap. For a policy with
+    a memory, a row is what one agent played in one copy, or a window of it.
 
     Attributes:
         name: of the group.
@@ -149,6 +153,8 @@ class AgentGroup:
         parts = [part for player in players for part in player.played()]
         afters = [part.after for part in parts if part.after is not None]
         assert len(afters) == len(parts)
+        stored = [player.remembered.stored(player.num_steps) for player in players]
+        memories = [memory for memory in stored if memory is not None]
         self._waiting = (
             policy,
             Trajectory(
@@ -159,24 +165,41 @@ class AgentGroup:
                 next_observations=tensors(np.stack(afters)),
                 terminated=torch.tensor([part.terminated for part in parts]),
                 masks=stacked([mask for part in parts for mask in part.masks], policy.distribution.sizes),
+                memory=StoredMemory.joined(memories) if memories else None,
             ),
         )
 
     def decide(self, policy: StepwisePolicy, players: Sequence[AgentPlayer], noise: torch.Tensor) -> torch.Tensor:
-        """Decisions of some players, on the CPU."""
+        """Decisions of some players, on the CPU; what is remembered of each is left with it."""
         features = tensors(np.stack([player.features for player in players if player.features is not None]))
         masks = stacked([player.mask for player in players], policy.distribution.sizes)
+        memory = _memory_of(policy, players)
+        for row, player in enumerate(players):
+            player.remembered.store(policy, player.num_steps, memory, row, begins=player.episode_length == 0)
         decided = policy.decide(
             placed(features, policy.device, policy.dtype),
             noise.to(policy.device),
             None if masks is None else masks.to(policy.device),
+            memory,
         )
-        if decided.memory is not None:
-            raise TypeError(
-                f"{type(policy).__name__} decides by a memory, which ParallelAgents does not carry from step to step: "
-                f"stack the last observations in the environment"
-            )
+        check_remembered(policy, memory, decided.memory)
+        if memory is not None:
+            for row, player in enumerate(players):
+                player.memory = rows_of(decided.memory, slice(row, row + 1))
         return decided.decisions.cpu()
+
+
+def _memory_of(policy: StepwisePolicy, players: Sequence[AgentPlayer]) -> Any:
+    """What is remembered of some players, a row each; where an episode begins, what it begins with."""
+    fresh = beginning(policy, len(players))
+    if fresh is None:
+        return None
+    return joined_states(
+        [
+            rows_of(fresh, slice(row, row + 1)) if player.memory is None else player.memory
+            for row, player in enumerate(players)
+        ]
+    )
 
 
 def stacked(masks: Sequence[NDArray[np.bool_] | None], sizes: Sequence[int]) -> torch.Tensor | None:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from grpo import NonFiniteError
 from grpo_adapters.gym.environments.checks import allows_something
+from grpo_adapters.gym.memory.memory_records import StepsRemembered, carried_on
 from grpo_adapters.gym.observations.columns import finite_rows, not_finite_parts
 from grpo_adapters.gym.observations.encoder import Features
 
@@ -31,6 +32,11 @@ class Part:
 class AgentPlayer:
     """One agent in one copy of the environment, from rollout to rollout.
 
+    Attributes:
+        memory: what the policy remembers of the agent's episode, one row; None where it begins.
+        remembered: what was stored of it in this rollout.
+        num_steps: taken in this rollout.
+
     Args:
         name: what to call it in errors.
         sizes: of the choices that a mask lists.
@@ -40,23 +46,33 @@ class AgentPlayer:
         self.name = name
         self.sizes = sizes
         self.parts: list[Part] = []
+        self.remembered = StepsRemembered()
+        self.num_steps = 0
         self.leave()
 
     def leave(self) -> None:
         """Be in no episode."""
         self.features: Features | None = None
         self.mask: NDArray[np.bool_] | None = None
+        self.memory: Any = None
         self.episode_return, self.episode_length = 0.0, 0
 
-    def begin_rollout(self) -> None:
-        """Forget what was played, but not the episode under way."""
+    def begin_rollout(self, policy: Any) -> None:
+        """Forget what was played, but not the episode under way, nor what the policy remembers of it.
+
+        Raises:
+            ValueError: if this policy remembers something else.
+        """
         self.parts = [Part()]
+        self.remembered, self.num_steps = StepsRemembered(), 0
+        if self.memory is not None:
+            self.memory = carried_on(policy, self.memory, 1)
 
     def observe(self, features: Features, mask: Any, step: int) -> None:
         """See what is to be decided on."""
         if not finite_rows(features, 0):
             raise self._not_finite("observation", features, step)
-        self.features, self.mask = features, None if mask is None else np.asarray(mask, dtype=bool)
+        self.features, self.mask = features, None if mask is None else np.array(mask, dtype=bool)
         if self.mask is not None and not allows_something(self.mask, self.sizes):
             raise ValueError(
                 f"{self.name} has an action_mask that allows nothing at step {step} of the rollout: let it leave, or "
@@ -75,6 +91,7 @@ class AgentPlayer:
         part.rewards.append(reward)
         self.episode_return += reward
         self.episode_length += 1
+        self.num_steps += 1
 
     def end(self, after: Features, *, terminated: bool, step: int) -> tuple[float, int]:
         """The episode is over; its return and length."""

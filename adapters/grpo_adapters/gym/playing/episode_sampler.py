@@ -16,7 +16,7 @@ from grpo import NonFiniteError
 from grpo_adapters.gym.actions.action_batches import one_by_one
 from grpo_adapters.gym.environments.checks import allows_something, check_seed, check_state, not_finite, nothing_allowed
 from grpo_adapters.gym.environments.vector_environments import EnvironmentFailedError
-from grpo_adapters.gym.memory.memory_records import beginning, begun_anew, check_remembered, stacked
+from grpo_adapters.gym.memory.memory_records import StepsRemembered, beginning, begun_anew, check_remembered
 from grpo_adapters.gym.memory.memory_states import rows_of
 from grpo_adapters.gym.observations.columns import FeatureTensors, finite_rows, placed, tensors
 from grpo_adapters.gym.observations.encoder import Features, ObservationEncoder, check_same_spaces, spaces_of
@@ -148,9 +148,9 @@ class EpisodeSampler:
                 step_noise = next(noise)
             observations = tensors(np.stack([episode.observations[-1] for _, episode in playing]))
             masks = _stacked([episode.masks[-1] for _, episode in playing], policy.distribution.sizes)
-            if memory is not None:
-                for row, (_, episode) in enumerate(playing):
-                    episode.store_memory(policy, memory, row)
+            for row, (_, episode) in enumerate(playing):
+                num_steps = len(episode.rewards)
+                episode.remembered.store(policy, num_steps, memory, row, begins=num_steps == 0)
             decided = policy.decide(
                 placed(observations, device, dtype),
                 step_noise[: len(playing)],
@@ -174,7 +174,7 @@ class EpisodeSampler:
             playing = still_playing
             if decided.memory is not None and playing:
                 rows, begun = zip(*going_on, strict=True)
-                memory = begun_anew(policy, rows_of(decided.memory, list(rows)), np.array(begun))
+                memory = begun_anew(policy, rows_of(decided.memory, list(rows)), torch.tensor(begun))
         return _trajectories(episodes)
 
 
@@ -188,8 +188,7 @@ class _Episode:
     masks: list[NDArray[np.bool_] | None] = field(default_factory=list)
     decisions: list[torch.Tensor] = field(default_factory=list)
     rewards: list[float] = field(default_factory=list)
-    memory_steps: list[int] = field(default_factory=list)
-    memories: list[Any] = field(default_factory=list)
+    remembered: StepsRemembered = field(default_factory=StepsRemembered)
     terminated: bool = False
 
     def start(self, environment: gymnasium.Env[Any, Any], encoder: ObservationEncoder) -> None:
@@ -199,12 +198,6 @@ class _Episode:
         except Exception as error:
             raise EnvironmentFailedError(self._failed(error, "reset")) from error
         self._observe(encoder.single(observation), info, is_over=False)
-
-    def store_memory(self, policy: Any, memory: Any, row: int) -> None:
-        """Note what is remembered before the next step, where a row may begin."""
-        if policy.keeps_memory_at(len(self.rewards)):
-            self.memory_steps.append(len(self.rewards))
-            self.memories.append(rows_of(memory, slice(row, row + 1)))
 
     def step(
         self, environment: gymnasium.Env[Any, Any], encoder: ObservationEncoder, decision: torch.Tensor, action: Any
@@ -228,7 +221,7 @@ class _Episode:
         self.observations.append(observation)
         if not is_over:
             mask = info.get("action_mask")
-            self.masks.append(None if mask is None else np.asarray(mask, dtype=bool))
+            self.masks.append(None if mask is None else np.array(mask, dtype=bool))
             if mask is not None and not allows_something(np.asarray(mask, dtype=bool), self.sizes):
                 raise ValueError(nothing_allowed(self._name, len(self.rewards)))
 
@@ -249,7 +242,7 @@ class _Episode:
             next_observations=tensors(np.stack([last])),
             terminated=torch.tensor([self.terminated]),
             masks=_stacked(self.masks, self.sizes),
-            memory=stacked(self.memory_steps, self.memories),
+            memory=self.remembered.stored(len(self.rewards)),
         )
 
 

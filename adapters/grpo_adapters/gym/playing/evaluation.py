@@ -158,7 +158,7 @@ def _play(policy: StepwisePolicy, slots: Slots, num_episodes: int, seed: int, no
         check_remembered(policy, memory, decided.memory)
         memory = put_back(memory, numbers, decided.memory)
         rewards, done, real = slots.step(numbers, policy.distribution.actions(decided.decisions.cpu()))
-        memory = begun_anew(policy, memory, done | ~real)
+        memory = begun_anew(policy, memory, torch.from_numpy(done | ~real))
         for slot, episode in playing.items():
             if real[slot]:
                 returns[episode] += float(rewards[slot])

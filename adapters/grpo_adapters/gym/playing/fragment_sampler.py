@@ -12,7 +12,7 @@ from gymnasium.vector import AutoresetMode
 from grpo import World
 from grpo_adapters.gym.environments.checks import check_state, seed_from
 from grpo_adapters.gym.environments.vector_environments import VectorEnvironments
-from grpo_adapters.gym.memory.memory_records import MemoryRecord, carried_on
+from grpo_adapters.gym.memory.memory_records import MemoryRecord
 from grpo_adapters.gym.memory.memory_states import map_state
 from grpo_adapters.gym.observations.columns import from_plain, placed, plain
 from grpo_adapters.gym.observations.encoder import Features, check_same_spaces
@@ -244,7 +244,7 @@ class FragmentSampler:
             observations = self._start()
         rollout = FragmentRecord(self.num_steps, observations)
         shape, device, dtype = (self.num_steps, len(self.states)), policy.device, policy.dtype
-        record = MemoryRecord(policy, carried_on(policy, self._memory, len(self.states)), begins=self._lengths == 0)
+        record = MemoryRecord(policy, self._memory, begins=torch.from_numpy(self._lengths == 0))
         noise = policy.distribution.noise(shape, policy.generator).to(device)
         for step, step_noise in enumerate(noise):
             masks = self.environments.masks
@@ -257,7 +257,7 @@ class FragmentSampler:
             )
             transition = self.environments.step(policy.distribution.actions(decided.decisions))
             rollout.store(step, decided, transition)
-            record.follow(decided.memory, transition.done | ~transition.real)
+            record.follow(decided.memory, torch.from_numpy(transition.done | ~transition.real))
             observations = transition.observations
         rollout.check(transition.next_observations, policy.distribution.sizes, self.environments.seed)
         fragments = rollout.trajectories(transition.next_observations, record, policy)

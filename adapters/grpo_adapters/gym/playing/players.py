@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,7 +15,7 @@ from grpo_adapters.gym.environments.checks import allows_something
 from grpo_adapters.gym.memory.memory_records import begun_anew
 from grpo_adapters.gym.memory.memory_states import tensors_of
 from grpo_adapters.gym.observations.columns import finite_rows, placed, tensors
-from grpo_adapters.gym.observations.encoder import batch_of_one
+from grpo_adapters.gym.observations.nested_spaces import batch_of_one
 
 if TYPE_CHECKING:
     from grpo_adapters.gym.policies.gym_policy import GymPolicy
@@ -51,10 +53,14 @@ class Player:
         if which is None:
             self._memory = None
             return
-        begun = np.asarray(which, dtype=bool)
+        begun = np.asarray(which)
+        if begun.dtype != bool or begun.ndim != 1:
+            raise ValueError(
+                f"Player.begin was given {which!r}, expected a bool for each environment, or nothing for all of them"
+            )
         if self._memory is not None:
             self._check_count(len(begun))
-            self._memory = begun_anew(self.policy, self._memory, begun)
+            self._memory = begun_anew(self.policy, self._memory, torch.from_numpy(begun.copy()))
 
     def __call__(self, observations: Any, masks: Any = None) -> Any:
         """Actions for the next observations of n environments, always the same ones, in the same order.
@@ -92,6 +98,18 @@ def one_observed(policy: GymPolicy, observation: Any, info: dict[str, Any]) -> t
     return batch_of_one(policy.observation_space, observation), masks
 
 
+@contextmanager
+def _in_evaluation_mode(policy: GymPolicy) -> Iterator[None]:
+    """As samplers and :func:`evaluate` decide, with each module left in the mode that it was in."""
+    training = [module for module in policy.modules() if module.training]
+    policy.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
+
+
 @torch.no_grad()
 def decide_once(
     policy: GymPolicy, observations: Any, masks: Any, memory: Any, *, deterministic: bool
@@ -112,5 +130,6 @@ def decide_once(
     noise = None
     if not deterministic:
         noise = policy.distribution.noise((1, len(features)), policy.generator)[0].to(policy.device)
-    decided = policy.decide(features, noise, allowed, memory)
+    with _in_evaluation_mode(policy):
+        decided = policy.decide(features, noise, allowed, memory)
     return policy.distribution.actions(decided.decisions), decided.memory

@@ -12,6 +12,7 @@ from torch import Tensor
 from grpo import EqualGroups, Segments, Stateful, World
 from grpo_adapters.gym.environments.checks import check_seed, check_state, seed_from
 from grpo_adapters.gym.environments.simulators import CheckedSimulator, Simulator
+from grpo_adapters.gym.memory.memory_records import MemoryRecord
 from grpo_adapters.gym.observations.columns import placed
 from grpo_adapters.gym.observations.encoder import check_same_spaces
 from grpo_adapters.gym.playing.simulator_steps import SimulatedSteps
@@ -77,6 +78,7 @@ class SimulatorSampler:
         self.states = list(range(self._checked.num_envs))
         self.statistics = EpisodeStatistics(max(WINDOW, len(self.states)))
         self._observations: Tensor | None = None
+        self._memory: Any = None
         self._progress = torch.zeros(2, len(self.states), dtype=torch.float64)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> SimulatorSampler:
@@ -128,6 +130,7 @@ class SimulatorSampler:
         parts = {
             "simulator": self.simulator.state_dict(),
             "observations": self._observations,
+            "memory": self._memory,
             "masks": self._checked.masks,
             "progress": self._progress,
             "next_seed": self._next_seed,
@@ -140,7 +143,7 @@ class SimulatorSampler:
         Raises:
             ValueError: if it is the state of a sampler of other environments; nothing has then changed.
         """
-        own = {"simulator", "observations", "masks", "progress"} if self._is_stateful else set()
+        own = {"simulator", "observations", "memory", "masks", "progress"} if self._is_stateful else set()
         check_state(state_dict, {"num_envs", "statistics", "next_seed"} | own, self)
         if state_dict["num_envs"] != len(self.states):
             raise ValueError(
@@ -151,7 +154,7 @@ class SimulatorSampler:
         if isinstance(self.simulator, Stateful):
             parts = copy.deepcopy(dict(state_dict))
             self.simulator.load_state_dict(parts["simulator"])
-            self._observations = parts["observations"]
+            self._observations, self._memory = parts["observations"], parts["memory"]
             self._progress = parts["progress"]
             self._checked.go_on(parts["observations"], parts["masks"])
         self._next_seed = state_dict["next_seed"]
@@ -175,7 +178,6 @@ class SimulatorSampler:
             kwargs: not used.
 
         Raises:
-            TypeError: if the policy decides by a memory, which this sampler does not carry.
             ValueError: if the states are not all slots in order, more than one action is asked for, the policy was
                 built for other spaces or is on another device, or tensors of the simulator are not as they must be.
             EnvironmentFailedError: if the simulator raises; the next rollout starts from new episodes.
@@ -195,29 +197,28 @@ class SimulatorSampler:
             observations = self._start()
         self._check_device(policy, observations)
         steps = SimulatedSteps(self.num_steps, observations, self._checked.dtype)
+        record = MemoryRecord(policy, self._memory, begins=(self._progress[1] == 0).to(observations.device))
         noise = policy.distribution.noise(
             (self.num_steps, len(self.states)), _generator_on(observations.device, policy.generator)
         )
         for number, step_noise in enumerate(noise):
             masks = self._checked.masks
             steps.store_observations(number, observations, masks)
+            record.store(number)
             features = placed(observations.to(self._checked.dtype), policy.device, policy.dtype)
-            decided = policy.decide(features, step_noise, masks)
-            if decided.memory is not None:
-                raise TypeError(
-                    f"{type(policy).__name__} decides by a memory, which SimulatorSampler does not carry from step to "
-                    f"step: play with a FragmentSampler, or stack the last observations in the simulator"
-                )
+            decided = policy.decide(features, step_noise, masks, record.memory)
             step = self._checked.step(policy.distribution.played(decided.decisions), number)
             steps.store(number, decided.decisions, step)
+            record.follow(decided.memory, step.done)
             observations = step.observations
-        rollout = steps.rollout(policy.distribution.sizes)
+        rollout = steps.rollout(policy.distribution.sizes, record.whole(self.num_steps))
         self._count(rollout, steps.done)
-        self._observations = observations
+        self._observations, self._memory = observations, record.memory
         return EqualGroups(rollout)
 
     def _start(self) -> Tensor:
         self._progress.zero_()
+        self._memory = None
         seed, self._next_seed = self._next_seed, None
         return self._checked.reset(seed)
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from grpo import NonFiniteError
 from grpo_adapters.gym.environments.simulators import SimulatedStep
+from grpo_adapters.gym.memory.windows import StoredMemory
 from grpo_adapters.gym.playing.trajectories import Rollout
 
 
@@ -53,8 +54,12 @@ class SimulatedSteps:
             rows = step.done.view(-1, *[1] * (after.dim() - 1))
             after.copy_(torch.where(rows, step.final, step.observations))
 
-    def rollout(self, sizes: Sequence[int]) -> Rollout:
+    def rollout(self, sizes: Sequence[int], memory: StoredMemory | None) -> Rollout:
         """The whole, checked.
+
+        Args:
+            sizes: of the choices that a mask lists.
+            memory: what the policy remembered along the way.
 
         Raises:
             NonFiniteError: if an observation or a reward is not finite.
@@ -73,6 +78,7 @@ class SimulatedSteps:
             self.after[steps, slots],
             self.terminated[steps, slots],
             self.masks,
+            memory,
         )
         _check_finite("observation", rollout.observations)
         _check_finite("reward", rollout.rewards)

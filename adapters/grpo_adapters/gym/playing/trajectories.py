@@ -10,9 +10,13 @@ import torch
 from torch import Tensor
 
 from grpo import Segments
-from grpo_adapters.gym.memory.windows import StoredMemory, Windows
+from grpo_adapters.gym.memory.memory_states import rows_of
+from grpo_adapters.gym.memory.windows import StoredMemory, Windows, memory_of
 from grpo_adapters.gym.observations.columns import joined, placed
 from grpo_adapters.gym.observations.frame_stacks import gathered
+
+ROUNDING = 1e-4
+"""Of numbers that are computed again beside others, relative to the largest of them."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,6 +37,22 @@ class SampledOutputs:
         return SampledOutputs(
             self.outputs[steps], self.values if self.values is None else self.values[steps], self.weights
         )
+
+    def is_close_to(self, other: SampledOutputs) -> bool:
+        """Whether outputs and values differ by no more than rounding."""
+        pairs = [(self.outputs, other.outputs), (self.values, other.values)]
+        return all(
+            own is not None
+            and own.shape == its.shape
+            and bool(((own - its).abs() <= ROUNDING * its.abs().max()).all() if its.numel() else True)
+            for own, its in pairs
+            if its is not None
+        )
+
+    def to(self, device: torch.device) -> SampledOutputs:
+        """The same on a device."""
+        values = None if self.values is None else self.values.to(device)
+        return SampledOutputs(self.outputs.to(device), values, self.weights)
 
     @staticmethod
     def joined(parts: Sequence[SampledOutputs | None]) -> SampledOutputs | None:
@@ -89,6 +109,7 @@ class Rollout(Sequence[Trajectory]):
         next_observations: features after each of these ends, [K, ...].
         terminated: whether each episode ended there by its own rules, bool [K]; else it was cut short.
         masks: which choices were allowed, bool [n, T, ...]; None where all were.
+        memory: what the policy remembered along the way, in all environments; None for one that remembers nothing.
     """
 
     observations: Tensor
@@ -98,6 +119,7 @@ class Rollout(Sequence[Trajectory]):
     next_observations: Tensor
     terminated: Tensor
     masks: Tensor | None = None
+    memory: StoredMemory | None = None
 
     def __len__(self) -> int:
         return len(self.rewards)
@@ -115,6 +137,15 @@ class Rollout(Sequence[Trajectory]):
             self.next_observations[pieces],
             self.terminated[pieces],
             None if self.masks is None else self.masks[slot],
+            None if self.memory is None else self._memory_in(self.memory, slot),
+        )
+
+    def _memory_in(self, memory: StoredMemory, slot: int) -> StoredMemory:
+        count, num_steps = len(memory.steps) // len(self), self.rewards.shape[1]
+        own = slice(slot * count, (slot + 1) * count)
+        stretch = Segments(1, num_steps, memory.stretches.device)
+        return StoredMemory(
+            memory.steps[own] - slot * num_steps, rows_of(memory.states, own), memory.begins[own], stretch
         )
 
     @property
@@ -122,17 +153,22 @@ class Rollout(Sequence[Trajectory]):
         """Steps of each episode, or part of one, int64 [K]."""
         return self.ends.diff(prepend=self.ends.new_full((1,), -1))
 
-    def batch(self, device: torch.device, dtype: torch.dtype) -> TrajectoryBatch:
-        """All steps on a device, with observations in the precision of the networks."""
+    def batch(self, device: torch.device, dtype: torch.dtype, *, burn_in: int | None = None) -> TrajectoryBatch:
+        """All steps on a device, as :meth:`TrajectoryBatch.of` gives them."""
         num_envs, num_steps = self.rewards.shape
+        observations = placed(self.observations.flatten(0, 1), device, dtype)
+        windows = None
+        if burn_in is not None:
+            windows = Windows.of(memory_of(self), self.lengths, observations, burn_in, device, dtype)
         return TrajectoryBatch(
-            placed(self.observations.flatten(0, 1), device, dtype),
+            observations,
             self.decisions.flatten(0, 1).to(device),
             None if self.masks is None else self.masks.flatten(0, 1).to(device),
             Segments(num_envs, num_steps, device),
             Segments.of_lengths(self.lengths.to(device)),
             placed(self.next_observations, device, dtype),
             self.terminated.to(device),
+            windows,
         )
 
 
@@ -214,10 +250,16 @@ class TrajectoryBatch:
             burn_in: steps before each window for a policy with a memory; None for one without.
         """
         if isinstance(trajectories, Rollout):
-            return trajectories.batch(device, dtype)
+            return trajectories.batch(device, dtype, burn_in=burn_in)
         observations = placed(joined([trajectory.observations for trajectory in trajectories]), device, dtype)
         masks = _joined_masks(trajectories)
+        sampled = SampledOutputs.joined([trajectory.sampled for trajectory in trajectories])
         lengths = [length for trajectory in trajectories for length in trajectory.episode_lengths]
+        windows = None
+        if burn_in is not None:
+            memory = StoredMemory.joined([memory_of(trajectory) for trajectory in trajectories])
+            own_lengths = torch.tensor(lengths, device=memory.steps.device)
+            windows = Windows.of(memory, own_lengths, observations, burn_in, device, dtype)
         return cls(
             observations,
             torch.cat([trajectory.decisions for trajectory in trajectories]).to(device),
@@ -226,8 +268,8 @@ class TrajectoryBatch:
             Segments.of_lengths(lengths, device),
             placed(joined([trajectory.next_observations for trajectory in trajectories]), device, dtype),
             torch.cat([trajectory.terminated for trajectory in trajectories]).to(device),
-            None if burn_in is None else Windows.of(trajectories, observations, burn_in, dtype),
-            SampledOutputs.joined([trajectory.sampled for trajectory in trajectories]),
+            windows,
+            None if sampled is None else sampled.to(device),
         )
 
     def select(self, rows: Tensor) -> TrajectoryBatch:

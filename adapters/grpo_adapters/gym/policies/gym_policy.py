@@ -30,6 +30,7 @@ from grpo_adapters.gym.networks.perceptrons import (
 )
 from grpo_adapters.gym.observations.columns import Columns, FeatureTensors, tensors
 from grpo_adapters.gym.observations.encoder import ObservationEncoder, spaces_of
+from grpo_adapters.gym.observations.frame_stacks import gathered
 from grpo_adapters.gym.playing.players import decide_once
 from grpo_adapters.gym.playing.stepwise import Decided
 from grpo_adapters.gym.playing.trajectories import SampledOutputs, Trajectory, TrajectoryBatch
@@ -42,6 +43,7 @@ from grpo_adapters.gym.policies.unit_shapes import (
 )
 
 ROWS_AT_A_TIME = 128
+STEPS_ASKED_AGAIN = 8
 
 
 class GymPolicy(nn.Module):
@@ -191,8 +193,9 @@ class GymPolicy(nn.Module):
 
     def _scaled(self, observations: FeatureTensors) -> FeatureTensors:
         if isinstance(observations, Columns):
-            return Columns({name: scaled_images(part, self.dtype) for name, part in observations.items()})
-        return scaled_images(observations, self.dtype)
+            return Columns({name: self._scaled(part) for name, part in observations.items()})
+        numbers = gathered(observations)
+        return scaled_images(numbers, self.dtype) if numbers.dtype == torch.uint8 else numbers
 
     def units(self, observations: FeatureTensors) -> Any:
         """The features, or what the trunk makes of them: what actor and critic see, or the memory before them.
@@ -210,10 +213,18 @@ class GymPolicy(nn.Module):
         return self.units(batch.stored_observations) if self.memory is None else self._remembered(batch).units
 
     def _sampled(self, batch: TrajectoryBatch) -> SampledOutputs | None:
-        """What was computed for the steps while they were decided, if it is what would be computed now."""
+        """What was computed for the steps while they were decided, if it is what would be computed now.
+
+        That is the case if all weights are the same, and some steps get the same when they are computed again: this
+        shows whether anything else has changed, such as the mode, an activation or a number that a network holds.
+        """
         if torch.is_grad_enabled() or batch.sampled is None or batch.sampled.weights != self.weights_checksum():
             return None
-        return batch.sampled
+        num_steps = len(batch.decisions)
+        rows = torch.linspace(0, num_steps - 1, min(num_steps, STEPS_ASKED_AGAIN), device=self.device).long()
+        outputs, values = self._decided_by(self.units(batch.stored_observations[rows]))
+        now = SampledOutputs(outputs, values, batch.sampled.weights)
+        return batch.sampled if now.is_close_to(batch.sampled[rows]) else None
 
     def weights_checksum(self) -> str:
         """Of all parameters and buffers: another one as soon as a single bit of them is."""
@@ -228,7 +239,7 @@ class GymPolicy(nn.Module):
         """What is remembered where so many episodes begin; None without a memory."""
         if self.memory is None:
             return None
-        state = beginning_of(self.memory, num_environments, self._memory_like)
+        state = beginning_of(self.memory, num_environments, self._memory_like, self.device)
         return placed_state(state, self.device, self.dtype)
 
     def keeps_memory_at(self, step: int) -> bool:
@@ -309,6 +320,9 @@ def _normalization(encoder: ObservationEncoder) -> RunningNormalization | Normal
 
 
 def _check_window(memory: nn.Module | None, window: int | None, burn_in: int) -> None:
+    for name, value in (("window", window), ("burn_in", burn_in)):
+        if value is not None and type(value) is not int:
+            raise TypeError(f"{name} is {value!r}, expected a whole number of steps")
     if memory is None and (window is not None or burn_in != 0):
         raise ValueError(
             f"window is {window} and burn_in {burn_in}, but there is no memory: pass memory=LSTM(...), say"

@@ -34,16 +34,34 @@ def _within_reach(part: Tensor) -> Tensor:
 
 
 def check_network(role: str, network: nn.Module, inputs: Any) -> None:
-    """A network without a memory must give each of :data:`NUM_ROWS` rows the same alone and together.
+    """A network without a memory must give each of :data:`NUM_ROWS` rows the same alone and together, and leave them.
 
     Raises:
         ValueError: if it does not.
     """
+
+    def compute(rows: list[int]) -> list[Tensor]:
+        own = inputs[rows]
+        with inputs_left(role, network, [part for _, part in own.items()] if isinstance(own, Columns) else [own]):
+            return [network(own)]
+
     fix = (
         "Put what remembers steps into memory=, as LSTM of grpo_adapters.gym, and take nn.LayerNorm for what "
         "normalises over a batch"
     )
-    check_rows(role, network, lambda rows: [network(inputs[rows])], fix)
+    check_rows(role, network, compute, fix)
+
+
+@contextmanager
+def inputs_left(role: str, network: nn.Module, inputs: Sequence[Tensor]) -> Iterator[None]:
+    """Raise a ValueError if a network writes over what it is given here, which is read again elsewhere."""
+    before = [tensor.clone() for tensor in inputs]
+    yield
+    if not all(own.equal(tensor) for own, tensor in zip(before, inputs, strict=True)):
+        raise ValueError(
+            f"{role} {type(network).__name__} writes over what it is given, which is read again: let it make something "
+            f"new, by x = x / 2 instead of x /= 2, or nn.ReLU() instead of nn.ReLU(inplace=True)"
+        )
 
 
 def check_rows(role: str, network: nn.Module, compute: Callable[[list[int]], Sequence[Tensor]], fix: str) -> None:
