@@ -19,7 +19,6 @@ from grpo.data.state import copied, load_state
 from grpo.distributed.parts import is_sharded, local_part, whole
 from grpo.distributed.world import World
 from grpo.models._checks import check_parameters
-from grpo.training._adamw import make_step
 from grpo.training._gradient_sum import GradientSum
 
 
@@ -214,7 +213,7 @@ class Optimization:
         if bound is not None and grad_norm > bound:
             for part in parts:
                 torch._foreach_mul_(part, bound / grad_norm)
-        make_step(self.optimizer)
+        self.optimizer.step()
         return grad_norm
 
 

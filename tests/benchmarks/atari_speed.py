@@ -8,11 +8,11 @@ the median speeds and of the memory, as JSON.
 from __future__ import annotations
 
 import json
-import resource
 import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import torch
@@ -87,8 +87,10 @@ CONTENDERS = {"ours": our_ppo, "SB3": stable_baselines3_ppo}
 
 
 def peak_megabytes() -> float:
-    """The most memory that this process has had."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    """The most memory that this process has had, and not the one that started it, which ``ru_maxrss`` begins from."""
+    status = Path("/proc/self/status").read_text(encoding="utf-8")
+    [kilobytes] = [line.split()[1] for line in status.splitlines() if line.startswith("VmHWM")]
+    return int(kilobytes) / 1024
 
 
 def added_megabytes(options: Options) -> float:

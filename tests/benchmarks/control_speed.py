@@ -25,7 +25,6 @@ import atari_speed
 import recurrent_speed
 from alternating import median_seconds
 from grpo import LinearSchedule, PPOConfig, PPOTrainer, World
-from grpo.training import _adamw, _optimization
 from grpo_adapters.gym import EnvironmentReward, FragmentSampler, GymActorCritic, ParallelVectorEnv
 from hand_written_ppo import CART_POLE, LUNAR_LANDER, HandTunedPPO, HandWrittenPPO, Settings
 from stable_baselines3_ppo import their_environments, their_iteration, their_ppo
@@ -130,7 +129,7 @@ def profile(settings: Settings, *, iterations: int) -> dict[str, float]:
     start = time.perf_counter()
     with (
         patch.object(torch.autograd, "backward", timed(torch.autograd.backward, "backward", phases)),
-        patch.object(_optimization, "make_step", timed(_adamw.make_step, "optimizer", phases)),
+        patch.object(torch.optim.AdamW, "step", timed(torch.optim.AdamW.step, "optimizer", phases)),
     ):
         for _ in range(iterations):
             trainer.step(slots)
