@@ -36,19 +36,22 @@ def table(lines: Sequence[Line]) -> str:
     for name, path in zoo_files().items():
         settings = read_toml(path)
         own = [line for line in lines if line["name"] == name]
-        budgets: list[Any] = sorted({budget_of(line) for line in own}) or [settings.get("until_decisions")]
-        for budget in budgets:
-            same = [line for line in own if budget_of(line) == budget]
+        budgets = sorted({line["settings"]["until_decisions"] for line in own}, key=lambda number: number or 0)
+        for budget in budgets or [settings.get("until_decisions")]:
+            same = [line for line in own if line["settings"]["until_decisions"] == budget]
             cells = [figure(same, contender, settings["algorithm"]) for contender in CONTENDERS]
-            told = "" if budget is None else f"{budget:,}"
-            row = f"| `{name}` | {settings['environment']} | {told} | {' | '.join(cells)} |"
+            row = f"| `{name}` | {settings['environment']} | {decisions(budget, same)} | {' | '.join(cells)} |"
             (rows if own else not_run).append(row)
     return "\n".join(rows + not_run)
 
 
-def budget_of(line: Line) -> int:
+def decisions(budget: int | None, lines: Sequence[Line]) -> str:
     """The decisions that were asked for, or those that so many steps came to."""
-    return int(line["settings"]["until_decisions"] or line["decisions"])
+    if budget is not None:
+        return f"{budget:,}"
+    return " to ".join(
+        f"{number:,}" for number in sorted({line["decisions"] for line in lines})[:: max(1, len(lines) - 1)]
+    )
 
 
 def figure(lines: Sequence[Line], contender: str, algorithm: str) -> str:
@@ -59,7 +62,12 @@ def figure(lines: Sequence[Line], contender: str, algorithm: str) -> str:
     if not returns:
         return NOT_RUN
     mean, low, high = interval(returns)
-    return f"**{mean:.1f}** [{low:.1f}, {high:.1f}] ({', '.join(f'{own:.1f}' for own in returns)})"
+    return f"**{told(mean)}** [{told(low)}, {told(high)}] ({', '.join(map(told, returns))})"
+
+
+def told(number: float) -> str:
+    """A return with as many digits as matter."""
+    return f"{number:.2f}" if abs(number) < 10 else f"{number:.1f}"
 
 
 def interval(returns: Sequence[float]) -> tuple[float, float, float]:
