@@ -97,7 +97,11 @@ def test_log_probs_are_those_of_the_policy_after_every_change(engine: EngineServ
         completions = [own for group in groups for own in group]
         assert {own.weights_version for own in completions} == {version}
         assert all(own.text == trained.tokenizer.decode(own.token_ids, skip_special_tokens=True) for own in completions)
-        assert all(own.ended == (0 in own.token_ids or "7" in own.text or "a a" in own.text) for own in completions)
+        whole = [trained.tokenizer.decode(own.token_ids) for own in completions]  # special tokens part what stops
+        ended = [
+            0 in own.token_ids or "7" in text or "a a" in text for own, text in zip(completions, whole, strict=True)
+        ]
+        assert ended == [own.ended for own in completions]
 
 
 def test_weights_are_sent_once_for_each_change(engine: EngineServer, tmp_path: Path) -> None:
