@@ -217,3 +217,24 @@ class SpacesEnv(gymnasium.Env[Any, Any]):
         assert self.action_space.contains(action), action
         self.steps += 1
         return self.observation_space.sample(), 0.0, False, self.steps == 4, {}
+
+
+class FramesEnv(gymnasium.Env[Any, Any]):
+    """Frames of random pixels in episodes of ``length`` steps."""
+
+    def __init__(self, shape: tuple[int, ...] = (4, 84, 84), length: int = 7) -> None:
+        self.observation_space = spaces.Box(0, 255, shape, np.uint8)
+        self.action_space = spaces.Discrete(3)
+        self.length, self.time = length, 0
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict[str, Any]]:
+        super().reset(seed=seed)
+        self.time = 0
+        return self._frame(), {}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        self.time += 1
+        return self._frame(), float(action), self.time == self.length, False, {}
+
+    def _frame(self) -> Any:
+        return self.np_random.integers(0, 256, self.observation_space.shape, dtype=np.uint8)

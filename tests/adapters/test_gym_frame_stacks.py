@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import gymnasium
 import numpy as np
 import pytest
 import torch
-from gymnasium import spaces
+from gym_environments import FramesEnv
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from gymnasium.wrappers import FrameStackObservation
 from hypothesis import given
@@ -25,29 +24,10 @@ from grpo_adapters.gym.playing.observation_stores import ObservationStore
 NUM_STEPS, NUM_ENVS, NUM_STACKED, SIZE, LENGTH = 40, 3, 4, 6, 17
 
 
-class Noise(gymnasium.Env[Any, Any]):
-    """Frames of noise."""
-
-    def __init__(self) -> None:
-        self.observation_space = spaces.Box(0, 255, (SIZE, SIZE), np.uint8)
-        self.action_space = spaces.Discrete(2)
-        self.time = 0
-
-    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict[str, Any]]:
-        super().reset(seed=seed)
-        self.time = 0
-        return self._frame(), {}
-
-    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
-        self.time += 1
-        return self._frame(), float(action), self.time == LENGTH, False, {}
-
-    def _frame(self) -> Any:
-        return self.np_random.integers(0, 256, (SIZE, SIZE), dtype=np.uint8)
-
-
 def sampler(mode: AutoresetMode = AutoresetMode.SAME_STEP) -> FragmentSampler:
-    envs = SyncVectorEnv([lambda: FrameStackObservation(Noise(), NUM_STACKED)] * NUM_ENVS, autoreset_mode=mode)
+    envs = SyncVectorEnv(
+        [lambda: FrameStackObservation(FramesEnv((SIZE, SIZE), LENGTH), NUM_STACKED)] * NUM_ENVS, autoreset_mode=mode
+    )
     return FragmentSampler(envs, NUM_STEPS)
 
 

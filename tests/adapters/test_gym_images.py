@@ -11,6 +11,7 @@ import gymnasium
 import numpy as np
 import pytest
 import torch
+from gym_environments import FramesEnv
 from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from torch import Tensor, nn
@@ -31,27 +32,6 @@ from grpo_adapters.gym import (
 from grpo_adapters.gym.environments import atari
 from grpo_adapters.gym.networks import perceptrons
 from grpo_adapters.gym.policies import gym_policy
-
-
-class FramesEnv(gymnasium.Env[Any, Any]):
-    """Frames of random pixels in episodes of ``length`` steps."""
-
-    def __init__(self, shape: tuple[int, ...] = (4, 84, 84), length: int = 7) -> None:
-        self.observation_space = spaces.Box(0, 255, shape, np.uint8)
-        self.action_space = spaces.Discrete(3)
-        self.length, self.time = length, 0
-
-    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict[str, Any]]:
-        super().reset(seed=seed)
-        self.time = 0
-        return self._frame(), {}
-
-    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
-        self.time += 1
-        return self._frame(), float(action), self.time == self.length, False, {}
-
-    def _frame(self) -> Any:
-        return self.np_random.integers(0, 256, self.observation_space.shape, dtype=np.uint8)
 
 
 def frames(shape: tuple[int, ...] = (4, 84, 84), num_envs: int = 2, length: int = 7) -> SyncVectorEnv:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any, Literal
@@ -16,7 +17,7 @@ from grpo_adapters.gym.observations.frames import FrameLayout
 SMALLEST_FOR_NATURE = 36
 
 
-class _ImageNetwork(nn.Module):
+class _ImageNetwork(nn.Module, ABC):
     """Convolutions and a linear layer behind them: from frames to units."""
 
     def __init__(self, space: gymnasium.Space[Any], channels: Literal["first", "last"] | None) -> None:
@@ -37,9 +38,9 @@ class _ImageNetwork(nn.Module):
         """[n, channels, h, w] -> [n, F]."""
         return self._convolved(frames.contiguous(memory_format=torch.channels_last)).flatten(1)
 
+    @abstractmethod
     def _convolved(self, units: Tensor) -> Tensor:
         """[n, channels, h, w] -> [n, other channels, fewer rows, fewer columns]."""
-        raise NotImplementedError
 
 
 class NatureCNN(_ImageNetwork):

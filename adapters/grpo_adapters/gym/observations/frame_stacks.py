@@ -34,11 +34,6 @@ class FrameStacks:
     def __getitem__(self, which: slice | Tensor) -> FrameStacks:
         return FrameStacks(self.frames, self.numbers[which])
 
-    @property
-    def device(self) -> torch.device:
-        """Where the frames are."""
-        return self.frames.device
-
     def to(self, device: torch.device | str) -> FrameStacks:
         """The same on a device."""
         return FrameStacks(self.frames.to(device), self.numbers.to(device))
