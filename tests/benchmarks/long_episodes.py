@@ -7,7 +7,6 @@ each training to ``long_episodes.jsonl``; a training that is there already, with
 
 from __future__ import annotations
 
-import json
 import time
 from dataclasses import asdict
 from itertools import product
@@ -20,9 +19,10 @@ import tyro
 from grpo_adapters.gym import evaluate
 from long_episode_setups import SETUPS, Setup, build, make_environment
 from long_episodes_page import write_page
+from trainings_file import TrainingsFile
 from zoo_contenders import EPISODES, EVALUATION_SEED, thinned
 
-RESULTS = Path(__file__).with_name("long_episodes.jsonl")
+TRAININGS = TrainingsFile(Path(__file__).with_name("long_episodes.jsonl"))
 TOLD_AT_THE_END = ("episode_length", "entropy", "num_replayed", "shared_states")
 
 
@@ -41,19 +41,18 @@ def run(
     torch.set_num_threads(1)
     for name, seed in product(names, seeds):
         key = {"name": name, "seed": seed, "budget": decisions, "settings": asdict(SETUPS[name])}
-        if any(line.items() >= key.items() for line in results()):
+        if TRAININGS.has(key):
             continue
         start = time.process_time()
         outcome = train(SETUPS[name], seed, decisions)
         seconds = round(time.process_time() - start)
-        with RESULTS.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(key | outcome | {"processor_seconds": seconds}) + "\n")
+        TRAININGS.add(key | outcome | {"processor_seconds": seconds})
         print(f"{name}, seed {seed}: {outcome['final']:.2f} in {seconds} s", flush=True)
 
 
 def page() -> None:
     """Write the table and draw the picture."""
-    write_page(results())
+    write_page(TRAININGS.lines())
 
 
 def train(setup: Setup, seed: int, budget: int) -> dict[str, Any]:
@@ -70,13 +69,6 @@ def train(setup: Setup, seed: int, budget: int) -> dict[str, Any]:
     final = evaluate(trainer.policy, make_environment, EPISODES, seed=EVALUATION_SEED).mean
     told = {name: metrics[name] for name in TOLD_AT_THE_END if name in metrics}
     return {"decisions": decisions, "steps": step, "final": final, "curve": thinned(curve)} | told
-
-
-def results() -> list[dict[str, Any]]:
-    """The lines of the trainings so far."""
-    if not RESULTS.exists():
-        return []
-    return [json.loads(line) for line in RESULTS.read_text(encoding="utf-8").splitlines()]
 
 
 if __name__ == "__main__":

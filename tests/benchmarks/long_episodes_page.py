@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 
+from curve_pictures import COLUMNS, pictures, save
 from long_episode_setups import SETUPS, TOLD
 
 DOCS = Path(__file__).parents[2] / "docs"
 BEGIN, END = "% written by tests/benchmarks/long_episodes.py page", "% end of what is written"
 YARDSTICK = "ppo"
 COMMON_BUDGET = 300_000
-COLUMNS = 3
 Line = Mapping[str, Any]
 
 
@@ -58,23 +58,11 @@ def keys_of(lines: Sequence[Line]) -> list[tuple[str, int]]:
 
 def draw(lines: Sequence[Line], path: Path) -> None:
     """The curves of all trainings, a picture for each setup, PPO in all of them."""
-    from matplotlib import pyplot
-
     names = [name for name in SETUPS if name != YARDSTICK and any(line["name"] == name for line in lines)]
-    rows = -(-len(names) // COLUMNS)
-    figure, axes = pyplot.subplots(rows, COLUMNS, squeeze=False, sharey=True, figsize=(10, 2.6 * rows))
-    for axis in axes.flat:
-        axis.set_visible(False)
-    for name, axis in zip(names, axes.flat, strict=False):
-        axis.set_visible(True)
-        axis.set_title(name, fontsize=9)
-        axis.tick_params(labelsize=7)
-        axis.locator_params(axis="x", nbins=4)
-        axis.xaxis.set_major_formatter(lambda decisions, _: f"{decisions / 1000:,.0f}k")
+    figure, axes = pictures(names, height=2.6 * -(-len(names) // COLUMNS), sharey=True)
+    for name, axis in axes.items():
         for shown, colour in ((YARDSTICK, "tab:orange"), (name, "tab:blue")):
             for line in lines:
                 if line["name"] == shown:
                     axis.plot(*zip(*line["curve"], strict=True), color=colour, linewidth=0.9)
-    pyplot.rcParams["svg.hashsalt"] = "long episodes"
-    figure.tight_layout()
-    figure.savefig(path, metadata={"Date": None})
+    save(figure, path, "long episodes")

@@ -6,7 +6,6 @@ is there already, with the same settings, is left out. ``page`` writes the table
 
 from __future__ import annotations
 
-import json
 import time
 from dataclasses import asdict
 from itertools import product
@@ -16,10 +15,11 @@ from typing import Any
 import torch
 import tyro
 
+from trainings_file import TrainingsFile
 from zoo_contenders import options_of, ours, theirs
 from zoo_page import write_page
 
-RESULTS = Path(__file__).with_name("zoo.jsonl")
+TRAININGS = TrainingsFile(Path(__file__).with_name("zoo.jsonl"))
 CONTENDERS = {"anygrpo": ours, "Stable-Baselines3": theirs}
 
 
@@ -42,19 +42,18 @@ def run(
     for name, seed, contender in product(names, seeds, contenders):
         options = options_of(name, seed, *budget)
         key = {"name": name, "seed": seed, "contender": contender, "settings": settings_of(options)}
-        if any(line.items() >= key.items() for line in results()):
+        if TRAININGS.has(key):
             continue
         start = time.perf_counter()
         outcome = asdict(CONTENDERS[contender](options))
         seconds = round(time.perf_counter() - start)
-        with RESULTS.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(key | outcome | {"seconds": seconds}) + "\n")
+        TRAININGS.add(key | outcome | {"seconds": seconds})
         print(f"{name}, seed {seed}, {contender}: {outcome['final']:.2f} in {seconds} s", flush=True)
 
 
 def page() -> None:
     """Write the table."""
-    write_page(results())
+    write_page(TRAININGS.lines())
 
 
 def settings_of(options: Any) -> dict[str, Any]:
@@ -70,13 +69,6 @@ def settings_of(options: Any) -> dict[str, Any]:
     }
     settings: dict[str, Any] = options.model_dump(mode="json", exclude=left_out)
     return settings
-
-
-def results() -> list[dict[str, Any]]:
-    """The lines of the trainings so far."""
-    if not RESULTS.exists():
-        return []
-    return [json.loads(line) for line in RESULTS.read_text(encoding="utf-8").splitlines()]
 
 
 if __name__ == "__main__":

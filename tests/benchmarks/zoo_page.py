@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from curve_pictures import COLUMNS, pictures, save
 from grpo_adapters.cli.gym_presets import zoo_files
 from grpo_adapters.cli.toml_files import read_toml
 
@@ -88,29 +89,14 @@ def interval(returns: Sequence[float]) -> tuple[float, float, float]:
 
 def draw(lines: Sequence[Line], path: Path) -> None:
     """The curves of all trainings, a picture for each settings."""
-    from matplotlib import pyplot
-
     names = [name for name in zoo_files() if any(line["name"] == name for line in lines)]
-    columns = 3
-    figure, axes = pyplot.subplots(
-        -(-len(names) // columns), columns, squeeze=False, figsize=(10, 2.6 * len(names) / columns)
-    )
-    for axis in axes.flat:
-        axis.set_visible(False)
-    for name, axis in zip(names, axes.flat, strict=False):
-        axis.set_visible(True)
-        axis.set_title(name, fontsize=9)
-        axis.tick_params(labelsize=7)
-        axis.locator_params(axis="x", nbins=4)
-        axis.xaxis.set_major_formatter(lambda decisions, _: f"{decisions / 1000:,.0f}k")
+    figure, axes = pictures(names, height=2.6 * len(names) / COLUMNS)
+    for name, axis in axes.items():
         for contender, colour in zip(CONTENDERS, ("tab:blue", "tab:orange"), strict=True):
             for line in lines:
-                if (line["name"], line["contender"]) != (name, contender):
-                    continue
-                axis.plot(*zip(*line["curve"], strict=True), color=colour, linewidth=0.9, label=contender)
-    handles, labels = axes.flat[0].get_legend_handles_labels()
+                if (line["name"], line["contender"]) == (name, contender):
+                    axis.plot(*zip(*line["curve"], strict=True), color=colour, linewidth=0.9, label=contender)
+    handles, labels = axes[names[0]].get_legend_handles_labels()
     by_label = dict(zip(labels, handles, strict=True))
     figure.legend(by_label.values(), by_label.keys(), loc="lower right", fontsize=8, frameon=False)
-    figure.tight_layout()
-    pyplot.rcParams["svg.hashsalt"] = "zoo"
-    figure.savefig(path, metadata={"Date": None})
+    save(figure, path, "zoo")
