@@ -108,8 +108,9 @@ $(VENV)/examples $(VENV)/dev: $(VENV)/%: $(VENV)/python pyproject.toml
 
 $(PEERS)/control: constraints.txt pyproject.toml tests/benchmarks/requirements-control.txt
 	$(PYTHON) -m venv $(PEERS)
-	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt torch
-	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt \
+	grep --invert-match '^pandas=' constraints.txt > $(PEERS)/constraints.txt
+	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check --constraint $(PEERS)/constraints.txt torch
+	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check --constraint $(PEERS)/constraints.txt \
 		--editable ".[examples]" --requirement tests/benchmarks/requirements-control.txt
 	touch $@
 

@@ -1,6 +1,7 @@
 """The site: MyST pages, executed notebooks, and an API reference that misses no public name."""
 
 import importlib
+import os
 import re
 import shutil
 import sys
@@ -27,6 +28,7 @@ PUBLIC_MODULES = [
 ]
 
 sys.path.append(str(HERE))  # for the extensions beside this file
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(HERE), os.environ.get("PYTHONPATH")]))  # for figures.py
 (HERE / "tutorials").mkdir(exist_ok=True)
 for notebook in NOTEBOOKS:
     shutil.copyfile(ROOT / "examples" / notebook, HERE / "tutorials" / notebook)
@@ -59,6 +61,8 @@ nb_execution_mode = "cache"
 nb_execution_timeout = 300
 nb_execution_raise_on_error = True
 nb_merge_streams = True
+nb_code_prompt_show = "How this is drawn"
+nb_code_prompt_hide = "Close"
 nb_render_markdown_format = "myst"
 
 autodoc_member_order = "bysource"

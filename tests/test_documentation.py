@@ -122,7 +122,7 @@ class AllScored(FunctionRewards):
 
 
 def test_the_glossary_defines_every_metric() -> None:
-    entries = "\n".join(re.findall(r"^`.*`$", (ROOT / "docs/glossary.md").read_text(), re.M))
+    entries = "\n".join(re.findall(r"^`.*`$", (ROOT / "docs/reference/glossary.md").read_text(), re.M))
     defined = {name for name in re.findall(r"`([\w/]+)`", entries) if not name.startswith("engine/")}
     config = GRPOConfig(num_epochs_per_update=2, entropy_coefficient=0.1)
     bandit = GRPOTrainer(config, SoftmaxPolicy(3), StationaryBandit([0.1, 0.5, 0.9]), SoftmaxPolicy(3))
@@ -254,7 +254,7 @@ def test_names_of_the_code_exist(page: Path) -> None:
 def test_the_references_name_every_paper() -> None:
     number = re.compile(r"(?:arxiv\.org/abs/|arXiv:)(\d{4}\.\d{4,5})")
     sources = [*PAGES, *(path for package in ("grpo", "adapters") for path in (ROOT / package).rglob("*.py"))]
-    named = set(number.findall((ROOT / "docs" / "references.md").read_text()))
+    named = set(number.findall((ROOT / "docs/reference/papers.md").read_text()))
     missing = {str(path): cited for path in sources if (cited := set(number.findall(path.read_text())) - named)}
     assert not missing
 

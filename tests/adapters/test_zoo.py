@@ -150,7 +150,7 @@ def test_results_are_of_the_settings_as_they_are(name: str) -> None:
 
 
 def test_the_page_tells_what_each_training_came_to() -> None:
-    page = (ROOT / "docs/zoo.md").read_text(encoding="utf-8").splitlines()
+    page = (ROOT / "docs/measured/zoo.md").read_text(encoding="utf-8").splitlines()
     trained = {(line["name"], line["contender"], line["settings"]["until_decisions"]) for line in RESULTS}
     for key in trained:
         finals = [

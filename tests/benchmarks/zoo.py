@@ -1,7 +1,7 @@
 """What is reached with the settings of the zoo, beside Stable-Baselines3 with the same settings and budget.
 
 ``run`` trains by the named settings with each seed and adds a line for each training to ``zoo.jsonl``; a training that
-is there already, with the same settings, is left out. ``page`` writes the table of ``docs/zoo.md`` from these lines.
+is there already, with the same settings, is left out. ``page`` writes the table of ``docs/measured/zoo.md`` from them.
 """
 
 from __future__ import annotations

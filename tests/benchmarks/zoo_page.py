@@ -1,4 +1,4 @@
-"""The table and the curves of ``docs/zoo.md``, from the lines of ``zoo.jsonl``."""
+"""The table and the curves of ``docs/measured/zoo.md``, from the lines of ``zoo.jsonl``."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Line = Mapping[str, Any]
 
 def write_page(lines: Sequence[Line]) -> None:
     """Put the table in its place on the page, and draw the curves."""
-    page = DOCS / "zoo.md"
+    page = DOCS / "measured" / "zoo.md"
     before, _, rest = page.read_text(encoding="utf-8").partition(BEGIN)
     _, _, after = rest.partition(END)
     page.write_text(f"{before}{BEGIN}\n\n{table(lines)}\n\n{END}{after}", encoding="utf-8")
