@@ -8,10 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from figures import COLOURS, LINES, MARKERS, STYLE, panels, show
 from matplotlib import pyplot
 from numpy.typing import NDArray
-
-from figures import COLOURS, LINES, MARKERS, STYLE, panels, show
 
 Array = NDArray[np.float64]
 ROOT = Path(__file__).parent.parent
@@ -67,7 +66,7 @@ def contrast(one: Array, other: Array) -> float:
 
 
 def as_in_dark_mode(colour: Array) -> Array:
-    """What ``filter: invert(1) hue-rotate(180deg)`` makes of a colour, by the matrix of Filter Effects for 180 degrees."""
+    """What ``filter: invert(1) hue-rotate(180deg)`` makes of it, by the matrix of Filter Effects for 180 degrees."""
     grey = np.array([0.213, 0.715, 0.072])
     return ((2 * grey - np.eye(3)) @ (1 - colour)).clip(0, 1)
 
@@ -112,7 +111,7 @@ def test_the_dark_mode_of_the_site_is_the_one_computed_here() -> None:
 @pytest.mark.parametrize("alt", [[], ["one text", "and one too many"]])
 def test_each_panel_needs_a_text(alt: list[str]) -> None:
     axes = panels(1)
-    with pytest.raises(ValueError, match="argument 2 is (shorter|longer)"):
+    with pytest.raises(ValueError, match=r"argument 2 is (shorter|longer)"):
         show(axes, alt=alt, caption="A figure.")
     pyplot.close("all")
 
