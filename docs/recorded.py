@@ -31,14 +31,19 @@ def rows_of(name: str) -> list[dict[str, Any]]:
     return [row for rows in figures_of(name) for row in rows]
 
 
-def source(*names: str) -> None:
-    """Say when and how these benchmarks were measured, with their output."""
+def source(*names: str, folder: str = "../measured") -> None:
+    """Say when and how these benchmarks were measured, with their output.
+
+    Args:
+        names: of the benchmarks.
+        folder: where ``docs/measured`` is, as seen from the page.
+    """
     lines = []
     for name in names:
         told = load(name)
         commands = list(dict.fromkeys(run["command"] for run in told["runs"]))
         more = f" and {len(commands) - 1} more" if len(commands) > 1 else ""
-        lines.append(f"- {told['measured']}: `{commands[0]}`{more}. [Output](raw/{name}.md)")
+        lines.append(f"- {told['measured']}: `{commands[0]}`{more}. [Output]({folder}/raw/{name}.md)")
     display(Markdown("\n".join(lines)))
 
 

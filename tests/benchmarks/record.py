@@ -1,8 +1,9 @@
 """Run benchmarks, and keep what they printed in the files that the site's tables and plots are made from.
 
 ``record.py NAME`` runs the commands of ``docs/measured/data/NAME.json`` again and writes what was printed, the figures in it and
-the date there, and what stands in it on ``docs/measured/raw/NAME.md``. Without a name all are run, which takes a day and the
-environments of the Makefile. For a new benchmark write a file with a title and commands, and give its name.
+the date there, and the page ``docs/measured/raw/NAME.md`` from it. Without a name all are run, which takes a day and the
+environments of the Makefile. For a new benchmark write a file with a title, runs with a command each, and, where a command prints
+no JSON last, a pattern of what is a figure; ``labels`` of a run are told with its figures.
 """
 
 from __future__ import annotations
@@ -66,7 +67,10 @@ def recorded(told: dict[str, Any], outputs: Sequence[str]) -> dict[str, Any]:
     runs = []
     for run, output in zip(told["runs"], outputs, strict=True):
         lines = output.rstrip().splitlines()
-        runs.append({"command": run["command"], "figures": figures(lines, told.get("pattern")), "output": lines})
+        found = figures(lines, told.get("pattern"))
+        if "labels" in run:
+            found = [run["labels"] | each for each in found]
+        runs.append({**run, "figures": found, "output": lines})
     kept = {key: value for key, value in told.items() if key not in ("measured", "machine", "note", "runs")}
     return {**kept, "measured": datetime.date.today().isoformat(), "machine": machine(), "runs": runs}
 
