@@ -122,9 +122,10 @@ def names(text: str) -> set[str]:
 
 
 def pages(root: Path) -> list[Path]:
-    """The pages that are looked at: the site's, without those that a command has written, and the README."""
+    """The pages that are looked at: the site's, without those that a command has written, and those beside the code."""
     site = sorted((root / "docs").rglob("*.md"))
-    return [root / "README.md", *(page for page in site if not {"raw", "_build"} & set(page.parts))]
+    project = [root / name for name in ("README.md", "CONTRIBUTING.md", "ROADMAP.md", "SECURITY.md")]
+    return [*project, *(page for page in site if not {"raw", "project", "_build"} & set(page.parts))]
 
 
 def numbers_in(path: Path) -> list[float]:
