@@ -7,10 +7,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from figures import BLUE, GREY, ORANGE, panels, show
 from IPython.display import Markdown, display
 from matplotlib.axes import Axes
-
-from figures import BLUE, GREY, ORANGE, panels, show
 
 DATA = Path(__file__).parent / "measured" / "data"
 BAR_HEIGHT, FRAME_HEIGHT = 0.3, 0.75  # inches
@@ -48,7 +47,9 @@ def table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
     display(Markdown("\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)))
 
 
-def show_bars(groups: Mapping[str, Mapping[str, float]], *, unit: str, caption: str, reference: float | None = None) -> None:
+def show_bars(
+    groups: Mapping[str, Mapping[str, float]], *, unit: str, caption: str, reference: float | None = None
+) -> None:
     """A panel of horizontal bars for each group.
 
     Args:
