@@ -1,0 +1,1 @@
+globalThis.anygrpo ??= {}; anygrpo.flights={frames_per_second:50,pad:{x:[240,360],y:100},stages:[{name:"x",num_episodes:1,mean:0,interval:[0,0],flights:[{seed:1,end:"ends",return:1,terrain:[100,100,100,100,100,100,100,100,100,100,100],frames:[[3000,4000,0,0,0,0,0,0],[3000,2000,100,500,-500,2,0,0],[3000,1200,0,500,-500,1,1,0]]}]}]};
