@@ -50,9 +50,7 @@ def recorded_run(*, group_size: int, learning_rate: float, entropy_coefficient: 
     """
     bandit = NotingBandit(random_walk_means(NUM_STEPS * group_size, NUM_ARMS, step_std=0.1).double())
     policy = SoftmaxPolicy(NUM_ARMS, generator=seeded_generator("policy", 0)).double()
-    config = GRPOConfig(
-        group_size=group_size, learning_rate=learning_rate, entropy_coefficient=entropy_coefficient
-    )
+    config = GRPOConfig(group_size=group_size, learning_rate=learning_rate, entropy_coefficient=entropy_coefficient)
     estimator = GroupRelative(group_normalized_advantages if normalizes else group_centered_advantages)
     trainer = GRPOTrainer(config, policy, bandit, advantage_estimator=estimator)
     probabilities = [policy.probabilities().tolist()]
@@ -131,14 +129,22 @@ def flight(policy: GymActorCritic, environment: Any, seed: int) -> Any:
     """The policy's most probable actions from one start, and where they lead."""
     observation, _ = environment.reset(seed=seed)
     moon, action, total, is_over = environment.unwrapped, 0, 0.0, False
-    terrain = [round(first[1] * SCALE, 1) for first, *_ in moon.sky_polys] + [round(moon.sky_polys[-1][1][1] * SCALE, 1)]
+    terrain = [round(first[1] * SCALE, 1) for first, *_ in moon.sky_polys] + [
+        round(moon.sky_polys[-1][1][1] * SCALE, 1)
+    ]
     frames = [frame(moon, action, total)]
     while not is_over:
         action = int(policy.predict(observation[None])[0])
         observation, reward, terminated, truncated, _ = environment.step(action)
         total, is_over = total + float(reward), terminated or truncated
         frames.append(frame(moon, action, total))
-    return {"seed": seed, "end": end_of(moon, observation), "return": round(total, 1), "terrain": terrain, "frames": frames}
+    return {
+        "seed": seed,
+        "end": end_of(moon, observation),
+        "return": round(total, 1),
+        "terrain": terrain,
+        "frames": frames,
+    }
 
 
 def frame(moon: Any, action: int, total: float) -> list[int]:

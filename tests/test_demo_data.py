@@ -42,6 +42,7 @@ def flights() -> list[Any]:
     return [flight for stage in stored("flights")["stages"] for flight in stage["flights"]]
 
 
+@pytest.mark.filterwarnings("ignore:builtin type .* has no __module__ attribute:DeprecationWarning")  # of Box2D
 @pytest.mark.parametrize("flight", flights(), ids=lambda flight: f"{flight['end']}, seed {flight['seed']}")
 def test_the_recorded_actions_lead_where_the_flight_went(flight: Any) -> None:
     environment = gymnasium.make("LunarLander-v3")
@@ -55,6 +56,11 @@ def test_the_recorded_actions_lead_where_the_flight_went(flight: Any) -> None:
     assert is_over
     assert demo_data.end_of(environment.unwrapped, observation) == flight["end"]
     assert total == pytest.approx(flight["return"], abs=0.1)
+
+
+def test_the_lander_crashes_then_hovers_then_lands_as_the_page_says() -> None:
+    ends = [{flight["end"] for flight in stage["flights"]} for stage in stored("flights")["stages"]]
+    assert ends == [{"ends in a crash"}, {"runs out of time"}, {"ends with the lander at rest"}]
 
 
 def test_the_page_names_its_command_and_its_scripts_are_there() -> None:

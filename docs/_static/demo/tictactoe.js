@@ -32,7 +32,7 @@
   }
 
   const isOver = (board) => winner(board) !== 0 || !board.includes(0);
-  const percent = (probability) => `${(100 * probability).toFixed(probability < 0.0995 ? 1 : 0)} %`;
+  const percent = (share) => (share < 0.0005 ? "< 0.1 %" : `${(100 * share).toFixed(share < 0.0995 ? 1 : 0)} %`);
   const nameOf = (cell) => `row ${Math.floor(cell / 3) + 1}, column ${(cell % 3) + 1}`;
 
   function start(root) {
