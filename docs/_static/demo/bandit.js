@@ -92,12 +92,14 @@
     const armCells = Array.from({ length: NUM_ARMS }, (_, arm) => addRow(find("arms"), arm, `arm ${arm + 1}`, 2));
     const playerCells = NAMES.map((name, index) => addRow(find("players"), index, name, 1));
     let [time, seed, race] = [0, 0, null];
-    const shown = () => race.players[Number(find("player").value)];
+    const chosen = () => race.players[Number(find("player").value)];
 
     function readSettings() {
       for (const input of inputs) {
         settings[input.name] = input.name === "learningRate" ? 10 ** Number(input.value) : Number(input.value);
-        root.querySelector(`output[for="${input.id}"]`).value = Number(settings[input.name].toPrecision(2));
+        const shown = String(Number(settings[input.name].toPrecision(2)));
+        root.querySelector(`output[for="${input.id}"]`).value = shown;
+        input.setAttribute("aria-valuetext", shown);
       }
       settings.normalizes = find("normalizes").checked;
     }
@@ -105,7 +107,7 @@
     function draw() {
       const numPoints = Math.floor(Math.max(0, time - 1) / SPACING) + 1;
       const means = Array.from({ length: numPoints }, (_, point) => race.meansAt(point * SPACING));
-      const { shares } = shown();
+      const { shares } = chosen();
       const perArm = (rows) => Array.from({ length: NUM_ARMS }, (_, arm) => rows.slice(0, numPoints).map((row) => row[arm]));
       const regrets = race.players.map((own) => own.regrets.slice(0, numPoints));
       const all = means.flat();
@@ -115,7 +117,7 @@
       drawChart(find("regrets"), regrets, { ...axis, low: 0, high: Math.max(100, ...regrets.flat()) });
       armCells.forEach(([mean, share], arm) => {
         mean.textContent = race.meansAt(Math.max(0, time - 1))[arm].toFixed(2);
-        share.textContent = (shown().player.probabilities?.() ?? race.recentShares(shown().arms))[arm].toFixed(2);
+        share.textContent = (chosen().player.probabilities?.() ?? race.recentShares(chosen().arms))[arm].toFixed(2);
       });
       playerCells.forEach(([cell], index) => (cell.textContent = race.players[index].regret.toFixed(0)));
       find("time").textContent = `${time.toLocaleString("en")} of ${NUM_PULLS.toLocaleString("en")} pulls`;
@@ -164,10 +166,10 @@
     });
     find("restart").addEventListener("click", begin);
     find("player").addEventListener("change", () => {
-      find("shares-title").textContent = shown().player.probabilities
+      find("shares-title").textContent = chosen().player.probabilities
         ? "Probability of each arm under GRPO's policy"
         : `Share of each arm in the last ${WINDOW} pulls of ${NAMES[find("player").value]}`;
-      find("share-head").textContent = shown().player.probabilities ? "probability now" : "share now";
+      find("share-head").textContent = chosen().player.probabilities ? "probability now" : "share now";
       draw();
     });
     for (const input of root.querySelectorAll("input")) input.addEventListener("input", readSettings);

@@ -7,7 +7,7 @@
   const BODY = [[-14, 17], [-17, 0], [-17, -10], [17, -10], [17, 0], [14, 17]];
   const [LEG_AWAY, LEG_DOWN, LEG_WIDTH, LEG_HEIGHT] = [20, 18, 2, 8];
   const FLAMES = { 1: [[17, 10], [17, 16], [32, 13]], 2: [[-5, -10], [5, -10], [0, -34]], 3: [[-17, 10], [-17, 16], [-32, 13]] };
-  const ENGINES = ["no engine", "side engine pushes left", "main engine", "side engine pushes right"];
+  const ENGINES = ["no engine", "side engine pushes it to its left", "main engine", "side engine pushes it to its right"];
   const LEGS = ["no leg on the ground", "right leg on the ground", "left leg on the ground", "both legs on the ground"];
 
   /** What was recorded of one frame, in pixels, radians and points. */
@@ -132,7 +132,7 @@
     find("back").addEventListener("click", () => move(-1));
     find("forward").addEventListener("click", () => move(1));
     position.addEventListener("input", () => {
-      if (clock.running) pause("Paused.");
+      pause("");
       show(Number(position.value));
     });
     addEventListener("resize", draw);
