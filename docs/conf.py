@@ -27,6 +27,29 @@ PUBLIC_MODULES = [
     "grpo_adapters.tracking",
 ]
 
+# What GitHub shows beside the code is a page of the site too; files that are none are named without a link.
+PROJECT_PAGES = {"CONTRIBUTING.md": "contributing.md", "ROADMAP.md": "roadmap.md", "SECURITY.md": "security.md"}
+PLACES = PROJECT_PAGES | {"CHANGELOG.md": "../reference/changelog.md", "grpo/README.md": "../library/components.md"}
+
+
+def project_page(text: str) -> str:
+    """A file of the project's root as a page of the site."""
+
+    def link(found: re.Match[str]) -> str:
+        words, target, anchor = found.groups(default="")
+        place = f"../{target.removeprefix('docs/')}" if target.startswith("docs/") else PLACES.get(target)
+        return f"[{words}]({place}{anchor})" if place else f"`{target}`"
+
+    text = re.sub(
+        r"<!-- packages -->.*<!-- /packages -->", "(Drawn in [](../library/components.md).)", text, flags=re.DOTALL
+    )
+    return re.sub(r"\[([^\]]+)\]\((?!\w+:)([^)#\s]+)(#[^)\s]*)?\)", link, text)
+
+
+(HERE / "project").mkdir(exist_ok=True)
+for name, page in PROJECT_PAGES.items():
+    (HERE / "project" / page).write_text(project_page((ROOT / name).read_text(encoding="utf-8")), encoding="utf-8")
+
 sys.path.append(str(HERE))  # for the extensions beside this file
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(HERE), os.environ.get("PYTHONPATH")]))  # for figures.py
 (HERE / "tutorials").mkdir(exist_ok=True)

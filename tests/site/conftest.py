@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Protocol
 import pytest
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from playwright.sync_api import Browser, Page
 
 SITE = Path(__file__).parent.parent.parent / "docs" / "_build" / "html"
+LOOK = Path(__file__).with_name("look.js").read_text()
 PACKAGES = ("axe_playwright_python", "playwright")
 collect_ignore_glob = [] if all(map(importlib.util.find_spec, PACKAGES)) else ["test_*.py"]
 FLAGS = "no-sandbox disable-gpu no-first-run disable-quic disable-background-networking"
@@ -43,9 +44,17 @@ def browser() -> Iterator[Browser]:
 
 
 @pytest.fixture
-def open_page(browser: Browser) -> Iterator[OpenPage]:
-    """A function that opens pages; errors that they write to the console fail the test."""
-    contexts, errors = [], list[str]()
+def errors() -> Iterator[list[str]]:
+    """What pages write to the console as errors; what is left of them fails the test."""
+    written = list[str]()
+    yield written
+    assert written == []
+
+
+@pytest.fixture
+def open_page(browser: Browser, errors: list[str]) -> Iterator[OpenPage]:
+    """A function that opens pages."""
+    contexts = []
 
     def opened(path: str | Path, width: int = 1280, height: int = 844) -> Page:
         file = SITE / path
@@ -63,4 +72,38 @@ def open_page(browser: Browser) -> Iterator[OpenPage]:
     yield opened
     for context in contexts:
         context.close()
-    assert errors == []
+
+
+def look(page: Page, *questions: str) -> list[str]:
+    """What look.js answers, with the width and the colours that the page stands in."""
+    ask = """(questions) => Promise.all(questions.map((question) => look[question]())).then((found) => [
+        `${innerWidth} px, ${matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light"}`, found.flat()])"""
+    where, found = page.evaluate(ask, list(questions))
+    return [f"{where}: {fault}" for fault in found]
+
+
+@pytest.fixture(scope="session")
+def faults() -> Callable[[Page], list[str]]:
+    """A function that names all that is wrong with a page that is open at the width of a phone."""
+    from axe_playwright_python.base import AXE_SCRIPT
+
+    readable = set[str]()
+
+    def contrast(page: Page) -> list[str]:
+        styles = page.evaluate("(known) => look.styles(known)", list(readable))
+        found = look(page, "contrast")
+        readable.update([] if found else styles)
+        return found
+
+    def found(page: Page) -> list[str]:
+        page.add_script_tag(content=AXE_SCRIPT)
+        page.add_script_tag(content=LOOK)
+        found = look(page, "length", "letters", "formulas")
+        page.evaluate("document.querySelectorAll('details').forEach((own) => own.open = true)")
+        found += look(page, "width", "figures", "words", "access") + contrast(page)
+        page.emulate_media(color_scheme="dark")
+        found += contrast(page)
+        page.set_viewport_size({"width": 1280, "height": 844})
+        return found + look(page, "width", "figures", "words")
+
+    return found

@@ -1,12 +1,28 @@
-"""Every page of the site can be read on a phone and on a desk, in light and dark, by eye or by ear."""
+"""Every page of the site can be read on a phone and on a desk, in light and in dark, by eye or by ear."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+import pytest
+
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from conftest import OpenPage
+    from playwright.sync_api import Page
+
+SITE = Path(__file__).parent.parent.parent / "docs" / "_build" / "html"
+GENERATED = ("_modules", "_static", "genindex.html", "py-modindex.html", "search.html")
+PAGES = [path.relative_to(SITE) for path in sorted(SITE.rglob("*.html"))]
+READ = [path.as_posix() for path in PAGES if path.parts[0] not in GENERATED]
 
 
-def test_first_page_has_a_title(open_page: OpenPage) -> None:
-    assert open_page("index.html", 390).title()
+def test_the_site_is_there() -> None:
+    assert "index.html" in READ, f"{SITE} has no pages; build the site first: make docs"
+
+
+@pytest.mark.parametrize("path", READ)
+def test_page_can_be_read(path: str, open_page: OpenPage, faults: Callable[[Page], list[str]]) -> None:
+    assert faults(open_page(path, width=390)) == []
