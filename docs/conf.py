@@ -76,7 +76,30 @@ html_theme = "furo"
 html_title = "anygrpo"
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
-html_theme_options = {"source_repository": "", "navigation_with_keys": True}
+html_theme_options = {
+    "navigation_with_keys": True,
+    "top_of_page_buttons": [],
+    "light_css_variables": {
+        "color-brand-primary": "#00629b",
+        "color-brand-content": "#00629b",
+        "color-brand-visited": "#882255",
+        "color-api-name": "#00629b",
+        "color-api-pre-name": "var(--color-foreground-secondary)",
+        "color-admonition-title": "#00629b",
+        "color-admonition-title-background": "#0072b21a",
+        "color-sidebar-item-background--current": "#0072b21a",
+    },
+    "dark_css_variables": {
+        "color-brand-primary": "#6cb8ec",
+        "color-brand-content": "#6cb8ec",
+        "color-brand-visited": "#d79ac0",
+        "color-api-name": "#6cb8ec",
+        "color-api-pre-name": "var(--color-foreground-secondary)",
+        "color-admonition-title": "#6cb8ec",
+        "color-admonition-title-background": "#6cb8ec1a",
+        "color-sidebar-item-background--current": "#6cb8ec1a",
+    },
+}
 
 myst_enable_extensions = ["dollarmath", "deflist", "colon_fence"]
 myst_heading_anchors = 3
