@@ -68,6 +68,9 @@ extensions = [
     "sphinx.ext.viewcode",
     "sphinx_copybutton",
     "sphinx-mathjax-offline",
+    "command_reference",
+    "readable_signatures",
+    "reference_contents",
     "settings_reference",
     "snippets",
 ]
@@ -117,7 +120,7 @@ autodoc_default_options = {"members": True, "special-members": "__call__", "excl
 autodoc_preserve_defaults = True
 napoleon_use_ivar = True
 python_use_unqualified_type_names = True
-python_maximum_signature_line_length = 120
+python_maximum_signature_line_length = 68
 suppress_warnings = ["mystnb.unknown_mime_type"]
 
 

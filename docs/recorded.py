@@ -7,10 +7,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from figures import BLUE, GREY, ORANGE, panels, show
 from IPython.display import Markdown, display
 from matplotlib.axes import Axes
-
-from figures import BLUE, GREY, ORANGE, panels, show
 
 DATA = Path(__file__).parent / "measured" / "data"
 BAR_HEIGHT, FRAME_HEIGHT = 0.3, 0.75  # inches
@@ -32,19 +31,14 @@ def rows_of(name: str) -> list[dict[str, Any]]:
 
 
 def source(*names: str, folder: str = "../measured") -> None:
-    """Say when and how these benchmarks were measured, with their output.
+    """Say when these benchmarks were measured, and where command and output stand.
 
     Args:
         names: of the benchmarks.
         folder: where ``docs/measured`` is, as seen from the page.
     """
-    lines = []
-    for name in names:
-        told = load(name)
-        commands = list(dict.fromkeys(run["command"] for run in told["runs"]))
-        more = f" and {len(commands) - 1} more" if len(commands) > 1 else ""
-        lines.append(f"- {told['measured']}: `{commands[0]}`{more}. [Output]({folder}/raw/{name}.md)")
-    display(Markdown("\n".join(lines)))
+    told = [f"[{load(name)['title']}]({folder}/raw/{name}.md), {load(name)['measured']}" for name in names]
+    display(Markdown(f"Command and output: {'; '.join(told)}."))
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
@@ -53,7 +47,9 @@ def table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
     display(Markdown("\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)))
 
 
-def show_bars(groups: Mapping[str, Mapping[str, float]], *, unit: str, caption: str, reference: float | None = None) -> None:
+def show_bars(
+    groups: Mapping[str, Mapping[str, float]], *, unit: str, caption: str, reference: float | None = None
+) -> None:
     """A panel of horizontal bars for each group.
 
     Args:
@@ -62,7 +58,7 @@ def show_bars(groups: Mapping[str, Mapping[str, float]], *, unit: str, caption: 
         caption: what the figure shows.
         reference: where a line stands, in each panel.
     """
-    axes, alt = panels_of(groups), []
+    axes, alt = [panel_of(rows) for rows in groups.values()], []
     for axis, (title, bars) in zip(axes, groups.items(), strict=True):
         longest = max(*bars.values(), reference or 0)
         for at, value in enumerate(bars.values()):
@@ -79,7 +75,7 @@ def show_bars(groups: Mapping[str, Mapping[str, float]], *, unit: str, caption: 
 
 def show_seeds(groups: Mapping[str, Mapping[str, Sequence[float]]], *, unit: str, caption: str) -> None:
     """A panel for each group, with a row of points for each of its names, one for each seed."""
-    axes, alt = panels_of(groups), []
+    axes, alt = [panel_of(rows) for rows in groups.values()], []
     for axis, (title, rows) in zip(axes, groups.items(), strict=True):
         for at, values in enumerate(rows.values()):
             axis.scatter(values, [at] * len(values), color=BLUE, alpha=0.6)
@@ -92,7 +88,7 @@ def show_seeds(groups: Mapping[str, Mapping[str, Sequence[float]]], *, unit: str
 
 def show_changes(groups: Mapping[str, Mapping[str, tuple[float, float]]], *, unit: str, caption: str) -> None:
     """A panel for each group, with a line from before (orange square) to after (blue point) for each of its names."""
-    axes, alt = panels_of(groups), []
+    axes, alt = [panel_of(rows) for rows in groups.values()], []
     for axis, (title, rows) in zip(axes, groups.items(), strict=True):
         for at, (before, after) in enumerate(rows.values()):
             axis.hlines(at, before, after, color=GREY)
@@ -105,9 +101,11 @@ def show_changes(groups: Mapping[str, Mapping[str, tuple[float, float]]], *, uni
     show(axes, alt=alt, caption=caption)
 
 
-def panels_of(groups: Mapping[str, Mapping[str, Any]]) -> list[Axes]:
-    """A panel for each group, as high as the one with the most rows asks for."""
-    return panels(len(groups), height=FRAME_HEIGHT + BAR_HEIGHT * max(map(len, groups.values())))
+def panel_of(rows: Mapping[str, Any]) -> Axes:
+    """A panel as high as its rows ask for."""
+    [axis] = panels(height=FRAME_HEIGHT + BAR_HEIGHT * len(rows))
+    axis.locator_params(axis="x", nbins=5)
+    return axis
 
 
 def name_rows(axis: Axes, names: Iterable[str]) -> None:

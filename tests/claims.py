@@ -32,7 +32,8 @@ FIGURE = re.compile(
     rf"(?<![\w.,])(?:{NUMBER}(?:\s(?:to|and|or)\s{NUMBER})?{UNIT}|\d+\.\d+(?:e-?\d+)?(?![\w.]))|\b{MULTIPLE}|\b{PART}"
 )
 NO_FIGURE = re.compile(
-    r"(?:Python|PyTorch|transformers|gymnasium|TRL|vLLM|Stable-Baselines3|RecurrentPPO|EnvPool|CUDA|version) (?:\d+\.)+\w+"
+    r"(?:Python|PyTorch|transformers|gymnasium|TRL|vLLM|Stable-Baselines3|RecurrentPPO|EnvPool|CUDA|version)"
+    r" (?:\d+\.)+\w+"
     r"|\d{4}\.\d{4,5}"  # of arXiv
     r"|95% (?:confidence )?interval|interval of 95%"
 )
@@ -43,7 +44,7 @@ PROSE_DIRECTIVES = ("{admonition}", "{note}", "{warning}", "{tip}", "{important}
 GENERATED = re.compile(
     r"^% written by.*?^% end of what is written|^<!-- families -->.*?^<!-- /families -->", re.MULTILINE | re.DOTALL
 )
-NOT_WORDS = re.compile(r"``.+?``|`[^`]*`|\$\$.+?\$\$|\$[^$]+\$|\]\([^)]*\)|\{[\w:+-]+\}|<[^>]+>|https?://\S+", re.DOTALL)
+NOT_WORDS = re.compile(r"``.+?``|`[^`]*`|\$\$.+?\$\$|\$[^$]+\$|\]\([^)]*\)|\{[\w:+-]+\}|<[^>]+>|https?://\S+")
 
 
 @dataclass(frozen=True)
@@ -63,12 +64,13 @@ class Block:
 
 def blocks(page: str) -> Iterator[Block]:
     """The words of a page of Markdown, without what a command has written or a cell shows."""
-    lines = blanked(NOT_WORDS, without_code(blanked(GENERATED, page))).splitlines()
-    begin, words, head = 0, [], ""
+    lines = without_code(GENERATED.sub(lambda found: "\n" * found[0].count("\n"), page)).splitlines()
+    words: list[str] = []
+    begin, head = 0, ""
     for number, line in enumerate([*lines, ""], 1):
         begins = re.match(r"\s*(?:[-*>#|]|\d+\.)\s?", line)
         if (not line.strip() or begins) and words:
-            yield Block(begin, " ".join(words), bool(MEASURED.search(head)))
+            yield Block(begin, NOT_WORDS.sub(" ", " ".join(words)), bool(MEASURED.search(head)))
             words = []
         head = (head or line) if line.startswith("|") else ""
         if line.strip():
@@ -76,14 +78,10 @@ def blocks(page: str) -> Iterator[Block]:
             words.append(line.strip())
 
 
-def blanked(pattern: re.Pattern[str], text: str) -> str:
-    """The text without what fits, with as many lines."""
-    return pattern.sub(lambda found: "\n" * found[0].count("\n") or " ", text)
-
-
 def without_code(page: str) -> str:
     """The page without blocks of code, comments and its head, with as many lines."""
-    kept, fences = [], []
+    kept: list[str] = []
+    fences: list[tuple[str, bool]] = []
     lines = page.splitlines()
     head = lines.index("---", 1) if lines[:1] == ["---"] else -1
     for number, line in enumerate(lines):
@@ -100,7 +98,7 @@ def without_code(page: str) -> str:
 
 
 def figures(block: Block) -> list[str]:
-    """Measured figures in words: what has a unit or decimals, multiples and parts that are spelt, and cells of measures.
+    """Measured figures: what has a unit or decimals, multiples and parts that are spelt, and cells of measures.
 
     >>> figures(Block(1, "It takes 0.5 s, twice what 3 of Python 3.11 take, and 20% more."))
     ['0.5 s', 'twice', '20%']

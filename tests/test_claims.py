@@ -3,9 +3,11 @@
 Where one has none, or what was read has changed, mend the words, or write into ``docs/measured/claims.toml``:
 
 - ``[[data]]``: the figures of a ``page`` that are in this ``file`` of a benchmark;
-- ``[[figure]]``: what a ``page`` ``says``, and the ``source`` of it: an address, a file of the repository, ``definition`` where it is
-  set, assumed or worked out and not measured, or ``by hand: ...``; and the date when that was ``checked``;
-- ``[[library]]``: in how many ``places`` a ``page`` speaks of a library (``name``), and by which ``source`` it was ``checked``.
+- ``[[figure]]``: what a ``page`` ``says``, and the ``source`` of it: an address, a file of the repository,
+  ``definition`` where it is set, assumed or worked out and not measured, or ``by hand: ...``; and the date when that
+  was ``checked``;
+- ``[[library]]``: in how many ``places`` a ``page`` speaks of a library (``name``), by which ``source`` that was
+  ``checked``, and when.
 """
 
 from __future__ import annotations
@@ -88,7 +90,9 @@ def test_the_register_is_of_what_is_there() -> None:
         assert entry["page"] in PAGES, f"{entry['page']} is no page of the site"
         told = [figure for block in blocks(entry["page"]) for figure in claims.figures(block)]
         numbers = claims.numbers_in(ROOT / entry["file"])
-        assert any(claims.is_among(figure, numbers) for figure in told), f"{entry} has no figure of the page: take it out"
+        assert any(claims.is_among(figure, numbers) for figure in told), (
+            f"{entry} has no figure of the page: take it out"
+        )
 
 
 @pytest.mark.parametrize("kind", ["figure", "library"])
@@ -113,7 +117,9 @@ def test_every_mark_of_the_comparison_has_a_source() -> None:
         assert claim["cells"].keys() == facts["peers"].keys()
         for name, cell in claim["cells"].items():
             assert cell["verdict"] in ("yes", "partly", "no")
-            assert re.fullmatch(r"[^\s].*\.", cell["says"]), f"{claim['claim']}, {name}: {cell['says']!r} is no sentence"
+            assert re.fullmatch(r"[^\s].*\.", cell["says"]), (
+                f"{claim['claim']}, {name}: {cell['says']!r} is no sentence"
+            )
             if name == "anygrpo":
                 assert (ROOT / "docs" / cell["source"].partition("#")[0]).exists(), f"{cell['source']} is no page"
 

@@ -1,9 +1,9 @@
 """Run benchmarks, and keep what they printed in the files that the site's tables and plots are made from.
 
-``record.py NAME`` runs the commands of ``docs/measured/data/NAME.json`` again and writes what was printed, the figures in it and
-the date there, and the page ``docs/measured/raw/NAME.md`` from it. Without a name all are run, which takes a day and the
-environments of the Makefile. For a new benchmark write a file with a title, runs with a command each, and, where a command prints
-no JSON last, a pattern of what is a figure; ``labels`` of a run are told with its figures.
+``record.py NAME`` runs the commands of ``docs/measured/data/NAME.json`` again and writes what was printed, the figures
+in it and the date there, and the page ``docs/measured/raw/NAME.md`` from it. Without a name all are run, which takes a
+day and the environments of the Makefile. For a new benchmark write a file with a title, runs with a command each, and,
+where a command prints no JSON last, a pattern of what is a figure; ``labels`` of a run are told with its figures.
 """
 
 from __future__ import annotations
@@ -52,7 +52,9 @@ def output_of(command: str) -> str:
     """
     print(f"$ {command}", flush=True)
     lines = []
-    with subprocess.Popen(command, shell=True, cwd=ROOT, stdout=subprocess.PIPE, text=True, encoding="utf-8") as process:
+    with subprocess.Popen(
+        command, shell=True, cwd=ROOT, stdout=subprocess.PIPE, text=True, encoding="utf-8"
+    ) as process:
         assert process.stdout is not None
         for line in process.stdout:
             print(line, end="", flush=True)
@@ -110,7 +112,9 @@ def machine() -> str:
     python = ".".join(platform.python_version_tuple()[:2])
     torch = importlib.metadata.version("torch").partition("+")[0]
     devices = "a GPU" if Path("/dev/nvidia0").exists() else "no GPU"
-    return f"{os.cpu_count()} cores of a shared {platform.machine()} server, {devices}, Python {python}, PyTorch {torch}"
+    return (
+        f"{os.cpu_count()} cores of a shared {platform.machine()} server, {devices}, Python {python}, PyTorch {torch}"
+    )
 
 
 def write(path: Path, told: dict[str, Any]) -> None:
