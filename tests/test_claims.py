@@ -4,7 +4,8 @@ Where one has none, or what was read has changed, mend the words, or write into 
 
 - ``[[data]]``: the figures of a ``page`` that are in this ``file`` of a benchmark;
 - ``[[figure]]``: what a ``page`` ``says``, and the ``source`` of it: an address, a file of the repository,
-  ``definition`` where it is set, assumed or worked out and not measured, or ``by hand: ...``; and the date when that was ``checked``;
+  ``definition`` where it is set, assumed or worked out and not measured, or ``by hand: ...``; and the date when that
+  was ``checked``;
 - ``[[library]]``: in how many ``places`` a ``page`` speaks of a library (``name``), by which ``source`` that was
   ``checked``, and when.
 """
