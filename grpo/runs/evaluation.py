@@ -85,6 +85,11 @@ class Evaluate(Callback):
             )
 
 
+def at_least_one(rewards: Tensor) -> Tensor:
+    """Whether rewards are 1 or more, bool of the same shape."""
+    return rewards >= 1
+
+
 class PolicyEvaluation:
     """Samples actions for states of its own and scores them by a reward model of its own.
 
@@ -98,7 +103,7 @@ class PolicyEvaluation:
         reward_model: scores actions, one reward a sample.
         group_size: actions for each state, G.
         pass_at: each k, at most G.
-        is_success: whether rewards [N] count as success, bool [N].
+        is_success: whether rewards [N] count as success, bool [N]; those of at least 1 do where nothing is said.
         sampler: makes the actions; None for the policy itself.
         seed: of the random numbers.
         generation_kwargs: for the sampler, and handed on by it to ``generate_actions``: what makes it sample greedily,
@@ -118,7 +123,7 @@ class PolicyEvaluation:
         *,
         group_size: int = 1,
         pass_at: Sequence[int] = (),
-        is_success: Callable[[Tensor], Tensor] = lambda rewards: rewards >= 1,
+        is_success: Callable[[Tensor], Tensor] = at_least_one,
         sampler: Sampler[Any, Any] | None = None,
         seed: int = 0,
         generation_kwargs: Mapping[str, Any] | None = None,

@@ -5,13 +5,14 @@ from __future__ import annotations
 import importlib.util
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import pytest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
+    from browsing import Faults, OpenPage
     from playwright.sync_api import Browser, Page
 
 SITE = Path(__file__).parent.parent.parent / "docs" / "_build" / "html"
@@ -21,12 +22,6 @@ collect_ignore_glob = [] if all(map(importlib.util.find_spec, PACKAGES)) else ["
 FLAGS = "no-sandbox disable-gpu no-first-run disable-quic disable-background-networking"
 FLAGS += " disable-component-update disable-sync"
 MATHS_STANDS = "() => window.MathJax === undefined ? true : window.MathJax.startup?.promise.then(() => true)"
-
-
-class OpenPage(Protocol):
-    """Opens a page of the site, named as ``"start/demo.html"``, or a file, and waits until its formulas stand."""
-
-    def __call__(self, path: str | Path, width: int = 1280, height: int = 844) -> Page: ...
 
 
 @pytest.fixture(scope="session")
@@ -82,11 +77,17 @@ def look(page: Page, *questions: str) -> list[str]:
     return [f"{where}: {fault}" for fault in found]
 
 
-@pytest.fixture(scope="session")
-def faults() -> Callable[[Page], list[str]]:
-    """A function that names all that is wrong with a page that is open at the width of a phone."""
+def prepare(page: Page) -> None:
     from axe_playwright_python.base import AXE_SCRIPT
 
+    page.add_style_tag(content="*, ::before, ::after { animation: none !important; transition: none !important }")
+    page.add_script_tag(content=AXE_SCRIPT)
+    page.add_script_tag(content=LOOK)
+
+
+@pytest.fixture(scope="session")
+def faults() -> Faults:
+    """A function that names what is wrong with the text of a page."""
     readable = set[str]()
 
     def contrast(page: Page) -> list[str]:
@@ -96,8 +97,7 @@ def faults() -> Callable[[Page], list[str]]:
         return found
 
     def found(page: Page) -> list[str]:
-        page.add_script_tag(content=AXE_SCRIPT)
-        page.add_script_tag(content=LOOK)
+        prepare(page)
         found = look(page, "length", "letters", "formulas")
         page.evaluate("document.querySelectorAll('details').forEach((own) => own.open = true)")
         found += look(page, "width", "figures", "words", "access") + contrast(page)
@@ -105,5 +105,18 @@ def faults() -> Callable[[Page], list[str]]:
         found += contrast(page)
         page.set_viewport_size({"width": 1280, "height": 844})
         return found + look(page, "width", "figures", "words")
+
+    return found
+
+
+@pytest.fixture(scope="session")
+def frame_faults() -> Faults:
+    """A function that names what is wrong around the text."""
+
+    def found(page: Page) -> list[str]:
+        prepare(page)
+        found = look(page, "frame")
+        page.emulate_media(color_scheme="dark")
+        return found + look(page, "frame")
 
     return found

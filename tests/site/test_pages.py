@@ -8,10 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from conftest import OpenPage
-    from playwright.sync_api import Page
+    from browsing import Faults, OpenPage
 
 SITE = Path(__file__).parent.parent.parent / "docs" / "_build" / "html"
 GENERATED = ("_modules", "_static", "genindex.html", "py-modindex.html", "search.html")
@@ -24,5 +21,10 @@ def test_the_site_is_there() -> None:
 
 
 @pytest.mark.parametrize("path", READ)
-def test_page_can_be_read(path: str, open_page: OpenPage, faults: Callable[[Page], list[str]]) -> None:
+def test_page_can_be_read(path: str, open_page: OpenPage, faults: Faults) -> None:
     assert faults(open_page(path, width=390)) == []
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_frame_of_all_pages_can_be_read(width: int, open_page: OpenPage, frame_faults: Faults) -> None:
+    assert frame_faults(open_page("learn/ppo.html", width)) == []
