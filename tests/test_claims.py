@@ -120,6 +120,9 @@ def test_every_mark_of_the_comparison_has_a_source() -> None:
             assert re.fullmatch(r"[^\s].*\.", cell["says"]), (
                 f"{claim['claim']}, {name}: {cell['says']!r} is no sentence"
             )
+            assert re.fullmatch(r"[\w/.:#-]+", cell["source"]), (
+                f"{claim['claim']}, {name}: {cell['source']!r} is no source"
+            )
             if name == "anygrpo":
                 assert (ROOT / "docs" / cell["source"].partition("#")[0]).exists(), f"{cell['source']} is no page"
 
