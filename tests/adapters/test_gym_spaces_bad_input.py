@@ -224,7 +224,7 @@ def test_actions_of_a_space_that_has_no_distribution() -> None:
         GymPolicy(environment)
     mended = gymnasium.wrappers.TransformAction(
         environment,
-        lambda own: {**own, "steer": own["steer"].astype(np.int32)},
+        lambda own: {**own, "steer": np.asarray(own["steer"], dtype=np.int32)},
         spaces.Dict(gear=spaces.Discrete(2), steer=spaces.MultiDiscrete([6, 6])),
     )
     assert evaluate(GymPolicy(mended), mended, 1).lengths.tolist() == [2]
