@@ -86,17 +86,20 @@ def show_seeds(groups: Mapping[str, Mapping[str, Sequence[float]]], *, unit: str
     show(axes, alt=alt, caption=caption)
 
 
-def show_changes(groups: Mapping[str, Mapping[str, tuple[float, float]]], *, unit: str, caption: str) -> None:
-    """A panel for each group, with a line from before (orange square) to after (blue point) for each of its names."""
+def show_changes(groups: Mapping[str, Mapping[str, tuple[float | None, float]]], *, unit: str, caption: str) -> None:
+    """A panel for each group, with a line from before (orange square), where that is known, to after (blue point)."""
     axes, alt = [panel_of(rows) for rows in groups.values()], []
     for axis, (title, rows) in zip(axes, groups.items(), strict=True):
         for at, (before, after) in enumerate(rows.values()):
-            axis.hlines(at, before, after, color=GREY)
-            axis.scatter(before, at, marker="s", color=ORANGE)
+            if before is not None:
+                axis.hlines(at, before, after, color=GREY)
+                axis.scatter(before, at, marker="s", color=ORANGE)
             axis.scatter(after, at, marker="o", color=BLUE)
         name_rows(axis, rows)
         axis.set(title=title, xlabel=unit, xlim=(0, 105))
-        told = (f"{name} {before:g} to {after:g}" for name, (before, after) in rows.items())
+        told = (
+            f"{name} {'' if before is None else f'{before:g} to '}{after:g}" for name, (before, after) in rows.items()
+        )
         alt.append(f"{title}, {unit}, before and after: {'; '.join(told)}")
     show(axes, alt=alt, caption=caption)
 

@@ -4,7 +4,8 @@ Where one has none, or what was read has changed, mend the words, or write into 
 
 - ``[[data]]``: the figures of a ``page`` that are in this ``file`` of a benchmark;
 - ``[[figure]]``: what a ``page`` ``says``, and the ``source`` of it: an address, a file of the repository,
-  ``definition`` where it is set, assumed or worked out and not measured, or ``by hand: ...``; and the date when that was ``checked``;
+  ``definition`` where it is set, assumed or worked out and not measured, or ``by hand: ...``; and the date when that
+  was ``checked``;
 - ``[[library]]``: in how many ``places`` a ``page`` speaks of a library (``name``), by which ``source`` that was
   ``checked``, and when.
 """
@@ -118,6 +119,9 @@ def test_every_mark_of_the_comparison_has_a_source() -> None:
             assert cell["verdict"] in ("yes", "partly", "no")
             assert re.fullmatch(r"[^\s].*\.", cell["says"]), (
                 f"{claim['claim']}, {name}: {cell['says']!r} is no sentence"
+            )
+            assert re.fullmatch(r"[\w/.:#-]+", cell["source"]), (
+                f"{claim['claim']}, {name}: {cell['source']!r} is no source"
             )
             if name == "anygrpo":
                 assert (ROOT / "docs" / cell["source"].partition("#")[0]).exists(), f"{cell['source']} is no page"

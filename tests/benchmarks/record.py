@@ -2,8 +2,8 @@
 
 ``record.py NAME`` runs the commands of ``docs/measured/data/NAME.json`` again and writes what was printed, the figures
 in it and the date there, and the page ``docs/measured/raw/NAME.md`` from it. Without a name all are run, which takes a
-day and the environments of the Makefile. For a new benchmark write a file with a title, runs with a command each, and, where a
-command prints no JSON last, a pattern of what is a figure; ``labels`` of a run are told with its figures.
+day and the environments of the Makefile. For a new benchmark write a file with a title, runs with a command each, and,
+where a command prints no JSON last, a pattern of what is a figure; ``labels`` of a run are told with its figures.
 """
 
 from __future__ import annotations
