@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
+from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
@@ -105,6 +106,8 @@ def test_lines_differ_without_their_colours_too() -> None:
 
 
 def test_the_dark_mode_of_the_site_is_the_one_computed_here() -> None:
+    theme = files("furo") / "theme" / "furo" / "static" / "styles" / "furo.css"
+    assert f"--color-background-primary:{DARK_BACKGROUND}".lower() in theme.read_text().lower()
     assert "filter: invert(1) hue-rotate(180deg);" in (ROOT / "docs" / "_static" / "site.css").read_text()
 
 
