@@ -22,7 +22,7 @@ NAMES = ("({} + {})", "({} - {})", "({} * {})", "sin({})", "cos({})", "x", "1")
 FUNCTIONS = (torch.add, torch.sub, torch.mul, torch.sin, torch.cos, torch.clone, torch.ones_like)
 MORE = torch.tensor([*(name.count("{}") - 1 for name in NAMES), 0])  # E that a production adds to those left, END none
 END, LONGEST, GROUP, FIGURE = len(NAMES), 16, 500, Path("outputs/formulas.png")
-TARGETS = ("x**3 + x**2 + x", "x**4 + x**3 + x**2 + x", "sin(x**2)*cos(x) - 1", "sin(x) + sin(x + x**2)")
+TARGETS = ("sin(x) + sin(x + x**2)", "sin(x**2)*cos(x) - 1", "x**3 + x**2 + x", "x**4 + x**3 + x**2 + x")
 
 
 class Writer(nn.Sequential):  # of formulas [N, LONGEST], productions from the outside in, filled up with END

@@ -108,7 +108,7 @@ def test_formulas_end_in_time_and_read_as_python_does() -> None:
     with torch.no_grad():
         writer[0].bias[:3] = 9.0
     [written] = writer.generate_actions(["x"], 50)
-    assert ((written < formulas.END).sum(1) == formulas.LONGEST - 1).all()
+    assert ((written < formulas.END).sum(1) == formulas.LONGEST).all()
     for formula in written.tolist():
         spelled = formulas.fold(iter(formula), lambda at, parts: formulas.NAMES[at].format(*parts))
         values = formulas.fold(iter(formula), lambda at, parts: formulas.FUNCTIONS[at](*parts or [fit.points]))
