@@ -106,8 +106,10 @@ def test_a_formula_that_fits_is_found_where_random_ones_miss(
 def test_formulas_end_in_time_and_read_as_python_does() -> None:
     """Those of a policy that would rather go on for ever."""
     writer, fit = small_writer(), formulas.Fit()
+    layer = writer[0]
+    assert isinstance(layer, nn.Linear)
     with torch.no_grad():
-        writer[0].bias[:3] = 9.0
+        layer.bias[:3] = 9.0
     [written] = writer.generate_actions(["x"], 50)
     assert ((written < formulas.END).sum(1) == formulas.LONGEST).all()
     for formula in written.tolist():
