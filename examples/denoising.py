@@ -12,9 +12,9 @@ import copy
 from pathlib import Path
 from typing import Any
 
+import matplotlib.pyplot as plt
 import torch
 import tyro
-from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from grpo import Evaluation, GRPOConfig, GRPOTrainer, KLPenalizedRewards, Segments, TensorBatch
@@ -38,7 +38,7 @@ class Denoiser(nn.Sequential):  # an action is a chain [NUM_STEPS + 1, 2] from n
         chain = [states.repeat_interleave(num_actions_per_state, dim=0)]
         for step in torch.eye(NUM_STEPS).flip(0):
             chain.append(self.before(torch.cat([chain[-1], step.expand(len(chain[0]), -1)], dim=1)).sample())
-        return torch.stack(chain, dim=1).unflatten(0, (len(states), num_actions_per_state))
+        return torch.stack(chain, dim=1).view(len(states), num_actions_per_state, NUM_STEPS + 1, 2)
 
     def encode_actions(self, states: Tensor, actions: Tensor) -> TensorBatch:
         seen = torch.cat([actions[:, :-1], torch.eye(NUM_STEPS).flip(0).expand(len(actions), -1, -1)], dim=2)
@@ -101,7 +101,7 @@ def main(steps: int = 300, seed: int = 0, figure: Path = Path("outputs/denoising
     before = sample(first, first)
     weights = (before[0][:, 0] / BETA).softmax(0) * len(before[0])
     best = before[0], weights, (weights * weights.log()).mean()
-    axes = Figure(figsize=(3.6, 2.7), layout="constrained").subplots()
+    drawing, axes = plt.subplots(figsize=(3.6, 2.7), layout="constrained")
     axes.set_prop_cycle(color=["#D55E00", "#009E73", "#0072B2"])
     print(f"{'':14} reward    KL  reward - β KL  percent of points at each Gaussian")
     rows = (("first model", before, "s:"), ("best possible", best, "D"), ("fine-tuned", sample(model, first), "o-"))
@@ -113,7 +113,7 @@ def main(steps: int = 300, seed: int = 0, figure: Path = Path("outputs/denoising
     axes.set(xlabel="direction of the Gaussian, degrees", ylabel="percent of points")
     axes.legend(frameon=False)
     figure.parent.mkdir(parents=True, exist_ok=True)
-    axes.figure.savefig(figure, transparent=True)
+    drawing.savefig(figure, transparent=True)
 
 
 if __name__ == "__main__":

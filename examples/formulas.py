@@ -11,9 +11,9 @@ import math
 from pathlib import Path
 from typing import Any
 
+import matplotlib.pyplot as plt
 import torch
 import tyro
-from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from grpo import Evaluation, Experience, GRPOConfig, GRPOTrainer, Segments, TensorBatch
@@ -22,7 +22,7 @@ NAMES = ("({} + {})", "({} - {})", "({} * {})", "sin({})", "cos({})", "x", "1")
 FUNCTIONS = (torch.add, torch.sub, torch.mul, torch.sin, torch.cos, torch.clone, torch.ones_like)
 MORE = torch.tensor([*(name.count("{}") - 1 for name in NAMES), 0])  # E that a production adds to those left, END none
 END, LONGEST, GROUP, FIGURE = len(NAMES), 16, 500, Path("outputs/formulas.png")
-TARGETS = ("x**3 + x**2 + x", "x**4 + x**3 + x**2 + x", "sin(x**2)*cos(x) - 1", "sin(x) + sin(x + x**2)")
+TARGETS = ("sin(x) + sin(x + x**2)", "sin(x**2)*cos(x) - 1", "x**3 + x**2 + x", "x**4 + x**3 + x**2 + x")
 
 
 class Writer(nn.Sequential):  # of formulas [N, LONGEST], productions from the outside in, filled up with END
@@ -38,7 +38,7 @@ class Writer(nn.Sequential):  # of formulas [N, LONGEST], productions from the o
         for place in range(LONGEST):
             is_open = MORE[formulas].sum(1) >= 0
             formulas[is_open, place] = self.choices(formulas[is_open]).sample()
-        return formulas.unflatten(0, (len(states), num_actions_per_state))
+        return formulas.view(len(states), num_actions_per_state, LONGEST)
 
     def encode_actions(self, states: list[str], actions: Tensor) -> TensorBatch:
         is_there = actions < END
@@ -99,7 +99,7 @@ def main(targets: tuple[str, ...] = TARGETS, steps: int = 100, seed: int = 0, fi
     points = torch.linspace(-2, 2, 401, dtype=torch.float64)
     print(f"{'target':23} {'formulas':8} {'tried':>6} {'error on [-2, 2]':>16}  best of them")
     for target in targets:
-        axes, true = Figure(figsize=(3.6, 2.7), layout="constrained").subplots(), by_python(target, points)
+        (drawing, axes), true = plt.subplots(figsize=(3.6, 2.7), layout="constrained"), by_python(target, points)
         axes.plot(points, true, color="#767676", linewidth=5, alpha=0.4, label=target)
         for name, colour, line in (("random", "#D55E00", "--"), ("learnt", "#0072B2", "-")):
             torch.manual_seed(seed)
@@ -113,7 +113,7 @@ def main(targets: tuple[str, ...] = TARGETS, steps: int = 100, seed: int = 0, fi
     axes.set_ylim(true.min().item() - 1, true.max().item() + 1)
     axes.legend(frameon=False, fontsize=8)
     figure.parent.mkdir(parents=True, exist_ok=True)
-    axes.figure.savefig(figure, transparent=True)
+    drawing.savefig(figure, transparent=True)
 
 
 if __name__ == "__main__":

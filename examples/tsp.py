@@ -9,9 +9,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import matplotlib.pyplot as plt
 import torch
 import tyro
-from matplotlib.figure import Figure
 from torch import Tensor, nn
 from torch.nn.functional import one_hot, pad, scaled_dot_product_attention
 
@@ -25,15 +25,15 @@ class Traveller(nn.Sequential):
         """Of going on to each city, [N, T, cities], from ``here`` [N, T] after having ``been`` [N, T, cities]."""
         asked, keys, values, pointers = encoded.chunk(4, dim=2)
         asked = asked.gather(1, here.unsqueeze(2).expand(-1, -1, UNITS))
-        heads = [own.unflatten(2, (HEADS, -1)).transpose(1, 2) for own in (asked, keys, values)]
-        seen = scaled_dot_product_attention(*heads, ~been.unsqueeze(1)).transpose(1, 2).flatten(2)
-        ways = 10 * (seen @ pointers.transpose(1, 2) / UNITS**0.5).tanh()
+        query, key, value = (own.unflatten(2, (HEADS, -1)).transpose(1, 2) for own in (asked, keys, values))
+        seen = scaled_dot_product_attention(query, key, value, ~been.unsqueeze(1)).transpose(1, 2).flatten(2)
+        ways: Tensor = 10 * (seen @ pointers.transpose(1, 2) / UNITS**0.5).tanh()
         return ways.masked_fill(been, -torch.inf).log_softmax(-1)
 
     def generate_actions(self, states: Tensor, num_actions_per_state: int, greedy: bool = False, **_: Any) -> Tensor:
         encoded = self(states - states[:, :1]).repeat_interleave(num_actions_per_state, dim=0)
         tours = draw_tours(encoded, lambda here, been: self.log_probs(encoded, here, been), greedy)
-        return tours.unflatten(0, (len(states), num_actions_per_state))
+        return tours.view(len(states), num_actions_per_state, -1)
 
     def encode_actions(self, states: Tensor, actions: Tensor) -> PairBatch:
         return PairBatch(states, actions, Segments(*actions.shape))
@@ -56,7 +56,8 @@ class Traveller(nn.Sequential):
 class MinusLength(nn.Module):
     def compute_rewards(self, states: Tensor, actions: Tensor) -> Tensor:
         path = pad(actions, (1, 1)).unsqueeze(2).expand(-1, -1, 2)  # from city 0 and back to it
-        return -states.gather(1, path).diff(dim=1).norm(dim=2).sum(1)
+        ways: Tensor = states.gather(1, path).diff(dim=1).norm(dim=2)
+        return -ways.sum(1)
 
 
 def draw_tours(maps: Tensor, scores: Any, greedy: bool) -> Tensor:
@@ -106,12 +107,12 @@ def main(steps: int = 300, seed: int = 0, figure: Path = Path("outputs/tsp.png")
         tours = learnt, nearest, 1 + torch.rand(500, cities - 1).argsort(1)
         gaps = [(-reward.compute_rewards(maps, own).sum() / least.sum() - 1).item() for own in tours]
         print(f"{f'{cities} cities':30}  {gaps[0]:6.1%}  {gaps[1]:17.1%}  {gaps[2]:6.1%}")
-    axes = Figure(figsize=(3.6, 2.7), layout="constrained").subplots()
+    drawing, axes = plt.subplots(figsize=(3.6, 2.7), layout="constrained")
     axes.plot(*maps[0, pad(nearest[0], (1, 1))].T, "o--", color="#D55E00", label="nearest neighbour")
     axes.plot(*maps[0, pad(learnt[0], (1, 1))].T, "o-", color="#0072B2", label="learnt")
     axes.legend(frameon=False, fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2)
     figure.parent.mkdir(parents=True, exist_ok=True)
-    axes.figure.savefig(figure, transparent=True)
+    drawing.savefig(figure, transparent=True)
 
 
 if __name__ == "__main__":
