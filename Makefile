@@ -54,7 +54,7 @@ docs: $(VENV)/dev  ## the site, into docs/_build/html
 	$(BIN)/sphinx-build --fail-on-warning --keep-going -b html docs docs/_build/html
 
 test-site: $(SITE)/ready  ## the pages that `make docs` built, in Chromium
-	$(SITE)/bin/python -m pytest --numprocesses 2 --dist worksteal --confcutdir tests/site tests/site
+	PYTHONPATH=$(CURDIR):$(CURDIR)/adapters $(SITE)/bin/python -m pytest --numprocesses 2 --dist worksteal tests/site
 
 picture:  ## the picture of the core's packages, into CONTRIBUTING.md
 	$(PYTHON) docs/packages.py

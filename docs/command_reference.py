@@ -36,7 +36,7 @@ def entry_of(setting: Setting, options: type[BaseModel], value: Any) -> list[str
     is_positional = tyro.conf.Positional in options.model_fields[setting.name].metadata
     called = name if is_positional else f"--{setting.name.replace('_', '-')} {shown}"
     kind = re.sub(r"~?(?:\w+\.)+", "", setting.kind)
-    return [f".. option:: {called}", "", f"   ``{kind}``.", *(f"   {line}" for line in setting.lines), ""]
+    return [f".. option:: {called}", "", *(f"   {line}" for line in setting.lines(f"``{kind}``")), ""]
 
 
 def options_and_values(called: str) -> tuple[type[BaseModel], Mapping[str, Any]]:

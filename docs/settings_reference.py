@@ -73,7 +73,13 @@ class Setting:
     kind: str
     default: str
     described_by: type[BaseModel]
-    lines: list[str]
+    ranges: list[str]
+    text: list[str]
+
+    def lines(self, *before: str) -> list[str]:
+        """Its ranges, with more in front of them, and what the docstring says, in reStructuredText."""
+        head = [*before, *self.ranges]
+        return [f"{', '.join(head)}:", *self.text] if head else self.text
 
 
 def settings_of(model: type[BaseModel]) -> list[Setting]:
@@ -88,7 +94,7 @@ def settings_of(model: type[BaseModel]) -> list[Setting]:
             ranges = [
                 re.sub("^([^,]*)", r"``\1``", words) for words in ranges_of(name, field.annotation, field.metadata)
             ]
-            shown.append(Setting(name, kind, default, owner, [*(f"{words}." for words in ranges), *text]))
+            shown.append(Setting(name, kind, default, owner, ranges, text))
     if left:
         raise ExtensionError(f"{model.__qualname__} has settings that no docstring describes: {', '.join(left)}")
     return shown
@@ -135,7 +141,7 @@ def show_fields(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines
         for field in fields:
             shown += [f".. py:attribute:: {field.name}", f"   :type: {field.kind}"]
             shown += [f"   :value: {field.default}"] if field.default else []
-            shown += ["   :no-contents-entry:", "", *(f"   {line}" for line in field.lines), ""]
+            shown += ["   :no-contents-entry:", "", *(f"   {line}" for line in field.lines()), ""]
     begin, end = attributes_section(lines)
     lines[begin - 1 if "Attributes:" in lines else begin : end] = shown
 

@@ -98,12 +98,12 @@ def test_the_map_leads_to_every_page_in_the_order_of_the_sidebar() -> None:
     toctree = re.findall(r"^learn/(\S+)$", (LEARN.parent / "index.md").read_text(), re.M)
     assert toctree[0] == "index"
     assert set(PAGES) <= set(toctree)
-    assert re.findall(r"^\| \[\]\((\S+)\.md\)", (LEARN / "index.md").read_text(), re.M) == toctree[1:]
+    assert re.findall(r"^1\. \[\]\((\S+)\.md\), ", (LEARN / "index.md").read_text(), re.M) == toctree[1:]
 
 
 @pytest.mark.parametrize("name", [*PAGES, "comparison"])
 def test_the_map_tells_how_long_a_page_takes(name: str) -> None:
-    told = re.search(rf"^\| \[\]\({name}\.md\) \|.*\| (\d+) \|$", (LEARN / "index.md").read_text(), re.M)
+    told = re.search(rf"^1\. \[\]\({name}\.md\), (\d+) minutes\.", (LEARN / "index.md").read_text(), re.M)
     assert told is not None
     minutes = len(shown((LEARN / f"{name}.md").read_text()).split()) / WORDS_A_MINUTE
     assert abs(int(told[1]) - minutes) <= max(1.5, 0.2 * minutes), f"{name} takes {minutes:.1f} minutes"

@@ -34,7 +34,8 @@ def test_a_setting_has_type_default_and_range_as_one_writes_them() -> None:
     clip = setting(GRPOConfig, "clip_low")
     assert clip.kind.replace("~grpo.config.schedules.", "") == "float | LinearSchedule"
     assert clip.default == "0.2"
-    assert clip.lines[0] == "``0 ≤ clip_low ≤ 1``, at both ends of a schedule too."
+    assert clip.lines()[0] == "``0 ≤ clip_low ≤ 1``, at both ends of a schedule too:"
+    assert setting(GRPOConfig, "device").lines() == setting(GRPOConfig, "device").text
     assert setting(GRPOConfig, "learning_rate").default == "1e-3"
     assert setting(GRPOConfig, "kl_estimator").kind.endswith('Literal["k1", "k2", "k3"]')
 
@@ -128,7 +129,7 @@ def test_options_have_the_defaults_that_a_call_without_them_has() -> None:
     assert entry_of(setting(options, "environment"), options, PydanticUndefined)[0] == ".. option:: ENVIRONMENT"
     entry = entry_of(setting(options, "hidden_sizes"), options, values["hidden_sizes"])
     assert entry[0] == ".. option:: --hidden-sizes 64 64"
-    assert entry[2:4] == ["   ``tuple[int, ...]``.", "   ``each ≥ 1``."]
+    assert entry[2] == "   ``tuple[int, ...]``, ``each ≥ 1``:"
 
 
 def test_the_reference_has_every_command() -> None:

@@ -170,6 +170,14 @@ class PolicyEvaluation:
 def mean_with_interval(values: Tensor, name: str) -> dict[str, float]:
     """The mean of independent values, [n], with the ends of its 95% confidence interval by the normal approximation.
 
+    Args:
+        values: [n], at least one.
+        name: that the mean has in what is returned.
+
+    Returns:
+        The mean, and its interval's ends under ``name_low`` and ``name_high``, in the unit of the values; all three
+        the same for one value.
+
     Example:
         >>> mean_with_interval(torch.tensor([1.0, 1.0, 1.0]), "reward")
         {'reward': 1.0, 'reward_low': 1.0, 'reward_high': 1.0}
@@ -186,6 +194,9 @@ def pass_at_k(successes: Tensor, samples: Tensor, k: int) -> Tensor:
         successes: c, [S].
         samples: n, [S], at least k.
         k: at least 1.
+
+    Returns:
+        The probability of each state, [S], in [0, 1], float64.
 
     References:
         Chen et al. 2021, arXiv:2107.03374.

@@ -22,7 +22,7 @@ from grpo_adapters.gym import GymActorCritic
 from tictactoe import HIDDEN_SIZES, WEIGHTS
 
 if TYPE_CHECKING:
-    from conftest import OpenPage
+    from browsing import OpenPage
     from playwright.sync_api import Browser, Locator, Page
 
 DOCS = Path(__file__).parent.parent.parent / "docs"

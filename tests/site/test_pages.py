@@ -22,9 +22,11 @@ def test_the_site_is_there() -> None:
 
 @pytest.mark.parametrize("path", READ)
 def test_page_can_be_read(path: str, open_page: OpenPage, faults: Faults) -> None:
-    assert faults(open_page(path, width=390)) == []
+    found = faults(open_page(path, width=390))
+    assert not found, "\n".join(found)
 
 
 @pytest.mark.parametrize("width", [390, 1280])
 def test_frame_of_all_pages_can_be_read(width: int, open_page: OpenPage, frame_faults: Faults) -> None:
-    assert frame_faults(open_page("learn/ppo.html", width)) == []
+    found = frame_faults(open_page("learn/ppo.html", width))
+    assert not found, "\n".join(found)
