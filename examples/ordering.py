@@ -109,7 +109,7 @@ def main(options: Options) -> None:
     _, axes = plt.subplots(figsize=(3.6, 2.7), layout="constrained")
     for seed in range(options.seeds):
         axes.plot(*zip(*train(seed, options.steps), strict=True))
-    axes.set(xlabel="step", ylabel="share of the clicks of the best lists", ylim=(None, 1))
+    axes.set(xlabel="step", ylabel="share of the best lists' clicks", ylim=(None, 1))
     if options.figure:
         options.figure.parent.mkdir(parents=True, exist_ok=True)
         plt.savefig(options.figure, transparent=True)
