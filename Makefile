@@ -7,14 +7,15 @@ ENGINE := .venv-engine
 ENVIRONMENTS := .venv-environments
 VERIFIERS := .venv-verifiers
 CLUSTER := .venv-cluster
+SITE := .venv-site
 RELEASE := .venv-release
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 TOGETHER := $(BIN)/pytest --numprocesses 4 --dist worksteal
 
-.PHONY: demo test types units test-examples test-processes test-environments test-cluster test-gpu docs picture families benchmark \
-	benchmark-control benchmark-language benchmark-memory benchmark-engine wheel matrix release clean
+.PHONY: demo test types units test-examples test-processes test-environments test-cluster test-gpu docs test-site picture families \
+	benchmark benchmark-control benchmark-language benchmark-memory benchmark-engine wheel matrix release clean
 
 demo: $(VENV)/examples  ## GRPO on a bandit whose arms drift
 	$(BIN)/python examples/dynamic_bandit.py
@@ -29,7 +30,8 @@ types: $(VENV)/dev
 	$(BIN)/mypy
 
 units: $(VENV)/dev
-	$(TOGETHER) --ignore tests/distributed --ignore tests/cluster --ignore tests/examples --ignore tests/test_examples.py
+	$(TOGETHER) --ignore tests/distributed --ignore tests/cluster --ignore tests/examples --ignore tests/site \
+		--ignore tests/test_examples.py
 
 test-examples: $(VENV)/dev  ## examples and notebooks run, shorter where they take options for that
 	$(TOGETHER) tests/examples tests/test_examples.py
@@ -50,6 +52,9 @@ test-gpu: $(if $(GPU_PYTHON),,$(VENV)/dev)  ## what differs on a GPU; GPU_PYTHON
 
 docs: $(VENV)/dev  ## the site, into docs/_build/html
 	$(BIN)/sphinx-build --fail-on-warning --keep-going -b html docs docs/_build/html
+
+test-site: $(SITE)/ready  ## the pages that `make docs` built, in Chromium
+	PYTHONPATH=$(CURDIR):$(CURDIR)/adapters $(SITE)/bin/python -m pytest --numprocesses 2 --dist worksteal tests/site
 
 picture:  ## the picture of the core's packages, into CONTRIBUTING.md
 	$(PYTHON) docs/packages.py
@@ -94,7 +99,7 @@ release: $(RELEASE)/ready  ## what would be published, into dist/, checked and u
 	PYTHON=$(PYTHON) .ci/outside
 
 clean:  ## everything that was built or installed here
-	rm -rf $(VENV) $(PEERS) $(LANGUAGE_PEERS) $(ENGINE) $(ENVIRONMENTS) $(VERIFIERS) $(CLUSTER) $(RELEASE) dist docs/_build outputs \
+	rm -rf $(VENV) $(PEERS) $(LANGUAGE_PEERS) $(ENGINE) $(ENVIRONMENTS) $(VERIFIERS) $(CLUSTER) $(SITE) $(RELEASE) dist docs/_build outputs \
 		.mypy_cache .pytest_cache .ruff_cache .hypothesis
 
 $(VENV)/python: constraints.txt
@@ -140,6 +145,11 @@ $(CLUSTER)/ready: $(VENV)/dev constraints.txt tests/cluster/requirements.txt
 	$(WITH_PARENT)
 	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt \
 		--requirement tests/cluster/requirements.txt
+	touch $@
+
+$(SITE)/ready: $(VENV)/dev tests/site/requirements.txt
+	$(WITH_PARENT)
+	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check --requirement tests/site/requirements.txt
 	touch $@
 
 $(RELEASE)/ready: .ci/requirements-release.txt

@@ -27,6 +27,29 @@ PUBLIC_MODULES = [
     "grpo_adapters.tracking",
 ]
 
+# What GitHub shows beside the code is a page of the site too; files that are none are named without a link.
+PROJECT_PAGES = {"CONTRIBUTING.md": "contributing.md", "ROADMAP.md": "roadmap.md", "SECURITY.md": "security.md"}
+PLACES = PROJECT_PAGES | {"CHANGELOG.md": "../reference/changelog.md", "grpo/README.md": "../library/components.md"}
+
+
+def project_page(text: str) -> str:
+    """A file of the project's root as a page of the site."""
+
+    def link(found: re.Match[str]) -> str:
+        words, target, anchor = found.groups(default="")
+        place = f"../{target.removeprefix('docs/')}" if target.startswith("docs/") else PLACES.get(target)
+        return f"[{words}]({place}{anchor})" if place else f"`{target}`"
+
+    text = re.sub(
+        r"<!-- packages -->.*<!-- /packages -->", "(Drawn in [](../library/components.md).)", text, flags=re.DOTALL
+    )
+    return re.sub(r"\[([^\]]+)\]\((?!\w+:)([^)#\s]+)(#[^)\s]*)?\)", link, text)
+
+
+(HERE / "project").mkdir(exist_ok=True)
+for name, page in PROJECT_PAGES.items():
+    (HERE / "project" / page).write_text(project_page((ROOT / name).read_text(encoding="utf-8")), encoding="utf-8")
+
 sys.path.append(str(HERE))  # for the extensions beside this file
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(HERE), os.environ.get("PYTHONPATH")]))  # for figures.py
 (HERE / "tutorials").mkdir(exist_ok=True)
@@ -45,6 +68,9 @@ extensions = [
     "sphinx.ext.viewcode",
     "sphinx_copybutton",
     "sphinx-mathjax-offline",
+    "command_reference",
+    "readable_signatures",
+    "reference_contents",
     "settings_reference",
     "snippets",
 ]
@@ -53,7 +79,30 @@ html_theme = "furo"
 html_title = "anygrpo"
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
-html_theme_options = {"source_repository": "", "navigation_with_keys": True}
+html_theme_options = {
+    "navigation_with_keys": True,
+    "top_of_page_buttons": [],
+    "light_css_variables": {
+        "color-brand-primary": "#00629b",
+        "color-brand-content": "#00629b",
+        "color-brand-visited": "#882255",
+        "color-api-name": "#00629b",
+        "color-api-pre-name": "var(--color-foreground-secondary)",
+        "color-admonition-title": "#00629b",
+        "color-admonition-title-background": "#0072b21a",
+        "color-sidebar-item-background--current": "#0072b21a",
+    },
+    "dark_css_variables": {
+        "color-brand-primary": "#6cb8ec",
+        "color-brand-content": "#6cb8ec",
+        "color-brand-visited": "#d79ac0",
+        "color-api-name": "#6cb8ec",
+        "color-api-pre-name": "var(--color-foreground-secondary)",
+        "color-admonition-title": "#6cb8ec",
+        "color-admonition-title-background": "#6cb8ec1a",
+        "color-sidebar-item-background--current": "#6cb8ec1a",
+    },
+}
 
 myst_enable_extensions = ["dollarmath", "deflist", "colon_fence"]
 myst_heading_anchors = 3
@@ -71,7 +120,7 @@ autodoc_default_options = {"members": True, "special-members": "__call__", "excl
 autodoc_preserve_defaults = True
 napoleon_use_ivar = True
 python_use_unqualified_type_names = True
-python_maximum_signature_line_length = 120
+python_maximum_signature_line_length = 68
 suppress_warnings = ["mystnb.unknown_mime_type"]
 
 

@@ -14,7 +14,7 @@ from IPython.display import HTML, display
 from matplotlib import pyplot
 from matplotlib.axes import Axes
 
-BLUE, ORANGE, GREEN, PURPLE, GREY = "#0072B2", "#D55E00", "#009E73", "#882255", "#767676"
+BLUE, ORANGE, GREEN, PURPLE, GREY = "#227AC2", "#D55E00", "#008047", "#832355", "#8A8A8A"
 COLOURS = (BLUE, ORANGE, GREEN, PURPLE, GREY)
 LINES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)))
 MARKERS = ("o", "s", "^", "D", "v")

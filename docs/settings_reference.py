@@ -1,4 +1,4 @@
-"""Settings in the API reference: every field with its type, default and description, inherited ones too.
+"""Settings in the API reference: every field with its type, default, range and description, inherited ones too.
 
 Pydantic's signature of a model shows validators in place of types, and depends on whether the model was used before.
 Here the fields are read off the class, their defaults off its source, and their descriptions off the docstrings.
@@ -7,19 +7,19 @@ Here the fields are read off the class, their defaults off its source, and their
 import ast
 import inspect
 import re
-from collections.abc import Iterator
-from dataclasses import MISSING, fields, is_dataclass
+from dataclasses import dataclass
 from functools import cache, reduce
+from itertools import groupby
 from operator import or_
 from textwrap import dedent
 from types import UnionType
 from typing import Annotated, Any, Union, get_args, get_origin
 
 from pydantic import BaseModel
+from setting_ranges import ranges_of
 from sphinx.application import Sphinx
 from sphinx.errors import ExtensionError
 from sphinx.util.typing import stringify_annotation
-from typing_extensions import is_protocol
 
 BEFORE_NAPOLEON = 400
 
@@ -37,7 +37,7 @@ def without_constraints(annotation: Any) -> Any:
 
 
 @cache
-def own_defaults(model: type[BaseModel]) -> dict[str, str]:
+def own_defaults(model: type) -> dict[str, str]:
     """The default of each field that the body of a class annotates, as it is written; empty without one."""
     source = dedent(inspect.getsource(model))
     [body] = ast.parse(source).body
@@ -52,7 +52,7 @@ def own_defaults(model: type[BaseModel]) -> dict[str, str]:
 def default_as_written(value: ast.expr | None, source: str) -> str:
     """The default that an assignment gives to a field."""
     called = ""
-    if isinstance(value, ast.Call) and isinstance(value.func, ast.Name) and value.func.id == "Field":
+    if isinstance(value, ast.Call) and isinstance(value.func, ast.Name) and value.func.id.lower() == "field":
         named = {keyword.arg: keyword.value for keyword in value.keywords}
         called = "()" if "default_factory" in named else ""
         value = value.args[0] if value.args else named.get("default_factory", named.get("default"))
@@ -65,11 +65,39 @@ def models_of(model: type[BaseModel]) -> list[type[BaseModel]]:
     return [base for base in model.__mro__ if issubclass(base, BaseModel) and base.__module__.startswith("grpo")]
 
 
-def fields_of(model: type[BaseModel]) -> Iterator[tuple[str, str, str]]:
-    """Name, type and default of every field."""
-    for name, field in model.model_fields.items():
-        default = next(own_defaults(base)[name] for base in models_of(model) if name in own_defaults(base))
-        yield name, stringify_annotation(without_constraints(field.annotation), "smart"), default
+@dataclass(frozen=True)
+class Setting:
+    """A field of settings as the reference shows it."""
+
+    name: str
+    kind: str
+    default: str
+    described_by: type[BaseModel]
+    ranges: list[str]
+    text: list[str]
+
+    def lines(self, *before: str) -> list[str]:
+        """Its ranges, with more in front of them, and what the docstring says, in reStructuredText."""
+        head = [*before, *self.ranges]
+        return [f"{', '.join(head)}:", *self.text] if head else self.text
+
+
+def settings_of(model: type[BaseModel]) -> list[Setting]:
+    """The fields of a class: its own as they stand there, then those that it inherits, class by class."""
+    left, shown = dict(model.model_fields), []
+    for owner in models_of(model):
+        for name, text in own_descriptions(owner).items():
+            if (field := left.pop(name, None)) is None:
+                continue
+            default = next(own_defaults(base)[name] for base in models_of(model) if name in own_defaults(base))
+            kind = stringify_annotation(without_constraints(field.annotation), "smart").replace("'", '"')
+            ranges = [
+                re.sub("^([^,]*)", r"``\1``", words) for words in ranges_of(name, field.annotation, field.metadata)
+            ]
+            shown.append(Setting(name, kind, default, owner, ranges, text))
+    if left:
+        raise ExtensionError(f"{model.__qualname__} has settings that no docstring describes: {', '.join(left)}")
+    return shown
 
 
 @cache
@@ -94,50 +122,31 @@ def attributes_section(lines: list[str]) -> tuple[int, int]:
     return begin, next(after, len(lines))
 
 
-def show_signature(
-    app: Sphinx, what: str, name: str, obj: Any, options: Any, signature: str | None, returns: str | None
-) -> tuple[str, str | None] | None:
-    """The fields of settings as arguments, none for a protocol, and defaults that Sphinx can read elsewhere."""
-    if what != "class" or signature is None:
-        return None
-    if issubclass(obj, BaseModel):
-        own = [f"{field}: {kind}{f' = {default}' if default else ''}" for field, kind, default in fields_of(obj)]
-        return f"({', '.join(['*', *own] if own else [])})", returns
-    if is_protocol(obj):
-        return "", returns
-    if is_dataclass(obj):
-        for field in fields(obj):
-            if field.default_factory is not MISSING:
-                signature = signature.replace("<factory>", f"{stringify_annotation(field.default_factory)}()", 1)
-    return re.sub(r"<function (\w+)[^>]*>", r"\1", signature), returns
+def signature_of_settings(model: type[BaseModel]) -> str:
+    """Fields as arguments, in the order in which they are described."""
+    fields = [
+        f"{field.name}: {field.kind}" + f" = {field.default}" * bool(field.default) for field in settings_of(model)
+    ]
+    return f"({', '.join(['*', *fields] if fields else [])})"
 
 
 def show_fields(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
     """An entry for every field of settings in place of the section ``Attributes``."""
     if what != "class" or not issubclass(obj, BaseModel):
         return
-    kinds = {field: (kind, default) for field, kind, default in fields_of(obj)}
     shown: list[str] = []
-    for model in models_of(obj):
-        own = {field: text for field, text in own_descriptions(model).items() if field in kinds}
-        if own and model is not obj:
-            shown += [f"From :class:`~{model.__module__}.{model.__qualname__}`:", ""]
-        for field, text in own.items():
-            kind, default = kinds.pop(field)
-            shown += [
-                f".. py:attribute:: {field}",
-                f"   :type: {kind}",
-                *([f"   :value: {default}"] if default else []),
-            ]
-            shown += ["   :no-contents-entry:", "", *(f"   {line}" for line in text), ""]
-    if kinds:
-        raise ExtensionError(f"{name} has settings that no docstring describes: {', '.join(kinds)}")
+    for owner, fields in groupby(settings_of(obj), key=lambda field: field.described_by):
+        if owner is not obj:
+            shown += [f"From :class:`~{owner.__module__}.{owner.__qualname__}`:", ""]
+        for field in fields:
+            shown += [f".. py:attribute:: {field.name}", f"   :type: {field.kind}"]
+            shown += [f"   :value: {field.default}"] if field.default else []
+            shown += ["   :no-contents-entry:", "", *(f"   {line}" for line in field.lines()), ""]
     begin, end = attributes_section(lines)
     lines[begin - 1 if "Attributes:" in lines else begin : end] = shown
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
     """Show settings as what they are."""
-    app.connect("autodoc-process-signature", show_signature)
     app.connect("autodoc-process-docstring", show_fields, priority=BEFORE_NAPOLEON)
     return {"parallel_read_safe": True}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from torch.distributed.tensor import DTensor
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from grpo import (
+    Checkpoints,
     ComputesTogether,
     DPOConfig,
     DPOTrainer,
@@ -28,6 +30,9 @@ from grpo import (
     Preference,
     RankError,
     ReferenceSync,
+    Run,
+    StateLoader,
+    Until,
     World,
 )
 from grpo_adapters.huggingface import (
@@ -40,6 +45,7 @@ from grpo_adapters.huggingface import (
 )
 
 PROMPTS = ["1+2=", "a b a b 12+34 = ", "7", "1+2=", "b=0+9 ", "1+2="]
+STATES = ["1+2=", "a b a b 12+34 = ", "7", "b=0+9 ", "3+3=", "0"]
 TOKENS = [(3, 4, 5), (6,), (7, 8, 9, 10, 11, 12, 13), (1, 2), (5, 5, 5, 5), (14, 3)]
 
 
@@ -331,19 +337,34 @@ class Drawn:
         return [random_completions(num_actions_per_state, seed=sum(map(ord, state)) + 1) for state in states]
 
 
+def make_trainer(world: World, case: Case, changes: dict[str, Any]) -> GRPOTrainer[Any, Any]:
+    """A trainer of a policy in parts, or of the whole where there is one process, with a reference of the same kind."""
+    policy = make_policy(case, None if world.is_alone else world)
+    config = GRPOConfig(
+        group_size=3, batch_size=9, micro_batch_size=2, learning_rate=0.02, adam_epsilon=1e-3, kl_coefficient=0.1
+    ).model_copy(update=changes)
+    return GRPOTrainer(config, policy, Sevens(), policy.reference(), sampler=Drawn(), world=world)
+
+
 def train_by_trainer(world: World, case: Case, changes: dict[str, Any], num_states: tuple[int, ...]) -> Any:
     """Parameters and metrics of steps of a trainer, of shares of the states."""
     own = num_states[: world.rank + 1]
-    states = ["1+2=", "a b a b 12+34 = ", "7", "b=0+9 ", "3+3=", "0"][sum(own[:-1]) : sum(own)]
+    states = STATES[sum(own[:-1]) : sum(own)]
     with nullcontext() if world.is_alone else process_group(world):
-        policy = make_policy(case, None if world.is_alone else world)
-        config = GRPOConfig(
-            group_size=3, batch_size=9, micro_batch_size=2, learning_rate=0.02, adam_epsilon=1e-3, kl_coefficient=0.1
-        ).model_copy(update=changes)
-        reference = policy.reference()
-        trainer = GRPOTrainer(config, policy, Sevens(), reference, sampler=Drawn(), world=world)
+        trainer = make_trainer(world, case, changes)
         metrics = [trainer.step(states) for _ in range(3)]
-        return {name: full(tensor) for name, tensor in policy.get_parameters().items()}, metrics
+        return {name: full(tensor) for name, tensor in trainer.policy.get_parameters().items()}, metrics
+
+
+def train_by_run(world: World, case: Case, folder: Path, steps: int) -> Any:
+    """Whether a run went on from a checkpoint, and its parameters after so many steps, those before included."""
+    with nullcontext() if world.is_alone else process_group(world):
+        trainer = make_trainer(world, case, {})
+        states = StateLoader(STATES, batch_size=4, seed=3)
+        run = Run(trainer, states, folder=folder, checkpoints=Checkpoints(every=2))
+        resumed = run.resume()
+        run(Until(steps=steps))
+        return resumed, {name: full(tensor) for name, tensor in trainer.policy.get_parameters().items()}
 
 
 def talk_on_rank(world: World, case: Case) -> Any:

@@ -145,6 +145,13 @@ def mean_baseline(experience: Experience, returns: Tensor) -> Tensor:
 
     A decision's own return is one of them, so the expected gradient is shorter than without a baseline: by the factor
     1 - 1/n where the returns are those of n independent samples of one decision each.
+
+    Args:
+        experience: what was sampled.
+        returns: of each decision, [D].
+
+    Returns:
+        The same number at each decision, [D].
     """
     everything = SharedSegments.whole(len(returns), returns.device, experience.world)
     total, count = everything.sums(returns, torch.ones_like(returns))
@@ -153,7 +160,15 @@ def mean_baseline(experience: Experience, returns: Tensor) -> Tensor:
 
 @replace(NOTHING, critic=True)
 def value_baseline(experience: Experience, returns: Tensor) -> Tensor:
-    """What the critic expects, [D]. It does not depend on the action, so it leaves the expected gradient as it is."""
+    """What the critic expects, [D]. It does not depend on the action, so it leaves the expected gradient as it is.
+
+    Args:
+        experience: what was sampled, with the critic's values.
+        returns: of each decision, [D]; not looked at.
+
+    Returns:
+        V(s) at each decision, [D].
+    """
     return values_of(experience).values
 
 
@@ -165,6 +180,13 @@ def group_time_baseline(experience: Experience, returns: Tensor) -> Tensor:
     decision's own return is one of the n in the mean, which shortens its expected gradient by the factor 1 - 1/n.
     Where batches tell of turns (:class:`grpo.HasTurns`), time is counted in turns, and the return of a turn is that of
     its first decision, so that a long turn counts no more than a short one.
+
+    Args:
+        experience: what was sampled, in groups of at least two.
+        returns: of each decision, [D].
+
+    Returns:
+        A mean for each decision, [D].
 
     Example:
         >>> from grpo import PairBatch

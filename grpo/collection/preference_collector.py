@@ -42,6 +42,9 @@ def pair_best_with_worst(experience: Experience) -> CollectedPreferences:
     Args:
         experience: groups of scored actions; rewards per decision are summed up.
 
+    Returns:
+        A preference for each group with unequal rewards, and metrics of all groups.
+
     Example:
         >>> import torch
         >>> from grpo import PairBatch, Segments

@@ -18,6 +18,9 @@ class DPOConfig(UpdateConfig):
         label_smoothing: how likely a label is taken to be wrong, in [0, 0.5].
         sft_coefficient: weight of the chosen actions' own negative log-likelihood, 0 for none.
 
+    Raises:
+        ValueError: if a number is out of its range, or ``reference_sync`` is set with ``reference_free``.
+
     References:
         Rafailov et al. 2023, arXiv:2305.18290.
 

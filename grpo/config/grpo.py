@@ -25,6 +25,10 @@ class GRPOConfig(TrainerConfig):
         kl_importance_correction: multiply the estimator by the probability ratio, which makes its gradient unbiased.
         entropy_coefficient: weight of the entropy bonus; above 0 the policy must tell its entropy.
 
+    Raises:
+        ValueError: if a number is out of its range, ``dual_clip`` not above 1 + ``clip_high``, or
+            ``dynamic_sampling`` is asked for with groups of one.
+
     References:
         Shao et al. 2024, arXiv:2402.03300.
 

@@ -24,8 +24,15 @@ class PPOConfig(TrainerConfig):
         entropy_coefficient: weight of the entropy bonus; above 0 the policy must tell its entropy.
         kl_coefficient: β, weight of the divergence from a reference policy in the loss.
 
+    Raises:
+        ValueError: if a number is out of its range.
+
     References:
         Schulman et al. 2017, arXiv:1707.06347; what matters: Andrychowicz et al. 2021, arXiv:2006.05990.
+
+    Example:
+        >>> PPOConfig(batch_size=64, num_epochs_per_update=10).num_updates(256)
+        40
     """
 
     group_size: PositiveInt = 1

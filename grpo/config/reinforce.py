@@ -18,8 +18,15 @@ class ReinforceConfig(TrainerConfig):
         discount: γ.
         entropy_coefficient: weight of the entropy bonus; above 0 the policy must tell its entropy.
 
+    Raises:
+        ValueError: if a number is out of its range.
+
     References:
         Williams 1992, "Simple statistical gradient-following algorithms for connectionist reinforcement learning".
+
+    Example:
+        >>> ReinforceConfig(discount=1.0).group_size
+        1
     """
 
     group_size: PositiveInt = 1

@@ -27,6 +27,13 @@ class DynamicSampling(FrozenModel):
 
     References:
         Yu et al. 2025 (DAPO), arXiv:2503.14476, section 3.2.
+
+    Example:
+        >>> from itertools import count, islice
+        >>> numbers = count()
+        >>> fresh = DynamicSampling(max_rounds=3, draw_states=lambda how_many: list(islice(numbers, how_many)))
+        >>> fresh.draw_states(2)
+        [0, 1]
     """
 
     max_rounds: PositiveInt
@@ -46,10 +53,17 @@ class ImportanceCorrection(FrozenModel):
         max_ratio: C, at least 1.
         min_ratio: C_min, in [0, 1]; with ``"mask"`` only.
 
+    Raises:
+        ValueError: if a number is out of its range, or ``min_ratio`` is set with ``"truncate"``.
+
     References:
         Truncated: Yao et al. 2025, "Your efficient RL framework secretly brings you off-policy RL training". To clip
         against the policy at the start of the step and weight by its ratio to the sampler: Hilton et al. 2022,
         arXiv:2110.00641.
+
+    Example:
+        >>> ImportanceCorrection(kind="mask", min_ratio=0.5).max_ratio
+        2.0
     """
 
     kind: Literal["truncate", "mask"] = "truncate"
@@ -84,6 +98,9 @@ class TrainerConfig(UpdateConfig):
             ``"sampler"`` for what the sampler recommends (:class:`grpo.DiffersFromPolicy`), none for most.
         target_kl: the remaining updates of a rollout are left out once ``approx_kl`` of one would be above 1.5 times
             this, and so is that one: ``num_updates`` tells how many were made. None for no such stop.
+
+    Raises:
+        ValueError: if a number is out of its range, or ``dynamic_sampling`` is asked for with groups of one.
     """
 
     group_size: PositiveInt = 8

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from dataclasses import dataclass
+from math import inf
 from typing import Annotated
 
 from pydantic import AfterValidator, PositiveInt
@@ -38,15 +39,19 @@ def at_step(number: float | LinearSchedule, step: int) -> float:
     return number.at(step) if isinstance(number, LinearSchedule) else number
 
 
-def _ends_within(low: float, high: float) -> Callable[[float | LinearSchedule], float | LinearSchedule]:
-    def check(number: float | LinearSchedule) -> float | LinearSchedule:
+@dataclass(frozen=True)
+class _EndsWithin:
+    """Refuses a number out of a range, and a schedule with an end out of it."""
+
+    ge: float
+    le: float = inf
+
+    def __call__(self, number: float | LinearSchedule) -> float | LinearSchedule:
         ends = (number.start, number.end) if isinstance(number, LinearSchedule) else (number,)
-        if not all(low <= end <= high for end in ends):
-            raise ValueError(f"expected {low:g} to {high:g}, also at both ends of a schedule, got {number!r}")
+        if not all(self.ge <= end <= self.le for end in ends):
+            raise ValueError(f"expected {self.ge:g} to {self.le:g}, also at both ends of a schedule, got {number!r}")
         return number
 
-    return check
 
-
-ScheduledFraction = Annotated[float | LinearSchedule, AfterValidator(_ends_within(0.0, 1.0))]
-ScheduledNonNegative = Annotated[float | LinearSchedule, AfterValidator(_ends_within(0.0, float("inf")))]
+ScheduledFraction = Annotated[float | LinearSchedule, AfterValidator(_EndsWithin(0.0, 1.0))]
+ScheduledNonNegative = Annotated[float | LinearSchedule, AfterValidator(_EndsWithin(0.0))]

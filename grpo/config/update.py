@@ -20,6 +20,10 @@ class ReferenceSync(FrozenModel):
 
     References:
         Gorbatovski et al. 2024 (TR-DPO), arXiv:2404.09656.
+
+    Example:
+        >>> ReferenceSync(mixing=1.0, every=100).every
+        100
     """
 
     mixing: float = Field(0.6, gt=0, le=1)
@@ -48,6 +52,9 @@ class UpdateConfig(FrozenModel):
             failure then stay made.
         seed: of the order in which rows are visited. Sampling is up to the policy.
         device: where all models are moved at construction; None leaves them.
+
+    Raises:
+        ValueError: if a number is out of its range.
     """
 
     batch_size: PositiveInt | None = None

@@ -33,6 +33,9 @@ def kl_k1(log_probs: Tensor, reference_log_probs: Tensor) -> Tensor:
         log_probs: log π(a|s), [D], nats.
         reference_log_probs: log π_ref(a|s), [D], nats.
 
+    Returns:
+        The estimate at each decision, [D], nats.
+
     Example:
         >>> import torch
         >>> kl_k1(torch.tensor([-1.0]), torch.tensor([-3.0]))
@@ -48,6 +51,9 @@ def kl_k2(log_probs: Tensor, reference_log_probs: Tensor) -> Tensor:
         log_probs: log π(a|s), [D], nats.
         reference_log_probs: log π_ref(a|s), [D], nats.
 
+    Returns:
+        The estimate at each decision, [D], nats.
+
     Example:
         >>> import torch
         >>> kl_k2(torch.tensor([-1.0]), torch.tensor([-3.0]))
@@ -62,6 +68,9 @@ def kl_k3(log_probs: Tensor, reference_log_probs: Tensor) -> Tensor:
     Args:
         log_probs: log π(a|s), [D], nats.
         reference_log_probs: log π_ref(a|s), [D], nats.
+
+    Returns:
+        The estimate at each decision, [D], nats.
 
     References:
         Shao et al. 2024, arXiv:2402.03300, eq. 4.

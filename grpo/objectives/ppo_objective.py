@@ -24,6 +24,10 @@ def value_loss(values: Tensor, returns: Tensor) -> Tensor:
 
     Returns:
         The loss of each decision, [D].
+
+    Example:
+        >>> value_loss(torch.tensor([1.0]), torch.tensor([3.0]))
+        tensor([4.])
     """
     return (values - returns).square()
 

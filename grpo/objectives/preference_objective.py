@@ -117,6 +117,9 @@ def supervised_loss(chosen_log_probs: Tensor, chosen_lengths: Tensor) -> Tensor:
         chosen_log_probs: log π(a|s) of each whole chosen action, [P], nats.
         chosen_lengths: its decisions, [P].
 
+    Returns:
+        The loss of each pair, [P], nats a decision.
+
     References:
         Pang et al. 2024, arXiv:2404.19733, eq. 1.
 

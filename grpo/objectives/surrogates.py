@@ -29,6 +29,9 @@ def probability_ratio(log_probs: Tensor, old_log_probs: Tensor) -> Tensor:
         log_probs: log π(a|s) under the policy being optimised, [D], nats.
         old_log_probs: the same under the policy that sampled, [D].
 
+    Returns:
+        ρ of each decision, [D], above 0.
+
     Example:
         >>> probability_ratio(torch.tensor([0.0, -1.0]), torch.tensor([0.0, -1.0]))
         tensor([1., 1.])

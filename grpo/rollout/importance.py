@@ -74,6 +74,9 @@ def effective_sample_size(weights: Tensor) -> Tensor:
     Args:
         weights: w, [D], at least 0.
 
+    Returns:
+        A number from 1 to D, of shape [].
+
     References:
         Kong 1992, "A note on importance sampling using standardized weights".
 

@@ -27,6 +27,10 @@ class Checkpoints(FrozenModel):
         on_failure: what happens where one cannot be written during the run, because the disk is full, say:
             ``"stop"`` raises the error, ``"continue"`` warns and trains on. Before the first step it is raised in any
             case.
+
+    Example:
+        >>> Checkpoints(every=100, keep_best="evaluation/reward").keep_last
+        2
     """
 
     every: PositiveInt

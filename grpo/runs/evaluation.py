@@ -85,6 +85,11 @@ class Evaluate(Callback):
             )
 
 
+def at_least_one(rewards: Tensor) -> Tensor:
+    """Whether rewards are 1 or more, bool of the same shape."""
+    return rewards >= 1
+
+
 class PolicyEvaluation:
     """Samples actions for states of its own and scores them by a reward model of its own.
 
@@ -98,7 +103,7 @@ class PolicyEvaluation:
         reward_model: scores actions, one reward a sample.
         group_size: actions for each state, G.
         pass_at: each k, at most G.
-        is_success: whether rewards [N] count as success, bool [N].
+        is_success: whether rewards [N] count as success, bool [N]; those of at least 1 do where nothing is said.
         sampler: makes the actions; None for the policy itself.
         seed: of the random numbers.
         generation_kwargs: for the sampler, and handed on by it to ``generate_actions``: what makes it sample greedily,
@@ -118,7 +123,7 @@ class PolicyEvaluation:
         *,
         group_size: int = 1,
         pass_at: Sequence[int] = (),
-        is_success: Callable[[Tensor], Tensor] = lambda rewards: rewards >= 1,
+        is_success: Callable[[Tensor], Tensor] = at_least_one,
         sampler: Sampler[Any, Any] | None = None,
         seed: int = 0,
         generation_kwargs: Mapping[str, Any] | None = None,
@@ -165,6 +170,14 @@ class PolicyEvaluation:
 def mean_with_interval(values: Tensor, name: str) -> dict[str, float]:
     """The mean of independent values, [n], with the ends of its 95% confidence interval by the normal approximation.
 
+    Args:
+        values: [n], at least one.
+        name: that the mean has in what is returned.
+
+    Returns:
+        The mean, and its interval's ends under ``name_low`` and ``name_high``, in the unit of the values; all three
+        the same for one value.
+
     Example:
         >>> mean_with_interval(torch.tensor([1.0, 1.0, 1.0]), "reward")
         {'reward': 1.0, 'reward_low': 1.0, 'reward_high': 1.0}
@@ -181,6 +194,9 @@ def pass_at_k(successes: Tensor, samples: Tensor, k: int) -> Tensor:
         successes: c, [S].
         samples: n, [S], at least k.
         k: at least 1.
+
+    Returns:
+        The probability of each state, [S], in [0, 1], float64.
 
     References:
         Chen et al. 2021, arXiv:2107.03374.

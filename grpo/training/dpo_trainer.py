@@ -80,6 +80,9 @@ def with_reference_log_probs(
         reference_policy: the policy to compare with later; in evaluation mode afterwards.
         micro_batch_size: pairs per evaluation; None for all at once.
 
+    Returns:
+        P preferences with ``reference_log_probs``, nats of each whole action.
+
     Raises:
         TypeError, ValueError: if a preference is not one, or the policy returned what it must not.
 

@@ -47,6 +47,14 @@ class PPOTrainer(Trainer[StatesT, ActionsT]):
 
     References:
         Schulman et al. 2017, arXiv:1707.06347.
+
+    Example:
+        >>> import gymnasium
+        >>> from grpo_adapters.gym import EnvironmentReward, FragmentSampler, GymActorCritic
+        >>> sampler = FragmentSampler(gymnasium.make_vec("CartPole-v1", num_envs=2), num_steps=32)
+        >>> trainer = PPOTrainer(PPOConfig(), GymActorCritic(sampler), EnvironmentReward())
+        >>> trainer.step(sampler.states)["num_samples"]
+        2.0
     """
 
     def __init__(

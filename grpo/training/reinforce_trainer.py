@@ -45,6 +45,15 @@ class ReinforceTrainer(Trainer[StatesT, ActionsT]):
 
     References:
         Williams 1992, "Simple statistical gradient-following algorithms for connectionist reinforcement learning".
+
+    Example:
+        >>> from grpo_adapters.bandit import SoftmaxPolicy, StationaryBandit
+        >>> policy, bandit = SoftmaxPolicy(num_arms=3), StationaryBandit([0.1, 0.5, 0.9])
+        >>> trainer = ReinforceTrainer(ReinforceConfig(group_size=16, learning_rate=0.1), policy, bandit)
+        >>> for _ in range(100):
+        ...     metrics = trainer.step(["the only state"])
+        >>> policy.probabilities().argmax().item()
+        2
     """
 
     def __init__(

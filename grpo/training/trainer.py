@@ -75,6 +75,15 @@ class Trainer(PolicyTrainer[StatesT, ActionsT]):
 
     Warns:
         UserWarning: if there is a reference policy which neither estimator nor objective reads.
+
+    Example:
+        >>> from grpo import GRPOObjective, GroupRelative, leave_one_out_advantages
+        >>> from grpo_adapters.bandit import SoftmaxPolicy, StationaryBandit
+        >>> estimator = GroupRelative(leave_one_out_advantages)
+        >>> models = SoftmaxPolicy(num_arms=3), StationaryBandit([0.1, 0.5, 0.9])
+        >>> trainer = Trainer(TrainerConfig(), *models, advantage_estimator=estimator, objective=GRPOObjective())
+        >>> trainer.step(["the only state"])["num_samples"]
+        8.0
     """
 
     config: TrainerConfig

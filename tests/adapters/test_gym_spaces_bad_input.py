@@ -217,6 +217,46 @@ def test_a_distribution_of_another_space(distribution: Callable[..., Any], space
         assert evaluate(GymPolicy(environment), environment, 1).lengths.tolist() == [2]  # without distribution=
 
 
+def test_actions_of_a_space_that_has_no_distribution() -> None:
+    whole = spaces.Box(0, 5, (2,), np.int32)
+    environment = Scripted(BOX, JOINTS, spaces.Dict(gear=spaces.Discrete(2), steer=whole))
+    with pytest.raises(TypeError, match=r"part 'steer' is not supported.*gymnasium\.wrappers\.TransformAction"):
+        GymPolicy(environment)
+    mended = gymnasium.wrappers.TransformAction(
+        environment,
+        lambda own: {**own, "steer": own["steer"].astype(np.int32)},
+        spaces.Dict(gear=spaces.Discrete(2), steer=spaces.MultiDiscrete([6, 6])),
+    )
+    assert evaluate(GymPolicy(mended), mended, 1).lengths.tolist() == [2]
+
+
+def test_spaces_without_parts() -> None:
+    nothing_seen = Scripted(spaces.Dict(), {})
+    with pytest.raises(
+        TypeError, match=r"observation space .* has no parts, expected something to decide on: name a key"
+    ):
+        GymPolicy(nothing_seen)
+    seen_now = gymnasium.wrappers.TransformObservation(
+        nothing_seen, lambda _: {"joints": JOINTS}, spaces.Dict(joints=BOX)
+    )
+    assert evaluate(GymPolicy(seen_now), seen_now, 1).lengths.tolist() == [2]
+    nothing_done = Scripted(BOX, JOINTS, spaces.Dict())
+    with pytest.raises(TypeError, match=r"action space .* has no parts, expected something to decide: name a key"):
+        GymPolicy(nothing_done)
+    done_now = gymnasium.wrappers.TransformAction(nothing_done, lambda _: {}, spaces.Dict(gear=spaces.Discrete(2)))
+    assert evaluate(GymPolicy(done_now), done_now, 1).lengths.tolist() == [2]
+
+
+@pytest.mark.parametrize("initial_std", [0.0, -1.0, float("nan"), float("inf")])
+@pytest.mark.parametrize("distribution", [DiagonalGaussian, StateDependentExploration])
+def test_a_standard_deviation_that_is_none(distribution: Callable[..., Any], initial_std: float) -> None:
+    with pytest.raises(
+        ValueError, match=f"initial_std is {initial_std}, expected a finite standard deviation above 0: 1.0"
+    ):
+        distribution(BOX, initial_std=initial_std)
+    assert isinstance(distribution(BOX, initial_std=1.0), nn.Module)
+
+
 def test_a_part_of_an_action_that_leaves_nothing_to_choose() -> None:
     fixed = spaces.Box(1, 1, (1,))
     environment = Scripted(BOX, JOINTS, spaces.Dict(gear=spaces.Discrete(2), steer=fixed))

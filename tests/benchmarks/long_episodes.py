@@ -2,7 +2,7 @@
 
 ``run`` trains on LunarLander by the named setups with each seed, all with one budget of decisions, and adds a line for
 each training to ``long_episodes.jsonl``; a training that is there already, with the same settings, is left out.
-``page`` writes the table and the picture of ``docs/how-to/long-episodes.md`` from these lines.
+``page`` writes the table of ``docs/how-to/long-episodes.md`` from these lines.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def run(
 
 
 def page() -> None:
-    """Write the table and draw the picture."""
+    """Write the table."""
     write_page(TRAININGS.lines())
 
 

@@ -1,4 +1,4 @@
-"""The table and the picture of ``docs/how-to/long-episodes.md``, from the lines of ``long_episodes.jsonl``."""
+"""The table of ``docs/how-to/long-episodes.md``, from the lines of ``long_episodes.jsonl``."""
 
 from __future__ import annotations
 
@@ -9,23 +9,20 @@ from typing import Any
 
 import numpy as np
 
-from curve_pictures import COLUMNS, pictures, save
 from long_episode_setups import SETUPS, TOLD
 
 DOCS = Path(__file__).parents[2] / "docs"
 BEGIN, END = "% written by tests/benchmarks/long_episodes.py page", "% end of what is written"
-YARDSTICK = "ppo"
 COMMON_BUDGET = 300_000
 Line = Mapping[str, Any]
 
 
 def write_page(lines: Sequence[Line]) -> None:
-    """Put the table in its place on the page, and draw the curves."""
+    """Put the table in its place on the page."""
     page = DOCS / "how-to" / "long-episodes.md"
     before, _, rest = page.read_text(encoding="utf-8").partition(BEGIN)
     _, _, after = rest.partition(END)
     page.write_text(f"{before}{BEGIN}\n\n{table(lines)}\n\n{END}{after}", encoding="utf-8")
-    draw(lines, DOCS / "_static" / "long-episodes.svg")
 
 
 def table(lines: Sequence[Line]) -> str:
@@ -54,15 +51,3 @@ def after(curve: Sequence[tuple[int, float]], decisions: int) -> float:
 def keys_of(lines: Sequence[Line]) -> list[tuple[str, int]]:
     """Setups and budgets, the setups in their order."""
     return sorted({(line["name"], line["budget"]) for line in lines}, key=lambda key: ([*SETUPS].index(key[0]), key[1]))
-
-
-def draw(lines: Sequence[Line], path: Path) -> None:
-    """The curves of all trainings, a picture for each setup, PPO in all of them."""
-    names = [name for name in SETUPS if name != YARDSTICK and any(line["name"] == name for line in lines)]
-    figure, axes = pictures(names, height=2.6 * -(-len(names) // COLUMNS), sharey=True)
-    for name, axis in axes.items():
-        for shown, colour in ((YARDSTICK, "tab:orange"), (name, "tab:blue")):
-            for line in lines:
-                if line["name"] == shown:
-                    axis.plot(*zip(*line["curve"], strict=True), color=colour, linewidth=0.9)
-    save(figure, path, "long episodes")

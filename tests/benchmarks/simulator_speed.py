@@ -7,12 +7,16 @@ observations environment by environment, decisions, rewards, ends and true succe
 from __future__ import annotations
 
 import os
+import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 import tyro
 from torch import Tensor
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "examples"))
 
 from batched_simulator import CartPoles
 from grpo_adapters.gym import GymActorCritic, SimulatorSampler

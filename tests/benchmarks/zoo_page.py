@@ -1,4 +1,4 @@
-"""The table and the curves of ``docs/measured/zoo.md``, from the lines of ``zoo.jsonl``."""
+"""The table of ``docs/measured/zoo.md``, from the lines of ``zoo.jsonl``."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from curve_pictures import COLUMNS, pictures, save
 from grpo_adapters.cli.gym_presets import zoo_files
 from grpo_adapters.cli.toml_files import read_toml
 
@@ -22,17 +21,16 @@ Line = Mapping[str, Any]
 
 
 def write_page(lines: Sequence[Line]) -> None:
-    """Put the table in its place on the page, and draw the curves."""
+    """Put the table in its place on the page."""
     page = DOCS / "measured" / "zoo.md"
     before, _, rest = page.read_text(encoding="utf-8").partition(BEGIN)
     _, _, after = rest.partition(END)
     page.write_text(f"{before}{BEGIN}\n\n{table(lines)}\n\n{END}{after}", encoding="utf-8")
-    draw(lines, DOCS / "_static" / "zoo.svg")
 
 
 def table(lines: Sequence[Line]) -> str:
     """A row for each settings of the zoo and number of decisions, those that were run before the others."""
-    rows = ["| settings | environment | decisions | anygrpo | Stable-Baselines3 |", "|---|---|---:|---:|---:|"]
+    rows = ["| settings | decisions | anygrpo | Stable-Baselines3 | environment |", "|---|---:|---:|---:|---|"]
     not_run: list[str] = []
     for name, path in zoo_files().items():
         settings = read_toml(path)
@@ -41,7 +39,7 @@ def table(lines: Sequence[Line]) -> str:
         for budget in budgets or [settings.get("until_decisions")]:
             same = [line for line in own if line["settings"]["until_decisions"] == budget]
             cells = [figure(same, contender, settings["algorithm"]) for contender in CONTENDERS]
-            row = f"| `{name}` | {settings['environment']} | {decisions(budget, same)} | {' | '.join(cells)} |"
+            row = f"| `{name}` | {decisions(budget, same)} | {' | '.join(cells)} | {settings['environment']} |"
             (rows if own else not_run).append(row)
     return "\n".join(rows + not_run)
 
@@ -56,14 +54,14 @@ def decisions(budget: int | None, lines: Sequence[Line]) -> str:
 
 
 def figure(lines: Sequence[Line], contender: str, algorithm: str) -> str:
-    """The interquartile mean over seeds with its interval, and what each seed came to."""
+    """The interquartile mean over seeds with its interval."""
     if contender != "anygrpo" and algorithm != "ppo":
         return "has none"
     returns = [line["final"] for line in lines if line["contender"] == contender]
     if not returns:
         return NOT_RUN
     mean, low, high = interval(returns)
-    return f"**{told(mean)}** [{told(low)}, {told(high)}] ({', '.join(map(told, returns))})"
+    return f"**{told(mean)}** [{told(low)}, {told(high)}]".replace(" ", "\N{NO-BREAK SPACE}")
 
 
 def told(number: float) -> str:
@@ -85,18 +83,3 @@ def interval(returns: Sequence[float]) -> tuple[float, float, float]:
             random_state=np.random.RandomState(0),
         )
     return float(means[""][0]), float(bounds[""][0, 0]), float(bounds[""][1, 0])
-
-
-def draw(lines: Sequence[Line], path: Path) -> None:
-    """The curves of all trainings, a picture for each settings."""
-    names = [name for name in zoo_files() if any(line["name"] == name for line in lines)]
-    figure, axes = pictures(names, height=2.6 * len(names) / COLUMNS)
-    for name, axis in axes.items():
-        for contender, colour in zip(CONTENDERS, ("tab:blue", "tab:orange"), strict=True):
-            for line in lines:
-                if (line["name"], line["contender"]) == (name, contender):
-                    axis.plot(*zip(*line["curve"], strict=True), color=colour, linewidth=0.9, label=contender)
-    handles, labels = axes[names[0]].get_legend_handles_labels()
-    by_label = dict(zip(labels, handles, strict=True))
-    figure.legend(by_label.values(), by_label.keys(), loc="lower right", fontsize=8, frameon=False)
-    save(figure, path, "zoo")

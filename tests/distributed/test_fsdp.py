@@ -29,6 +29,7 @@ from sharded_training import (
     take_turns,
     talk_on_rank,
     train,
+    train_by_run,
     train_by_trainer,
     train_on_rank,
     write_and_read,
@@ -168,6 +169,32 @@ def test_a_trainer_of_parts(shares: tuple[int, ...], lora: bool, changes: dict[s
         for step, step_told in zip(metrics, told, strict=True):
             assert step["loss"] == pytest.approx(step_told["loss"], rel=1e-6, abs=1e-9)
             assert step["grad_norm"] == pytest.approx(step_told["grad_norm"], rel=1e-6)
+
+
+@pytest.mark.parametrize("lora", [False, True], ids=["all weights", "adapters"])
+def test_a_run_of_parts_that_was_cut_goes_on(lora: bool, tmp_path: Path) -> None:
+    case = Case("llama", lora=lora)
+    for folder, steps in (("whole", 4), ("cut", 2), ("cut", 4)):
+        outcomes = on_ranks(2, train_by_run, case, tmp_path / folder, steps)
+        if folder == "whole":
+            expected = outcomes
+    for (resumed, parameters), (_, wanted) in zip(outcomes, expected, strict=True):
+        assert resumed
+        assert all(torch.equal(parameters[name], parameter) for name, parameter in wanted.items())
+    [(_, alone)] = on_ranks(1, train_by_run, case, tmp_path / "one process", 4)
+    for name, parameter in alone.items():
+        torch.testing.assert_close(wanted[name], parameter, rtol=1e-8, atol=1e-9)
+
+
+@pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 2), (2, 4)])
+def test_a_run_of_parts_goes_on_with_other_parts(before: int, after: int, tmp_path: Path) -> None:
+    case = Case("llama")
+    [(_, expected)] = on_ranks(1, train_by_run, case, tmp_path / "one process", 4)
+    on_ranks(before, train_by_run, case, tmp_path / "run", 2)
+    for resumed, parameters in on_ranks(after, train_by_run, case, tmp_path / "run", 4):
+        assert resumed
+        for name, parameter in expected.items():
+            torch.testing.assert_close(parameters[name], parameter, rtol=1e-8, atol=1e-9)
 
 
 @pytest.mark.parametrize("gathers", [True, False], ids=["gathered", "in step"])

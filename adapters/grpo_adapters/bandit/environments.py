@@ -256,6 +256,13 @@ def random_walk_means(num_steps: int, num_arms: int, *, step_std: float = 0.01, 
         num_arms: K.
         step_std: standard deviation of a step.
         seed: of the steps.
+
+    Returns:
+        The mean of each arm in each step, [T, K].
+
+    Example:
+        >>> random_walk_means(num_steps=1000, num_arms=10).shape
+        torch.Size([1000, 10])
     """
     generator = seeded_generator("random_walk_means", seed)
     return (step_std * torch.randn(num_steps, num_arms, generator=generator)).cumsum(0)
@@ -269,6 +276,14 @@ def switching_means(num_steps: int, num_arms: int, *, switch_every: int = 2000, 
         num_arms: K.
         switch_every: steps between switches.
         seed: of the means.
+
+    Returns:
+        The mean of each arm in each step, [T, K].
+
+    Example:
+        >>> means = switching_means(num_steps=4, num_arms=3, switch_every=2)
+        >>> (means[1] == means[0]).all().item(), (means[2] == means[0]).any().item()
+        (True, False)
     """
     generator = seeded_generator("switching_means", seed)
     num_phases = -(-num_steps // switch_every)
@@ -283,6 +298,14 @@ def seasonal_means(num_steps: int, num_arms: int, *, period: int = 5000, seed: i
         num_arms: K.
         period: steps of a season.
         seed: of the phases.
+
+    Returns:
+        The mean of each arm in each step, [T, K].
+
+    Example:
+        >>> means = seasonal_means(num_steps=10, num_arms=3, period=5)
+        >>> torch.allclose(means[5:], means[:5], atol=1e-5)
+        True
     """
     generator = seeded_generator("seasonal_means", seed)
     phases = torch.rand(1, num_arms, generator=generator)

@@ -11,6 +11,12 @@ BLOCKS = "▁▂▃▄▅▆▇█"
 def sparkline(values: Sequence[float]) -> str:
     """A character for each value, the higher the larger it is; blank where it is not finite.
 
+    Args:
+        values: any numbers.
+
+    Returns:
+        As many characters.
+
     Example:
         >>> sparkline([0.0, 1.0, 4.0, 9.0, float("nan"), 7.0])
         '▁▂▄█ ▆'

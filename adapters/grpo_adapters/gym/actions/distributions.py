@@ -171,7 +171,7 @@ class DiagonalGaussian(nn.Module):
 
     Raises:
         TypeError: if the space is another.
-        ValueError: if ``initial_std`` is not above 0, or the space leaves nothing to choose.
+        ValueError: if ``initial_std`` is not finite and above 0, or the space leaves nothing to choose.
 
     References:
         Squashing: Haarnoja et al. 2018, arXiv:1801.01290, appendix C.
@@ -180,8 +180,10 @@ class DiagonalGaussian(nn.Module):
     def __init__(self, space: spaces.Box, initial_std: float = 1.0, *, state_dependent_std: bool = False) -> None:
         super().__init__()
         check_kind(self, "a Box of floating-point numbers", space, is_continuous(space))
-        if not initial_std > 0:
-            raise ValueError(f"initial_std is {initial_std}, expected a standard deviation above 0")
+        if not 0 < initial_std < math.inf:
+            raise ValueError(
+                f"initial_std is {initial_std}, expected a finite standard deviation above 0: 1.0 is the default"
+            )
         self.shape = tuple(space.shape)
         self.num_dimensions = math.prod(self.shape)
         self.num_outputs = 2 * self.num_dimensions if state_dependent_std else self.num_dimensions

@@ -129,8 +129,18 @@ class JointDistribution(nn.Module):
 def distribution_for(space: gymnasium.Space[Any]) -> ActionDistribution:
     """The distribution over an action space.
 
+    Args:
+        space: of actions: Discrete, MultiDiscrete, MultiBinary, a bounded Box, or a Dict or Tuple of these.
+
+    Returns:
+        :class:`Categorical`, :class:`MultiCategorical`, :class:`DiagonalGaussian` or :class:`JointDistribution`.
+
     Raises:
         TypeError: if there is none for the space.
+
+    Example:
+        >>> distribution_for(spaces.Discrete(3)).num_outputs
+        3
     """
     if isinstance(space, NESTED):
         return JointDistribution(space)

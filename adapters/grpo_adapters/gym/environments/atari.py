@@ -40,6 +40,9 @@ def atari_environments(
         num_threads: that play them; 0 for as many as there are cores.
         settings: more, as ``ale_py.vector_env.AtariVectorEnv`` has them: ``max_num_frames_per_episode=10_000``, say.
 
+    Returns:
+        A vector environment of gymnasium.
+
     Raises:
         ModuleNotFoundError: without ale-py.
         ValueError: if there is no such game.

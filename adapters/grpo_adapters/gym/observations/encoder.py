@@ -122,6 +122,9 @@ def without_keys(environment: Any, *names: str) -> Any:
         environment: observes a Dict.
         names: of the keys to drop.
 
+    Returns:
+        The environment in a wrapper that drops them.
+
     Raises:
         TypeError: if it observes no Dict.
         ValueError: if there is no such key, or none is left.

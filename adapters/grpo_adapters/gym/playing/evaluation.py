@@ -107,6 +107,9 @@ def evaluate(
         num_envs: for a function, how many environments are played side by side, so that the network decides for all
             of them at once; 8 for None.
 
+    Returns:
+        Return, length and seed of each episode, with their mean and its interval.
+
     Raises:
         TypeError: if ``environment`` is something else, or the seed no integer of at least 0.
         ValueError: if ``num_episodes`` or ``num_envs`` is below 1, or the policy was built for other spaces.
@@ -217,6 +220,22 @@ def act(policy: GymPolicy, observation: Any, info: dict[str, Any], *, determinis
     """The action for one observation of one environment; a mask in ``info["action_mask"]`` is honoured.
 
     A policy with a memory is asked by a :class:`Player`, which remembers for it.
+
+    Args:
+        policy: the policy, without a memory.
+        observation: as the environment gives it.
+        info: what came with it; ``{}`` where there is nothing.
+        deterministic: the most probable action, or one that is drawn.
+
+    Returns:
+        An action for ``environment.step``.
+
+    Example:
+        >>> import gymnasium
+        >>> environment = gymnasium.make("CartPole-v1")
+        >>> policy = GymPolicy(environment)
+        >>> act(policy, *environment.reset(seed=0)) in environment.action_space
+        True
     """
     batch, masks = one_observed(policy, observation, info)
     return one_by_one(policy.predict(batch, masks, deterministic=deterministic))[0]

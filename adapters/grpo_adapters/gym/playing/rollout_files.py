@@ -68,6 +68,9 @@ def save_rollouts(
         seed: episode i is reset with ``seed + i``.
         deterministic: play the most probable action, or draw one.
 
+    Returns:
+        The result of the episodes, as of :func:`evaluate`.
+
     Raises:
         TypeError: if ``make_environment`` makes no environment.
         ValueError: as :func:`evaluate` does.

@@ -28,6 +28,9 @@ def parse_message(text: str) -> Message:
     becomes the message's ``thinking``. What stands before ``</think>`` becomes its ``reasoning_content``, and calls in
     it are none. A call that cannot be read has arguments that are the text as it stands, and no name.
 
+    Args:
+        text: as the model wrote it.
+
     Returns:
         ``{"role": "assistant", "content": text}``, with ``tool_calls`` where there are any, each
         ``{"type": "function", "function": {"name": ..., "arguments": {...}}}``.

@@ -30,6 +30,10 @@ class SamplingConfig(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False
 
     References:
         top-p: Holtzman et al. 2020, arXiv:1904.09751; min-p: Nguyen et al. 2024, arXiv:2407.01082.
+
+    Example:
+        >>> SamplingConfig(temperature=0.7, max_new_tokens=256).top_p
+        1.0
     """
 
     temperature: Annotated[float, Field(ge=0)] = 1.0

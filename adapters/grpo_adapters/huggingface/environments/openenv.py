@@ -75,6 +75,9 @@ def openenv_environment(
         text: from an observation to what the model reads of it; None for a string as it is, and else the fields as
             JSON, without the reward, ``done`` and metadata.
 
+    Returns:
+        What an :class:`AgentSampler` takes as ``environment``.
+
     Example:
         >>> from grpo_adapters.huggingface import AgentSampler
         >>> make_client = lambda: GenericEnvClient("http://127.0.0.1:8000")

@@ -44,6 +44,9 @@ def skyrl_environment(make: Callable[[Any], Any]) -> Callable[[], SkyRLEnvironme
         make: from a state to an environment, since such environments take what they score by when they are made:
             ``lambda row: skyrl_gym.make("gsm8k", extras=row)``.
 
+    Returns:
+        What an :class:`AgentSampler` takes as ``environment``.
+
     Example:
         >>> from grpo_adapters.huggingface import AgentSampler
         >>> class IsFive:

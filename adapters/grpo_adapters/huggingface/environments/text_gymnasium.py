@@ -50,6 +50,9 @@ def text_gymnasium_environment(
         make: makes an environment, such as ``lambda: gymnasium.make("...")``.
         action: from the model's message to an action; None for its content.
 
+    Returns:
+        What an :class:`AgentSampler` takes as ``environment``.
+
     Example:
         >>> from grpo_adapters.huggingface import AgentSampler
         >>> class Echo:

@@ -73,6 +73,9 @@ def trl_environment(factory: Factory | Mapping[str, Factory]) -> Callable[[], TR
     Args:
         factory: makes an environment; or several of them by the name that a row has in its column ``environment``.
 
+    Returns:
+        What an :class:`AgentSampler` takes as ``environment``.
+
     Example:
         >>> from grpo_adapters.huggingface import AgentSampler
         >>> class Counter:

@@ -44,6 +44,9 @@ def verifiers_environment() -> Callable[[], VerifiersEnvironment]:
     A conversation is over when the model calls no tool of the :class:`AgentSampler`. Tasks that need a container or
     another runtime, bring servers of tools, or stop and change what is said on the way, are refused.
 
+    Returns:
+        What an :class:`AgentSampler` takes as ``environment``.
+
     Example:
         >>> from grpo_adapters.huggingface import AgentSampler
         >>> sampler = AgentSampler(verifiers_environment())

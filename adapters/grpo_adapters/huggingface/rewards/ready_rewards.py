@@ -47,6 +47,9 @@ def math_reward(
         solution: the same, where there is no column ``answer``.
         columns: not looked at.
 
+    Returns:
+        N of 1.0, 0.0 or None.
+
     Raises:
         ValueError: if there is neither a column ``answer`` nor ``solution``.
 

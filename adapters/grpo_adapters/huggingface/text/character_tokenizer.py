@@ -15,6 +15,9 @@ def character_tokenizer(characters: str, *, chat_template: str | None = None) ->
         characters: those that texts are made of.
         chat_template: a Jinja template for chat messages; None for a tokenizer without one.
 
+    Returns:
+        A fast tokenizer of transformers.
+
     Example:
         >>> tokenizer = character_tokenizer("0123456789+=")
         >>> tokenizer("1+2=")["input_ids"]

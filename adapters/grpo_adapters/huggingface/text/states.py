@@ -157,6 +157,9 @@ def describe_completion(state: Any, completion: Action) -> tuple[str, str]:
         state: a string, chat messages, which get a line each, or a row with a column ``prompt`` of either.
         completion: the answer, or a conversation, whose messages get a line each.
 
+    Returns:
+        The prompt, and the answer.
+
     Raises:
         TypeError: if the state has no prompt, or the completion is none.
 
