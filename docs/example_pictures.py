@@ -100,7 +100,7 @@ def dynamic_bandit(folder: Path) -> Axes:
     for place, name in enumerate(names):
         colour = ORANGE if name == "GRPO" else BLUE
         span = [[mean[place] - low[place]], [high[place] - mean[place]]]
-        axes.errorbar(mean[place], place, xerr=span, fmt="o", color=colour, capsize=3, linestyle="", markevery=None)
+        axes.errorbar(mean[place], place, xerr=span, fmt="o", color=colour, capsize=3, linestyle="", markevery=[0])
     axes.set(yticks=range(len(names)), yticklabels=names, xlabel="summed regret")
     axes.invert_yaxis()
     return axes
