@@ -6,7 +6,6 @@ from collections.abc import Hashable, Mapping
 from dataclasses import fields, is_dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 
 
@@ -38,5 +37,8 @@ def value_of(thing: Any) -> Hashable:
 
 
 def changed(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> bool:
-    """Whether any tensor has another value."""
-    return any(not torch.equal(tensor, after[name]) for name, tensor in before.items() if name in after)
+    """Whether any tensor has another value; NaN is the same as NaN."""
+    pairs = [(tensor, after[name]) for name, tensor in before.items() if name in after]
+    return any(
+        tensor.shape != now.shape or not ((tensor == now) | tensor.isnan() & now.isnan()).all() for tensor, now in pairs
+    )

@@ -96,6 +96,13 @@ def test_nothing_is_left_changed() -> None:
     assert all(parameter.grad is None for parameter in policy.parameters())
 
 
+def test_parameters_that_are_no_numbers_are_not_taken_for_changed() -> None:
+    policy = ModulePolicy()
+    for parameter in policy.get_parameters().values():
+        parameter.data.fill_(torch.nan)
+    assert not any("changed the values of parameters" in found for found in problems_of(policy))
+
+
 def test_groups_that_are_not_in_the_order_of_the_states() -> None:
     class Mixed(ModulePolicy):
         def generate_actions(self, states: Any, num_actions_per_state: int, **kwargs: Any) -> Any:
