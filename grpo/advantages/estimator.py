@@ -58,5 +58,11 @@ class EstimatesReturns(Protocol):
 def estimate_of(estimator: AdvantageEstimator, experience: Experience) -> AdvantageEstimate:
     """What an estimator makes of an experience."""
     if missing_methods(estimator, EstimatesReturns):
-        return AdvantageEstimate(estimator(experience))
+        try:
+            return AdvantageEstimate(estimator(experience))
+        except AttributeError as error:
+            error.add_note(
+                "an estimator is given an Experience; a function of GroupedRewards goes into GroupRelative(...)"
+            )
+            raise
     return cast("EstimatesReturns", estimator).estimate(experience)

@@ -28,13 +28,15 @@ def check_sampling(checks: PolicyChecks, num_samples: int, given_part: Callable[
         if problem is not None:
             checks.add(problem)
         return
-    for index in range(min(MAX_STATES, len(checks.states))):
+    first = select_entries(checks.states, torch.arange(min(MAX_STATES, len(checks.states))))
+    groups = checks.generate(first, num_samples)  # of all at once, so that groups in another order are seen
+    if groups is None:
+        return
+    actions, places = join_groups(groups), torch.arange(len(first) * num_samples)
+    for index, own in enumerate(places.split(num_samples)):
         state = select_entries(checks.states, torch.tensor([index]))
-        groups = checks.generate(state, num_samples)
-        if groups is None:
-            return
         found = len(checks.problems)
-        _check_state(checks, repeat_entries(state, Segments(1, num_samples)), join_groups(groups), given_part)
+        _check_state(checks, repeat_entries(state, Segments(1, num_samples)), select_entries(actions, own), given_part)
         if len(checks.problems) > found:
             return
 

@@ -493,6 +493,15 @@ def test_wrong_arguments(arguments: dict[str, Any], message: str) -> None:
         GRPOTrainer(**(defaults | arguments))
 
 
+def test_a_function_of_grouped_rewards_that_is_given_an_experience() -> None:
+    def doubled(rewards: Any) -> Any:
+        return 2 * rewards.centered
+
+    with pytest.raises(AttributeError) as caught:
+        GRPOTrainer(GRPOConfig(), TablePolicy(), FunctionRewards(grade), advantage_estimator=doubled).step([0])
+    assert "goes into GroupRelative" in caught.value.__notes__[0]
+
+
 def test_parameters_must_be_a_mapping() -> None:
     class Listed(TablePolicy):
         def get_parameters(self) -> Any:

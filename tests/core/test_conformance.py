@@ -96,6 +96,16 @@ def test_nothing_is_left_changed() -> None:
     assert all(parameter.grad is None for parameter in policy.parameters())
 
 
+def test_groups_that_are_not_in_the_order_of_the_states() -> None:
+    class Mixed(ModulePolicy):
+        def generate_actions(self, states: Any, num_actions_per_state: int, **kwargs: Any) -> Any:
+            groups = torch.tensor(super().generate_actions(states, num_actions_per_state))
+            return groups.T.reshape(len(states), num_actions_per_state).tolist()
+
+    torch.manual_seed(0)
+    assert_found(Mixed(), "actions are not sampled as often as their log-probs say")
+
+
 def test_false_alarms_are_rare() -> None:
     for seed in range(30):
         torch.manual_seed(seed)
