@@ -90,6 +90,11 @@ WRONG: list[tuple[Callable[[], Any], type[Exception], str]] = [
         r"dtype=torch\.bfloat16 is for a model that is loaded here: call model\.to\(torch\.bfloat16\)",
     ),
     (
+        lambda: build_policy(peft_config={"r": 8}),
+        TypeError,
+        r"peft_config is a dict, expected a peft\.PeftConfig, such as peft\.LoraConfig",
+    ),
+    (
         lambda: build_policy(peft_config=PROMPT_TUNING),
         ValueError,
         r"PromptTuningConfig learns a prompt and no weights: .*peft\.LoraConfig",

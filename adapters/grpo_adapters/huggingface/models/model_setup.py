@@ -103,11 +103,17 @@ def with_adapters(model: Any, peft_config: PeftConfig | None) -> Any:
     """The model, with adapters to train where a config asks for them.
 
     Raises:
+        TypeError: if the config is none.
         ValueError: if the method trains no weights of the model's layers, or the model has adapters already.
     """
     if peft_config is not None:
         if isinstance(model, PeftModel):
             raise ValueError("the model has adapters already, which will be trained: leave out peft_config")
+        if not isinstance(peft_config, PeftConfig):
+            raise TypeError(
+                f"peft_config is a {type(peft_config).__name__}, expected a peft.PeftConfig, such as "
+                f"peft.LoraConfig(r=8)"
+            )
         if not peft_config.is_prompt_learning:
             with warnings.catch_warnings():
                 # peft asks by a name that transformers gives up

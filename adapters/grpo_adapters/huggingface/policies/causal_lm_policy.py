@@ -333,7 +333,8 @@ class CausalLMPolicy:
         """This policy as it is without what will be trained, to stay near to: a ``reference_policy`` for a trainer.
 
         With adapters it is the same model, whose adapter is switched off while it evaluates, so that no weights are
-        copied. Otherwise it is a frozen copy.
+        copied. Otherwise it is a frozen copy. An adapter that was trained before is switched off as well: to stay near
+        to what it has learnt, take ``copy.deepcopy(policy)`` as the reference.
         """
         if not isinstance(self.model, PeftModel) and self._shards is None:
             reference = copy.deepcopy(self)
@@ -388,6 +389,9 @@ class CausalLMPolicy:
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write the model, or its adapter, as safetensors, and its tokenizer into a folder.
+
+        ``CausalLMPolicy(folder)`` loads both; an adapter of a model that was not loaded by a name or from a folder goes
+        onto it by :meth:`peft.PeftModel.from_pretrained`. The sampling is not written.
 
         Where the model lies in parts, all processes call this, and the first one gathers it on its CPU and writes.
         """
