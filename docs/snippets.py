@@ -29,6 +29,7 @@ def run_snippets(page: str, text: str) -> None:
         ExtensionError: at the first snippet that raises what the page does not quote, or fails to raise what it quotes.
     """
     torch.manual_seed(0)
+    torch.set_num_threads(1)  # the models are small, and what builds the site may be busy
     names: dict[str, Any] = {"__name__": "snippets"}
     for number, (snippet, quoted) in enumerate(SNIPPET.findall(text), start=1):
         name, raised, cause = f"{page}, snippet {number}", "", None

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
 SITE = Path(__file__).parent.parent.parent / "docs" / "_build" / "html"
-LOOK = Path(__file__).with_name("look.js").read_text()
+LOOK = Path(__file__).with_name("look.js")
 PACKAGES = ("axe_playwright_python", "playwright")
 collect_ignore_glob = [] if all(map(importlib.util.find_spec, PACKAGES)) else ["test_*.py"]
 FLAGS = "no-sandbox disable-gpu no-first-run disable-quic disable-background-networking"
@@ -78,11 +78,11 @@ def look(page: Page, *questions: str) -> list[str]:
 
 
 def prepare(page: Page) -> None:
-    from axe_playwright_python.base import AXE_SCRIPT
+    from axe_playwright_python.base import AXE_FILE_PATH
 
     page.add_style_tag(content="*, ::before, ::after { animation: none !important; transition: none !important }")
-    page.add_script_tag(content=AXE_SCRIPT)
-    page.add_script_tag(content=LOOK)
+    page.add_script_tag(url=AXE_FILE_PATH.as_uri())
+    page.add_script_tag(url=LOOK.as_uri())
 
 
 @pytest.fixture(scope="session")
