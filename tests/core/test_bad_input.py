@@ -293,6 +293,14 @@ class _WholeSequences(Quiet):
 
 
 @pytest.mark.parametrize(
+    ("name", "hint"), [("grup_size", r"did you mean group_size\?"), ("lr", "expected some of .*learning_rate, ")]
+)
+def test_settings_that_are_not_there_are_told_of_those_that_are(name: str, hint: str) -> None:
+    with pytest.raises(ValueError, match=f"GRPOConfig has no setting '{name}': {hint}"):
+        GRPOConfig.model_validate({name: 1})
+
+
+@pytest.mark.parametrize(
     "bad",
     [
         {"group_sise": 4},
