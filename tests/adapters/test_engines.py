@@ -256,7 +256,7 @@ def test_the_glossary_defines_every_metric(engine: EngineServer) -> None:
     sampler = EngineSampler(engine.url)
     assert not sampler.get_metrics()
     sampler.sample(policy(), PROMPTS[:1], 1)
-    glossary = (DOCUMENTATION / "glossary.md").read_text()
+    glossary = (DOCUMENTATION / "reference/glossary.md").read_text()
     assert set(sampler.get_metrics()) == set(re.findall(r"^`(engine/\w+)`$", glossary, re.MULTILINE))
 
 
