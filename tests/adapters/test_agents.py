@@ -181,10 +181,10 @@ FAILURES = [
         'error: the call \'{"name": "add", "argum\' cannot be read; tools',
     ),
     (call("fail"), "error: fail raised KeyError: 'nothing there'"),
-    (call("sleep", seconds=1), "error: sleep took longer than 0.1 seconds"),
+    (call("sleep", seconds=1), "error: sleep took longer than 0.5 seconds"),
     (call("strange"), "error: strange returned a object, which cannot be written as text"),
     ('<tool_call>{"name": "add"}</tool_call>', "error: add was called with wrong arguments: first: Missing required"),
-    (call("wait", timeout=1, function="x"), "error: wait took longer than 0.1 seconds"),
+    (call("wait", timeout=1, function="x"), "error: wait took longer than 0.5 seconds"),
     (call("leave"), "error: leave raised RuntimeError: SystemExit: 3"),
     (call("leave_soon"), "error: leave_soon raised RuntimeError: SystemExit: 4"),
     (call("promise"), "7"),
@@ -231,7 +231,7 @@ def half() -> str:
 @pytest.mark.parametrize(("said", "answer"), FAILURES)
 def test_what_goes_wrong_is_told_to_the_model_and_counted(said: str, answer: str) -> None:
     sampler = AgentSampler(
-        tools=[add, sleep, fail, strange, wait, leave, leave_soon, promise, give_up, half], timeout=0.1
+        tools=[add, sleep, fail, strange, wait, leave, leave_soon, promise, give_up, half], timeout=0.5
     )
     [[conversation]] = Scripted(said, "sorry").talk(sampler)
     assert conversation.messages[1]["content"].startswith(answer)
