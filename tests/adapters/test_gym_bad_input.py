@@ -62,7 +62,11 @@ WRONG: list[tuple[Callable[[], Any], type[Exception], str]] = [
         r"action space Text.* of the part 'say' is not supported",
     ),
     (lambda: distribution_for(spaces.Tuple(())), TypeError, r"action space Tuple\(\) has no parts"),
-    (lambda: DiagonalGaussian(BOX, 0.0), ValueError, r"initial_std is 0\.0, expected a finite standard deviation above 0"),
+    (
+        lambda: DiagonalGaussian(BOX, 0.0),
+        ValueError,
+        r"initial_std is 0\.0, expected a finite standard deviation above 0",
+    ),
     (lambda: StateDependentExploration(BOX, num_latents=0), ValueError, r"num_latents is 0, expected at least 1"),
     (lambda: StateDependentExploration(BOX, resample_every=0), ValueError, r"resample_every is 0, expected at least 1"),
     (
