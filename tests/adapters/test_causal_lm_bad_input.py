@@ -509,3 +509,15 @@ def test_rewards_that_are_no_numbers() -> None:
         trainer.step(PROMPTS)
     assert all(torch.equal(value, before[name]) for name, value in policy.get_parameters().items())
     assert trainer.step(PROMPTS)["num_updates"] == 1
+
+
+def test_a_whole_model_does_not_go_where_an_adapter_would_be_loaded_in_its_place(tmp_path: Path) -> None:
+    build_model().save_pretrained(tmp_path / "base")
+    build_tokenizer().save_pretrained(tmp_path / "base")
+    adapted = CausalLMPolicy(tmp_path / "base", peft_config=LORA)
+    adapted.save_pretrained(tmp_path / "adapter")
+    adapted.save_pretrained(tmp_path / "adapter")
+    whole = build_policy()
+    with pytest.raises(ValueError, match=r"adapter holds an adapter, which would be loaded .*: take another folder"):
+        whole.save_pretrained(tmp_path / "adapter")
+    whole.save_pretrained(tmp_path / "base")

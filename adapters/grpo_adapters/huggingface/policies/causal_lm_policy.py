@@ -394,8 +394,15 @@ class CausalLMPolicy:
         onto it by :meth:`peft.PeftModel.from_pretrained`. The sampling is not written.
 
         Where the model lies in parts, all processes call this, and the first one gathers it on its CPU and writes.
+
+        Raises:
+            ValueError: if a whole model is to go where an adapter lies, which would be loaded in its place.
         """
         folder = Path(folder).expanduser()
+        if not isinstance(self.model, PeftModel) and (folder / "adapter_config.json").exists():
+            raise ValueError(
+                f"{folder} holds an adapter, which would be loaded in place of the model: take another folder"
+            )
         if self._shards is None:
             self._save(folder)
         else:
