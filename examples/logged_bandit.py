@@ -57,7 +57,7 @@ class Replay(ContextualSoftmaxPolicy):
 def regress(log: Log) -> Tensor:
     """Least squares, linear in the context for each offer, [features, offers]."""
     design = log.observations.unsqueeze(2) * nn.functional.one_hot(log.actions, OFFERS).unsqueeze(1)
-    return torch.linalg.lstsq(design.flatten(1), log.rewards.unsqueeze(1)).solution.view(FEATURES, OFFERS)
+    return torch.reshape(torch.linalg.lstsq(design.flatten(1), log.rewards.unsqueeze(1)).solution, (FEATURES, OFFERS))
 
 
 def estimates(log: Log, policy: ContextualSoftmaxPolicy, regression: Tensor) -> dict[str, Tensor]:

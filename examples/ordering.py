@@ -44,7 +44,7 @@ class Ordering(nn.Module):
 
     def generate_actions(self, states: Tensor, num_actions_per_state: int, **kwargs: object) -> Tensor:
         """The highest scores after Gumbel noise, a draw by Plackett and Luce (Yellott 1977), [S, G, places]."""
-        scores = self.network(states).squeeze(-1).unsqueeze(1).expand(-1, num_actions_per_state, -1)
+        scores: Tensor = self.network(states).squeeze(-1).unsqueeze(1).expand(-1, num_actions_per_state, -1)
         return (scores - torch.empty_like(scores).exponential_().log()).topk(PLACES).indices
 
     def get_log_probabilities(self, states: Tensor, actions: Tensor) -> Tensor:
@@ -71,7 +71,7 @@ class User(nn.Module):
 
     @torch.no_grad()
     def click_probabilities(self, states: Tensor, actions: Tensor) -> Tensor:
-        return LOOKS * self.network(states).squeeze(-1).gather(1, actions)  # [N, places]
+        return LOOKS * torch.gather(self.network(states).squeeze(-1), 1, actions)  # [N, places]
 
     def compute_rewards(self, states: Tensor, actions: Tensor) -> Tensor:
         return self.click_probabilities(states, actions).bernoulli().sum(1)

@@ -13,14 +13,16 @@ import logged_bandit
 import offers
 import ordering
 from grpo import check_policy_model
+from grpo_adapters.bandit import ContextualSoftmaxPolicy
 
 
 def test_probabilities_of_orders_by_hand() -> None:
     """Of six documents, with weights of 1 to 6: the sixth, the first and the second, 6/21 · 1/15 · 2/14."""
     policy = ordering.Ordering()
-    policy.network = torch.nn.Linear(1, 1)
-    torch.nn.init.ones_(policy.network.weight)
-    torch.nn.init.zeros_(policy.network.bias)
+    identity = torch.nn.Linear(1, 1)
+    torch.nn.init.ones_(identity.weight)
+    torch.nn.init.zeros_(identity.bias)
+    policy.network = torch.nn.Sequential(identity)
     queries = torch.arange(1.0, 7.0).log().view(1, 6, 1)
     probability = policy.get_log_probabilities(queries, torch.tensor([[5, 0, 1]])).exp().item()
     assert probability == pytest.approx(6 / 21 * 1 / 15 * 2 / 14, rel=1e-5)
@@ -65,7 +67,7 @@ def test_estimates_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     log = offers.Log(contexts, torch.tensor([0, 1]), torch.tensor([0.4, 0.1]).log(), torch.tensor([1.0, 0.0]))
     regression = torch.zeros(offers.FEATURES, offers.OFFERS)
     regression[0] = torch.tensor([0.8, 0.5, 0.0, 0.0, 0.2])
-    terms = logged_bandit.estimates(log, logged_bandit.ContextualSoftmaxPolicy(network), regression)
+    terms = logged_bandit.estimates(log, ContextualSoftmaxPolicy(network), regression)
     assert {name: pytest.approx(own.mean().item()) for name, own in terms.items()} == {
         "mean of the log": 0.5,
         "regression": 0.3,
