@@ -18,6 +18,7 @@ def value_of(thing: Any) -> Hashable:
     their parts'.
 
     Example:
+        >>> import torch
         >>> value_of([torch.tensor([1, 2]), "x"]) == value_of((torch.tensor([1, 2]), "x"))
         True
     """
