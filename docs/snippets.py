@@ -35,6 +35,7 @@ def run_snippets(page: str, text: str) -> None:
         name, raised, cause = f"{page}, snippet {number}", "", None
         try:
             with redirect_stdout(io.StringIO()), warnings.catch_warnings(action="error"):
+                warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)  # by peft
                 exec(compile(snippet, name, "exec"), names)  # noqa: S102
         except Exception as error:
             raised, cause = "".join(traceback.format_exception_only(error)), error
