@@ -9,6 +9,7 @@ from huggingface_hub.constants import HF_HUB_CACHE
 from safetensors import SafetensorError
 from transformers import PreTrainedTokenizerBase
 
+ADAPTER_CONFIG = "adapter_config.json"
 PICKLES = {".bin", ".ckpt", ".pickle", ".pkl", ".pt", ".pth"}
 
 
@@ -127,7 +128,7 @@ def _explained_folder(error: Exception, folder: Path, is_tokenizer: bool) -> Exc
         return _damaged(str(folder), error)
     if is_tokenizer:
         return None if _holds_tokenizer(folder) else _no_tokenizer(folder)
-    if not any((folder / config).exists() for config in ("config.json", "adapter_config.json")):
+    if not any((folder / config).exists() for config in ("config.json", ADAPTER_CONFIG)):
         return ModelNotFoundError(
             f"folder '{folder}' holds no config.json, so no model: pass the folder that model.save_pretrained or "
             f"hf download wrote"

@@ -13,9 +13,13 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 from transformers.activations import NewGELUActivation
 
 from grpo_adapters.huggingface.models.adapter_targets import with_targets
-from grpo_adapters.huggingface.models.loading import expanded, load_pretrained, refuse_pickles, require_tokenizer
-
-ADAPTER_CONFIG = "adapter_config.json"
+from grpo_adapters.huggingface.models.loading import (
+    ADAPTER_CONFIG,
+    expanded,
+    load_pretrained,
+    refuse_pickles,
+    require_tokenizer,
+)
 
 
 def model_and_tokenizer(
@@ -57,6 +61,16 @@ def _load_causal_lm(name: str | Path, *, dtype: torch.dtype, trust_remote_code: 
         )
     model = load_pretrained(AutoModelForCausalLM, base, **options)
     return PeftModel.from_pretrained(model, str(name), is_trainable=True)
+
+
+def check_would_be_loaded(model: Any, folder: Path) -> None:
+    """What is written into a folder must be what is loaded from there.
+
+    Raises:
+        ValueError: if a whole model is to go where an adapter lies.
+    """
+    if not isinstance(model, PeftModel) and (folder / ADAPTER_CONFIG).is_file():
+        raise ValueError(f"{folder} holds an adapter, which would be loaded in place of the model: take another folder")
 
 
 def check_causal_lm(model: object) -> None:

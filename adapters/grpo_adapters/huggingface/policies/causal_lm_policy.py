@@ -23,6 +23,7 @@ from grpo_adapters.huggingface.models.model_setup import (
     check_causal_lm,
     check_does_not_look_ahead,
     check_tokenizer,
+    check_would_be_loaded,
     enable_checkpointing,
     end_tokens,
     longest_prompt,
@@ -399,10 +400,7 @@ class CausalLMPolicy:
             ValueError: if a whole model is to go where an adapter lies, which would be loaded in its place.
         """
         folder = Path(folder).expanduser()
-        if not isinstance(self.model, PeftModel) and (folder / "adapter_config.json").exists():
-            raise ValueError(
-                f"{folder} holds an adapter, which would be loaded in place of the model: take another folder"
-            )
+        check_would_be_loaded(self.model, folder)
         if self._shards is None:
             self._save(folder)
         else:
