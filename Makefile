@@ -14,8 +14,8 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --co
 
 TOGETHER := $(BIN)/pytest --numprocesses 4 --dist worksteal
 
-.PHONY: demo test types units test-examples test-processes test-environments test-cluster test-gpu docs test-site picture families \
-	benchmark benchmark-control benchmark-language benchmark-memory benchmark-engine wheel matrix release clean
+.PHONY: demo test types units test-examples test-processes test-reliability test-environments test-cluster test-gpu docs test-site \
+	picture families benchmark benchmark-control benchmark-language benchmark-memory benchmark-engine wheel matrix release clean
 
 demo: $(VENV)/examples  ## GRPO on a bandit whose arms drift
 	$(BIN)/python examples/dynamic_bandit.py
@@ -30,14 +30,16 @@ types: $(VENV)/dev
 	$(BIN)/mypy
 
 units: $(VENV)/dev
-	$(TOGETHER) --ignore tests/distributed --ignore tests/cluster --ignore tests/examples --ignore tests/site \
-		--ignore tests/test_examples.py
+	$(TOGETHER) $(addprefix --ignore tests/,cluster distributed examples reliability site test_examples.py)
 
 test-examples: $(VENV)/dev  ## examples and notebooks run, shorter where they take options for that
 	$(TOGETHER) tests/examples tests/test_examples.py
 
 test-processes: $(VENV)/dev  ## several processes train as one does; they take all cores, and so come one after the other
 	$(BIN)/pytest tests/distributed
+
+test-reliability: $(VENV)/dev  ## trainings that are killed at any moment, a thousand models that answer wrongly
+	$(BIN)/pytest --numprocesses 2 tests/reliability
 
 test-environments: $(ENVIRONMENTS)/ready $(VERIFIERS)/ready  ## environments of others, with their packages
 	PYTHONPATH=$(CURDIR):$(CURDIR)/adapters $(ENVIRONMENTS)/bin/python -m pytest tests/environments_of_others

@@ -521,3 +521,13 @@ def test_a_whole_model_does_not_go_where_an_adapter_would_be_loaded_in_its_place
     with pytest.raises(ValueError, match=r"adapter holds an adapter, which would be loaded .*: take another folder"):
         whole.save_pretrained(tmp_path / "adapter")
     whole.save_pretrained(tmp_path / "base")
+
+
+def test_a_config_of_adapters_stays_as_it_was_given_and_serves_again() -> None:
+    given = LoraConfig(r=2, target_modules=["c_attn"], fan_in_fan_out=True)
+    before = given.to_dict()
+    for name in ("first", "second"):
+        model = build_model()
+        model.name_or_path = name
+        build_policy(model=model, peft_config=given)
+    assert given.to_dict() == before

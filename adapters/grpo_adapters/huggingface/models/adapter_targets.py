@@ -15,13 +15,16 @@ FUSED = {"gate_proj", "up_proj"}
 
 
 def with_targets(config: PeftConfig, model: Any) -> PeftConfig:
-    """The config with layers to change: those that it names, those that peft knows of, else all of the attention.
+    """A copy of the config with layers to change: those that it names, those that peft knows of, else all attention.
+
+    A copy, since peft writes the model's name and more into the config that it is given, which may serve again.
 
     Raises:
         ValueError: if it names none, and the model has no linear layers of attention that could be recognised.
     """
+    chosen = copy.copy(config)
     if getattr(config, "target_modules", "none needed") is not None or getattr(config, "target_parameters", None):
-        return config
+        return chosen
     methods: dict[Any, Any] = PEFT_TYPE_TO_TUNER_MAPPING
     known = getattr(methods.get(config.peft_type), "target_module_mapping", {})
     targets = known.get(model.config.model_type) or attention_projections(model)
@@ -32,7 +35,6 @@ def with_targets(config: PeftConfig, model: Any) -> PeftConfig:
             f"that are its targets by default: name some of its linear layers, "
             f"{sorted({_ending(name) for name in layers})}"
         )
-    chosen = copy.copy(config)
     own: Any = chosen
     own.target_modules = targets if isinstance(targets, str) else set(targets)
     return chosen
