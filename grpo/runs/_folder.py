@@ -119,11 +119,12 @@ class RunFolder:
                 f"{self.path} holds a run of {manifest['trainer']}, expected one of {now['trainer']}: make the "
                 f"trainer that the run was begun with, or choose another folder"
             )
-        changed = list(differing_keys(manifest["config"], now["config"]))
+        parts = manifest.get("parts", now["parts"])  # earlier versions wrote none
+        changed = [*differing_keys(manifest["config"], now["config"]), *differing_keys(parts, now["parts"])]
         if changed and not override:
             raise CheckpointError(
-                f"{self.path} holds a run whose config was another: {'; '.join(changed)}. Give the trainer the same "
-                f"one, or call run.resume(override=True) to change it on purpose"
+                f"{self.path} holds a run that was set up otherwise: {'; '.join(changed)}. Set up the trainer in the "
+                f"same way, or call run.resume(override=True) to change it on purpose"
             )
         return changed
 

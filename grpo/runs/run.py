@@ -261,7 +261,7 @@ class Run:
         if is_of_others:
             self._warn(begin_anew_what_is_of_a_rank(self.trainer, num_ranks))
         if changed:
-            self._warn(f"the run goes on with another config: {'; '.join(changed)}")
+            self._warn(f"the run goes on with other settings: {'; '.join(changed)}")
             self.trainer.apply_learning_rate()
         folder.take_over(path)
         self._saved_step = None if changed else self.num_steps  # the next start saves it with its new settings

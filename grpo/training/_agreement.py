@@ -7,8 +7,6 @@ import random
 import sys
 import warnings
 from collections.abc import Iterable, Mapping
-from dataclasses import fields, is_dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, distributed
@@ -17,6 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 from grpo.config.update import UpdateConfig
 from grpo.data._part_state import modules_in
 from grpo.data._protocols import type_name
+from grpo.data._settings import settings_of, settings_of_all
 from grpo.distributed.parts import is_sharded
 from grpo.distributed.world import ALONE, World
 from grpo.training._optimization import level_of_caller
@@ -66,14 +65,14 @@ def check_is_told_of_others(world: object) -> None:
 
 def check_same_settings(config: UpdateConfig, trainer: object, world: World) -> None:
     """Raise a ValueError on all processes where trainers, their configs or worlds differ."""
-    names = type(config).model_fields.keys() - {"device"}  # each process has a GPU of its own
-    settings = {name: _text(getattr(config, name)) for name in sorted(names)}
+    settings = settings_of("config", config)
+    del settings["config.device"]  # each process has a GPU of its own
     _require_same({"trainer": type_name(trainer), "compare_every": str(world.compare_every), **settings}, world)
 
 
 def check_same_parts(parts: Mapping[str, object], world: World) -> None:
     """Raise a ValueError on all processes where what trainers were given is of other kinds, or has other settings."""
-    _require_same({role: _text(part, inside=False) for role, part in parts.items()}, world)
+    _require_same(settings_of_all(parts), world)
 
 
 def check_same_optimizer(optimizer: torch.optim.Optimizer | None, world: World) -> None:
@@ -147,19 +146,3 @@ def _checksum(tensor: Tensor) -> list[int]:
         sums += torch.stack((words.sum(), (words * places).sum()))
     checksum: list[int] = sums.tolist()
     return checksum
-
-
-def _text(value: Any, *, inside: bool = True) -> str:
-    """A setting as text that does not depend on where objects lie in memory; of a part of others, its class."""
-    names = type(value).model_fields if hasattr(value, "model_dump") else _own_fields(value)
-    if names is not None:
-        return f"{type_name(value)}({', '.join(f'{name}={_text(getattr(value, name))}' for name in names)})"
-    if hasattr(value, "__qualname__"):
-        return str(value.__qualname__)
-    return repr(value) if inside and " object at 0x" not in repr(value) else type_name(value)
-
-
-def _own_fields(value: Any) -> list[str] | None:
-    """The fields of a dataclass of the core; another one may hold what is of its process."""
-    is_own = is_dataclass(value) and type(value).__module__.startswith("grpo.")
-    return [field.name for field in fields(value)] if is_own else None

@@ -270,7 +270,7 @@ def test_changed_settings_are_named_within_settings(tmp_path: Path) -> None:
 
     make_run(tmp_path, trainer(0.5))(Until(steps=2))
     before = (tmp_path / "run.json").read_bytes()
-    with pytest.raises(CheckpointError, match=r"another: reference_sync\.mixing \(0\.5 before, 0\.25 now\)\. Give"):
+    with pytest.raises(CheckpointError, match=r"otherwise: reference_sync\.mixing \(0\.5 before, 0\.25 now\)\. Set"):
         make_run(tmp_path, trainer(0.25)).resume()
     assert (tmp_path / "run.json").read_bytes() == before
 
@@ -279,7 +279,7 @@ def test_settings_that_were_changed_on_purpose_stay_so_though_nothing_was_saved_
     make_run(tmp_path)(Until(steps=2))
     for _ in range(2):  # the first is killed before it saves
         changed = make_run(tmp_path, make_trainer(learning_rate=0.5), every=10)
-        with pytest.warns(UserWarning, match=r"goes on with another config: learning_rate \(0.1 before, 0.5 now\)"):
+        with pytest.warns(UserWarning, match=r"goes on with other settings: learning_rate \(0.1 before, 0.5 now\)"):
             assert changed.resume(override=True)
         changed.trainer.step(["state"])
         assert changed._run_folder is not None

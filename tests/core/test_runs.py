@@ -21,9 +21,12 @@ from grpo import (
     CallbackError,
     CheckpointError,
     Checkpoints,
+    ClippedSurrogate,
     EarlyStopping,
     Evaluate,
+    GroupRelative,
     GRPOConfig,
+    GRPOObjective,
     GRPOTrainer,
     LinearSchedule,
     PolicyEvaluation,
@@ -34,8 +37,12 @@ from grpo import (
     SampleLog,
     StateLoader,
     Track,
+    Trainer,
+    TrainerConfig,
     Until,
     WatchForTrouble,
+    group_centered_advantages,
+    leave_one_out_advantages,
     load_best_weights,
     pass_at_k,
 )
@@ -347,11 +354,38 @@ def test_changed_settings_are_named_and_can_be_changed_on_purpose(tmp_path: Path
     )
     with pytest.raises(CheckpointError, match=r"group_size \(4 before, 2 now\); learning_rate \(0.1 before, 0.5 now\)"):
         changed.resume()
-    with pytest.warns(UserWarning, match=r"goes on with another config: group_size"):
+    with pytest.warns(UserWarning, match=r"goes on with other settings: group_size"):
         assert changed.resume(override=True)
     changed(Until(steps=3))
     assert changed.metrics["learning_rate"] == 0.5
     assert changed.num_samples == 2 * 4 + 2
+
+
+class OtherBandit(StationaryBandit):
+    """Rewards of another class."""
+
+
+@pytest.mark.parametrize(
+    ("parts", "message"),
+    [
+        ({"objective": GRPOObjective(surrogate=ClippedSurrogate(clip_low=0.1))}, "objective.surrogate.clip_low"),
+        ({"advantage_estimator": GroupRelative(leave_one_out_advantages)}, "advantage_estimator.function"),
+        ({"reward_model": OtherBandit(MEANS)}, "reward_model .'StationaryBandit' before, 'OtherBandit' now"),
+    ],
+)
+def test_a_run_does_not_go_on_unnoticed_with_other_parts(parts: dict[str, Any], message: str, tmp_path: Path) -> None:
+    def run(**others: Any) -> Run:
+        given = {"objective": GRPOObjective(), "advantage_estimator": GroupRelative(group_centered_advantages)}
+        given |= {"reward_model": StationaryBandit(MEANS), **others}
+        trainer = Trainer(TrainerConfig(), SoftmaxPolicy(3), **given)
+        return Run(trainer, ["state"], folder=tmp_path, checkpoints=Checkpoints(every=2))
+
+    run()(Until(steps=2))
+    assert run().resume()
+    with pytest.raises(CheckpointError, match=f"set up otherwise: {message}"):
+        run(**parts).resume()
+    with pytest.warns(UserWarning, match=f"goes on with other settings: {message}"):
+        run(**parts).resume(override=True)
 
 
 def test_another_trainer_and_other_callbacks_are_refused_with_nothing_changed(tmp_path: Path) -> None:
