@@ -15,7 +15,7 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 from grpo import GRPOConfig, GRPOTrainer, NonFiniteError, ReinforceConfig, ReinforceTrainer, Restarts, Sampler
 from grpo_adapters.bandit import SoftmaxPolicy
-from grpo_adapters.gym import EnvironmentReward, EpisodeSampler, FragmentSampler, GymPolicy, Trajectory
+from grpo_adapters.gym import EnvironmentReward, EpisodeSampler, FragmentSampler, GymPolicy, Trajectory, evaluate
 
 SEED = 5
 STATES = [0, 1, 2]
@@ -177,3 +177,28 @@ def test_a_step_that_fails_before_it_has_played_leaves_the_statistics() -> None:
         trainer.step([0])
     assert sampler.get_metrics().items() <= before.items()
     assert sampler.get_metrics()["num_episodes"] > 0
+
+
+def test_a_sampler_does_not_go_on_in_environments_that_others_have_played() -> None:
+    policy = GymPolicy(MatchingEnv(), seed=1)
+    sampler = fragments(make=MatchingEnv)
+    sampler.sample(policy, STATES, 1)
+    sampler.sample(policy, STATES, 1)
+    evaluate(policy, gymnasium.wrappers.vector.RecordEpisodeStatistics(sampler.envs), 2)
+    with pytest.raises(RuntimeError, match=r"not those of this sampler: evaluate\(\.\.\.\) or another"):
+        sampler.sample(policy, STATES, 1)
+    sampler.sample(policy, STATES, 1)
+    another = FragmentSampler(sampler.envs, 6)
+    another.sample(policy, STATES, 1)
+    with pytest.raises(RuntimeError, match="not those of this sampler"):
+        sampler.sample(policy, STATES, 1)
+
+
+def test_environments_that_were_put_back_are_the_samplers_again() -> None:
+    policy = GymPolicy(MatchingEnv(), seed=1)
+    sampler = fragments(make=MatchingEnv)
+    sampler.sample(policy, STATES, 1)
+    state = sampler.state_dict()
+    evaluate(policy, sampler.envs, 2)
+    sampler.load_state_dict(state)
+    sampler.sample(policy, STATES, 1)

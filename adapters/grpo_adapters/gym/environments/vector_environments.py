@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import gymnasium
 import numpy as np
@@ -15,6 +16,9 @@ from numpy.typing import NDArray
 from grpo_adapters.gym.environments.checks import check_seed
 from grpo_adapters.gym.observations.encoder import Features, ObservationEncoder, spaces_of
 from grpo_adapters.gym.plain_state import NotPlainError, new_array, put_state, take_state
+
+PLAYED_BY: WeakKeyDictionary[Any, object] = WeakKeyDictionary()
+"""Whose episodes are under way in a vector environment, whatever it is wrapped in."""
 
 
 class EnvironmentFailedError(RuntimeError):
@@ -78,6 +82,24 @@ class VectorEnvironments:
         self._was_reset = False
         self._done = np.zeros(self.num_envs, dtype=bool)
         self._everywhere = np.ones(self.num_envs, dtype=bool)
+        self._player = object()
+
+    def check_episodes_are_ours(self) -> None:
+        """Raise a RuntimeError if somebody else has begun episodes in them since this did."""
+        if PLAYED_BY.get(self._innermost) is not self._player:
+            raise RuntimeError(
+                f"the episodes under way in the {self.num_envs} environments of a {type(self.envs).__name__} are not "
+                f"those of this sampler: evaluate(...) or another sampler was given the same environments, and began "
+                f"new ones. Give it environments of its own, lambda: gymnasium.make('CartPole-v1') for instance; "
+                f"the next rollout begins new episodes"
+            )
+
+    @property
+    def _innermost(self) -> Any:
+        return getattr(self.envs, "unwrapped", self.envs)
+
+    def _note_player(self) -> None:
+        PLAYED_BY[self._innermost] = self._player
 
     def reset(self, seed: int | None = None) -> Features:
         """Start all episodes anew; what to decide on.
@@ -99,6 +121,7 @@ class VectorEnvironments:
             observations, infos = self.envs.reset() if seed is None else self.envs.reset(seed=seed)
         except Exception as error:
             raise EnvironmentFailedError(self._describe(error, np.ones(self.num_envs, dtype=bool))) from error
+        self._note_player()
         self._was_reset = True
         self._done[:] = False
         self._steps[:] = 0
@@ -122,6 +145,7 @@ class VectorEnvironments:
             raw, infos = self.envs.reset(seed=given, options=options)
         except Exception as error:
             raise EnvironmentFailedError(self._describe(error, asked)) from error
+        self._note_player()
         self._done[asked] = False
         self._steps[asked] = 0
         if not self._was_reset:
@@ -208,6 +232,7 @@ class VectorEnvironments:
                 f"the environments in a {type(self.envs).__name__} did not take their state back: {error}. Load it "
                 f"into a sampler that was constructed in the same way"
             ) from error
+        self._note_player()
         masks = state_dict["masks"]
         self.masks = None if masks is None else new_array(masks)
         self._steps = new_array(state_dict["steps"])

@@ -232,6 +232,7 @@ class FragmentSampler:
         Raises:
             ValueError: if the states are not all slots in order, more than one action is asked for, or the policy was
                 built for other spaces.
+            RuntimeError: if another sampler or an evaluation has begun episodes in the environments meanwhile.
             EnvironmentFailedError: if an environment raises; the next rollout starts from new episodes.
             NonFiniteError: if an observation or a reward is not finite, likewise.
         """
@@ -242,6 +243,7 @@ class FragmentSampler:
         self._observations = None  # whatever fails below, the next rollout then starts anew
         if observations is None:
             observations = self._start()
+        self.environments.check_episodes_are_ours()
         rollout = FragmentRecord(self.num_steps, observations)
         shape, device, dtype = (self.num_steps, len(self.states)), policy.device, policy.dtype
         record = MemoryRecord(policy, self._memory, begins=torch.from_numpy(self._lengths == 0))
