@@ -49,8 +49,10 @@ def check_encoding_of_groups(checks: PolicyChecks, actions: Any, expected: Tenso
         batch = checks.call("encode_groups", states, select_entries(actions, own), groups)
         if batch is FAILED or not checks.holds(check_action_batch, batch, groups.total, "encode_groups"):
             return
-        log_probs = checks.evaluate(batch, batch.rows)
-        if log_probs is not None and not checks.close(batch.samples.sum(log_probs), expected[: groups.total]):
+        evaluation = checks.evaluate(batch, batch.rows)
+        if evaluation is None:
+            continue
+        if not checks.close(batch.samples.sum(evaluation.log_probs.double()), expected[: groups.total]):
             checks.add(
                 "samples from encode_groups have other log-probs, summed over decisions, than from "
                 "get_log_probabilities: action i answers the state groups.ids[i]"

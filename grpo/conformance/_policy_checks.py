@@ -249,34 +249,48 @@ class PolicyChecks(Checks):
         if whole is None or expected is None:
             return
         check_critic(self, batch, self.tolerance)
-        check_sampling_log_probs(self, batch, whole)
+        log_probs = whole.log_probs.double()
+        check_sampling_log_probs(self, batch, log_probs)
         check_encoding_of_groups(self, actions, expected)
-        if not self.close(batch.samples.sum(whole), expected):
+        if not self.close(batch.samples.sum(log_probs), expected):
             self.add(
                 "evaluate_actions gives samples other log-probs, summed over decisions, than get_log_probabilities"
             )
-        backwards = torch.arange(len(batch.rows) - 1, -1, -1, device=batch.rows.device)
+        every = torch.arange(len(batch.rows), device=batch.rows.device)
+        for chosen in (every.flip(0), every[:1], every[-1:]):  # a row alone shows what is flipped both times
+            self.check_rows(batch, whole, chosen)
+
+    def check_rows(self, batch: ActionBatch, whole: Evaluation, chosen: Tensor) -> None:
+        """What is said of rows that are selected, against what is said of them among all."""
         try:
-            selected = batch.select(backwards)
+            selected = batch.select(chosen)
         except Exception as error:
             self.add(f"select raised {type(error).__name__}: {error}")
             return
-        reordered = self.evaluate(selected, batch.rows.select(backwards))
-        if reordered is not None and not self.close(reordered, whole[batch.rows.positions(backwards)]):
-            self.add(
-                "evaluate_actions gives rows other values when select reorders them: it must not depend on the rest"
-            )
+        apart = self.evaluate(selected, batch.rows.select(chosen))
+        if apart is None:
+            return
+        for name in ("log_probs", "entropy", "values"):
+            among_all, by_itself = getattr(whole, name), getattr(apart, name)
+            if among_all is None and by_itself is None:
+                continue
+            positions = batch.rows.positions(chosen)
+            if among_all is None or by_itself is None or not self.close(by_itself, among_all[positions]):
+                self.add(
+                    f"evaluate_actions gives rows other {name} when select takes or reorders them: each entry is that of "
+                    f"the decision in its place, and must not depend on the rest"
+                )
 
-    def evaluate(self, batch: ActionBatch, rows: Segments) -> Tensor | None:
-        """Log-probs of all decisions in float64; None where they are not as they must be, which is noted."""
+    def evaluate(self, batch: ActionBatch, rows: Segments) -> Evaluation | None:
+        """What the policy says of all decisions; None where it is not as it must be, which is noted."""
         evaluation = self.call("evaluate_actions", batch)
         if evaluation is FAILED or not self.holds(
             check_evaluation, evaluation, rows, "policy.evaluate_actions", lambda position: f"decision {position}"
         ):
             return None
-        log_probs: Tensor = evaluation.log_probs
-        return log_probs.double()
+        told: Evaluation = evaluation
+        return told
 
     def close(self, left: Tensor, right: Tensor) -> bool:
         """Equal up to rounding in the precision of the log-probs."""
-        return torch.allclose(left, right, rtol=self.tolerance, atol=self.tolerance)
+        return torch.allclose(left.double(), right.double(), rtol=self.tolerance, atol=self.tolerance)

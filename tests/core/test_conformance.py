@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -586,3 +587,24 @@ class GroupedTablePolicy(SequentialTablePolicy):
 def test_encode_groups_must_agree_with_the_rest() -> None:
     check_policy_model(GroupedTablePolicy(), STATES)
     assert_found(GroupedTablePolicy(shift=1), "samples from encode_groups have other log-probs")
+
+
+@pytest.mark.parametrize("name", ["entropy", "values"])
+@pytest.mark.parametrize("order", ["flipped", "rolled"])
+def test_what_is_told_besides_belongs_to_the_decision_in_its_place(name: str, order: str) -> None:
+    class Misplaced(SequentialTablePolicy):
+        def evaluate_actions(self, batch: TensorBatch) -> Evaluation:
+            told = batch.observations.double()
+            told = told.flip(0) if order == "flipped" else told.roll(1)
+            return replace(super().evaluate_actions(batch), **{name: told})
+
+    assert_found(Misplaced(), f"evaluate_actions gives rows other {name} when select takes or reorders them")
+
+
+def test_what_is_told_of_some_batches_only() -> None:
+    class Forgetful(SequentialTablePolicy):
+        def evaluate_actions(self, batch: TensorBatch) -> Evaluation:
+            evaluation = super().evaluate_actions(batch)
+            return evaluation if len(batch.rows) == 1 else replace(evaluation, entropy=evaluation.log_probs.exp())
+
+    assert_found(Forgetful(), "evaluate_actions gives rows other entropy")
