@@ -106,9 +106,20 @@ class GroupRelative:
 
     Attributes:
         function: from rewards in groups to advantages [N]: one of the functions above, or your own.
+
+    Raises:
+        TypeError: if it is no function.
     """
 
     function: Callable[[GroupedRewards], Tensor] = group_normalized_advantages
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be called."""
+        if not callable(self.function) or isinstance(self.function, type):
+            raise TypeError(
+                f"function is {self.function!r}, expected one from grpo.GroupedRewards to advantages [N], such as "
+                f"grpo.group_centered_advantages"
+            )
 
     @property
     def needs(self) -> Needs:

@@ -277,7 +277,7 @@ class PolicyChecks(Checks):
             positions = batch.rows.positions(chosen)
             if among_all is None or by_itself is None or not self.close(by_itself, among_all[positions]):
                 self.add(
-                    f"evaluate_actions gives rows other {name} when select takes or reorders them: each entry is that of "
+                    f"evaluate_actions gives rows other {name} when select takes or reorders them: each entry is of "
                     f"the decision in its place, and must not depend on the rest"
                 )
 

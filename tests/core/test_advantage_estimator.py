@@ -10,6 +10,7 @@ from torch import Tensor
 
 from grpo import (
     GroupedRewards,
+    GroupRelative,
     Segments,
     batch_normalized_advantages,
     group_centered_advantages,
@@ -130,3 +131,9 @@ def test_float64_stays_float64() -> None:
     expected = torch.tensor([0.1 - 0.55, 0.7 - 0.25, 0.4 - 0.4], dtype=torch.float64)
     advantages = leave_one_out_advantages(GroupedRewards(values, Segments(1, 3)))
     torch.testing.assert_close(advantages, expected, rtol=0, atol=1e-15)
+
+
+@pytest.mark.parametrize("wrong", ["leave_one_out", None, torch.nn.Linear])
+def test_a_group_function_that_is_none(wrong: object) -> None:
+    with pytest.raises(TypeError, match=r"function is .*, expected one from grpo\.GroupedRewards to advantages \[N\]"):
+        GroupRelative(wrong)  # type: ignore[arg-type]
