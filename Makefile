@@ -32,7 +32,7 @@ types: $(VENV)/dev
 units: $(VENV)/dev
 	$(TOGETHER) $(addprefix --ignore tests/,cluster distributed examples reliability site test_examples.py)
 
-test-examples: $(VENV)/dev  ## examples and notebooks run, shorter where they take options for that
+test-examples: $(VENV)/dev  ## examples run, shorter where they take options for that
 	$(TOGETHER) tests/examples tests/test_examples.py
 
 test-processes: $(VENV)/dev  ## several processes train as one does; they take all cores, and so come one after the other

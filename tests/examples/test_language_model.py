@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -42,25 +40,6 @@ def test_scripts_are_short(name: str) -> None:
     assert len((EXAMPLES / f"{name}.py").read_text().splitlines()) <= 120
 
 
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
-    """What a run without any option, but for how long it takes, prints and the folder that it leaves."""
-    folder = tmp_path_factory.mktemp("run")
-    command = [sys.executable, str(EXAMPLES / "language_model.py"), "--steps", "2"]
-    outcome = subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder, timeout=300)
-    assert outcome.returncode == 0, outcome.stderr
-    return outcome.stdout, folder / "outputs" / "language_model" / "grpo-0"
-
-
-@pytest.fixture(scope="module")
-def start(finished: tuple[str, Path]) -> Path:
-    """A model after its supervised start."""
-    printed, folder = finished
-    [num_steps] = re.findall(r"supervised start: (\d+) steps", printed)
-    assert int(num_steps) < 1000
-    return folder / "start-0"
-
-
 def test_held_out_problems_are_not_trained_on() -> None:
     rows, held_out = make_problems(0)
     assert len(held_out) == NUM_HELD_OUT
@@ -68,7 +47,9 @@ def test_held_out_problems_are_not_trained_on() -> None:
     assert all(sum(map(int, re.findall(r"\d+", row["prompt"]))) == int(row["answer"][::-1]) for row in rows)
 
 
-def test_the_start_is_right_less_than_half_the_time(start: Path) -> None:
+def test_the_start_is_right_less_than_half_the_time(language_model_run: Path, start: Path) -> None:
+    [num_steps] = re.findall(r"supervised start: (\d+) steps", (language_model_run / "printed.txt").read_text())
+    assert int(num_steps) < 1000
     policy = CausalLMPolicy(start, sampling=SamplingConfig(max_new_tokens=4))
     assert 0.2 < accuracy(policy, make_problems(0)[1]) < 0.5
 
@@ -91,9 +72,10 @@ def test_every_algorithm_trains(start: Path, algorithm: Any, lora: bool) -> None
     assert share < 0.05 if lora else share == 1
 
 
-def test_a_run_without_any_option(finished: tuple[str, Path]) -> None:
+def test_a_run_without_any_option(language_model_run: Path) -> None:
     """It leaves metrics, completions and a model."""
-    printed, folder = finished
+    folder = language_model_run / "outputs" / "language_model" / "grpo-0"
+    printed = (language_model_run / "printed.txt").read_text()
     assert re.search(r"right answers to held-out problems: [\d.]+%", printed)
     assert [line["step"] for line in lines(folder / "metrics.jsonl")] == [1, 2]
     sampled, likeliest = lines(folder / "evaluations.jsonl")[:2]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -30,8 +31,9 @@ def lines(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-def test_a_run_without_a_dataset(tmp_path: Path) -> None:
+def test_a_run_without_a_dataset(tmp_path: Path, start: Path) -> None:
     """Shorter than the defaults; it tells right from wrong answers to problems that it was not trained on."""
+    shutil.copytree(start, tmp_path / "run" / "start-0")
     command = [sys.executable, str(SCRIPT), "--epochs", "2", "--folder", "run"]
     outcome = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path, timeout=300)
     assert outcome.returncode == 0, outcome.stderr
