@@ -12,7 +12,7 @@ RELEASE := .venv-release
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-TOGETHER := $(BIN)/pytest --numprocesses 4 --dist worksteal
+TOGETHER := $(BIN)/pytest --numprocesses 3 --dist worksteal
 
 .PHONY: demo test types units test-examples test-processes test-reliability test-environments test-cluster test-gpu docs test-site \
 	picture families benchmark benchmark-control benchmark-language benchmark-memory benchmark-engine wheel matrix release clean

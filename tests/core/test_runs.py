@@ -375,7 +375,10 @@ class OtherBandit(StationaryBandit):
 )
 def test_a_run_does_not_go_on_unnoticed_with_other_parts(parts: dict[str, Any], message: str, tmp_path: Path) -> None:
     def run(**others: Any) -> Run:
-        given = {"objective": GRPOObjective(), "advantage_estimator": GroupRelative(group_centered_advantages)}
+        given: dict[str, Any] = {
+            "objective": GRPOObjective(),
+            "advantage_estimator": GroupRelative(group_centered_advantages),
+        }
         given |= {"reward_model": StationaryBandit(MEANS), **others}
         trainer = Trainer(TrainerConfig(), SoftmaxPolicy(3), **given)
         return Run(trainer, ["state"], folder=tmp_path, checkpoints=Checkpoints(every=2))

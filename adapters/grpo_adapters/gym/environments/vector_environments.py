@@ -96,7 +96,8 @@ class VectorEnvironments:
 
     @property
     def _innermost(self) -> Any:
-        return getattr(self.envs, "unwrapped", self.envs)
+        innermost = getattr(self.envs, "unwrapped", None)
+        return self.envs if innermost is None else innermost
 
     def _note_player(self) -> None:
         PLAYED_BY[self._innermost] = self._player
