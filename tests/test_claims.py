@@ -4,8 +4,8 @@ Where one has none, or what was read has changed, mend the words, or write into 
 
 - ``[[data]]``: the figures of a ``page`` that are in this ``file`` of a benchmark;
 - ``[[figure]]``: what a ``page`` ``says``, and the ``source`` of it: an address, a file of the repository,
-  ``definition`` where it is set, assumed or worked out and not measured, or ``by hand: ...``; and the date when that
-  was ``checked``;
+  that of the page itself where one of its own cells computes and asserts it, ``definition`` where it is set, assumed
+  or worked out and not measured, or ``by hand: ...``; and the date when that was ``checked``;
 - ``[[library]]``: in how many ``places`` a ``page`` speaks of a library (``name``), by which ``source`` that was
   ``checked``, and when.
 """
@@ -30,8 +30,6 @@ from claims import Block
 ROOT = Path(__file__).parent.parent
 REGISTER = ROOT / "docs" / "measured" / "claims.toml"
 COMPARISON = ROOT / "docs" / "start" / "comparison.json"
-# Not looked at for figures: what a page of Learn tells is computed by its own cells.
-NO_FIGURES = ("docs/learn/", "docs/tutorials/")
 PAGES = [page.relative_to(ROOT).as_posix() for page in claims.pages(ROOT)]
 
 
@@ -49,7 +47,7 @@ def entries(kind: str, page: str) -> list[dict[str, Any]]:
     return [entry for entry in register().get(kind, []) if entry["page"] == page]
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if not page.startswith(NO_FIGURES)])
+@pytest.mark.parametrize("page", PAGES)
 def test_every_figure_has_a_file_or_a_source(page: str) -> None:
     numbers = [number for entry in entries("data", page) for number in claims.numbers_in(ROOT / entry["file"])]
     sayings = [saying for entry in entries("figure", page) for saying in entry["says"]]
