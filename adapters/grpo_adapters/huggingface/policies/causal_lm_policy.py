@@ -3,57 +3,37 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Any, Self
 
 import torch
 from peft import PeftConfig, PeftModel
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from grpo import Evaluation, ValueEstimates
-from grpo_adapters.huggingface.decoding.decoding_traits import traits_of
+from grpo import Evaluation
 from grpo_adapters.huggingface.decoding.generation import Drawing, sample_completions
 from grpo_adapters.huggingface.decoding.kept_turns import KeptTurns
 from grpo_adapters.huggingface.decoding.sampling import SamplingConfig
-from grpo_adapters.huggingface.models.body_and_head import all_logits, described_head, hidden_states, is_body_and_head
-from grpo_adapters.huggingface.models.model_setup import (
-    check_causal_lm,
-    check_does_not_look_ahead,
-    check_tokenizer,
-    check_would_be_loaded,
-    enable_checkpointing,
-    end_tokens,
-    longest_prompt,
-    model_and_tokenizer,
-    num_embeddings,
-    use_fused_activations,
-    with_adapters,
-    without_adapters,
-)
+from grpo_adapters.huggingface.models.body_and_head import described_head
+from grpo_adapters.huggingface.models.model_setup import end_tokens, longest_prompt, num_embeddings
 from grpo_adapters.huggingface.models.output_head import log_probs_of_logits
-from grpo_adapters.huggingface.models.sharded_model import ShardedModel, sharded
-from grpo_adapters.huggingface.models.sharding import FSDP2Config, check_can_be_trained
+from grpo_adapters.huggingface.models.sharding import FSDP2Config
 from grpo_adapters.huggingface.models.token_log_probs import token_log_probs
-from grpo_adapters.huggingface.models.training_mode import (
-    enter_training_without_noise,
-    noisy_in_training,
-    switch_dropout_off,
-)
+from grpo_adapters.huggingface.models.training_mode import noisy_in_training
 from grpo_adapters.huggingface.policies.completion_batch import CompletionBatch, check_fits, length_metrics
 from grpo_adapters.huggingface.policies.peculiarities import warn_of_peculiarities
-from grpo_adapters.huggingface.policies.policy_state import changing_weights, check_policy_state, laid_out_as
+from grpo_adapters.huggingface.policies.policy_state import check_policy_state, laid_out_as
 from grpo_adapters.huggingface.policies.row_layout import RowLayout
+from grpo_adapters.huggingface.policies.trained_language_model import TrainedLanguageModel
 from grpo_adapters.huggingface.text.completions import Completion
 from grpo_adapters.huggingface.text.conversations import Action, Conversation, Turn, check_actions
 from grpo_adapters.huggingface.text.prompts import encode_prompts
 
-ResultT = TypeVar("ResultT", Evaluation, ValueEstimates)
 
-
-class CausalLMPolicy:
+class CausalLMPolicy(TrainedLanguageModel):
     """A causal language model of Hugging Face and its tokenizer.
 
     A state is a string, a list of chat messages, which goes through the tokenizer's chat template, or a row of a
@@ -115,49 +95,27 @@ class CausalLMPolicy:
         trust_remote_code: bool = False,
         seed: int = 0,
     ) -> None:
-        model, tokenizer = model_and_tokenizer(model, tokenizer, dtype, trust_remote_code=trust_remote_code)
-        check_can_be_trained(model)
-        check_causal_lm(model)
-        self.model: Any = with_adapters(model, peft_config)
-        self.causal_model = without_adapters(self.model)
-        self.tokenizer = check_tokenizer(tokenizer, self.causal_model)
-        if gradient_checkpointing:
-            enable_checkpointing(self.causal_model)
-        if disable_dropout:
-            switch_dropout_off(self.model)
-        use_fused_activations(self.model)
-        self._take_part(sharded(self.causal_model, self.model, shard))
+        super().__init__(
+            model,
+            tokenizer,
+            peft_config=peft_config,
+            dtype=dtype,
+            autocast_dtype=autocast_dtype,
+            gradient_checkpointing=gradient_checkpointing,
+            disable_dropout=disable_dropout,
+            shard=shard,
+            trust_remote_code=trust_remote_code,
+        )
         self.sampling = sampling or SamplingConfig()
-        self.autocast_dtype = autocast_dtype
         self.with_entropy = with_entropy
         self.generator = torch.Generator(self.device).manual_seed(seed)
-        self._adapter_is_on = True
-        self._disables_dropout = disable_dropout
         self._completion_lengths: Tensor | None = None
-        self.model.eval()
-        check_does_not_look_ahead(self.causal_model)
-        self._traits = traits_of(self.causal_model)
-        self.fuses_head = is_body_and_head(self.causal_model)
         self._layout = RowLayout(self.causal_model, self._outputs, self._traits, packing)
         noisy = noisy_in_training(self.model, self.causal_model) if disable_dropout else []
         ends = bool(end_tokens(self.causal_model, self.tokenizer) or self.sampling.stop_strings)
         warn_of_peculiarities(self.causal_model, self._traits, self.fuses_head, noisy, ends=ends)
         if self._shards is not None:
             self._shards.begin()
-
-    def _take_part(self, shards: ShardedModel | None) -> None:
-        """Hold a part of a model; only then is the policy a :class:`grpo.ComputesTogether`."""
-        self._shards = shards
-        if shards is not None:
-            self.evaluate_nothing = shards.evaluate_nothing
-            self.sum_gradients = shards.sum_gradients
-            self.join_world = shards.join_world
-
-    @property
-    def device(self) -> torch.device:
-        """Where the model is."""
-        device: torch.device = self.causal_model.device
-        return device
 
     def generate_actions(
         self, states: Sequence[Any], num_actions_per_state: int, **overrides: Any
@@ -244,10 +202,6 @@ class CausalLMPolicy:
         """Log-prob and entropy of each token of the completions, [D] each, at the temperature of the sampling."""
         return self._together(lambda: self._evaluated(batch))
 
-    def _together(self, compute: Callable[[], ResultT]) -> ResultT:
-        """An evaluation, in which all processes take part that hold parts of the model."""
-        return compute() if self._shards is None else self._shards.evaluated(compute)
-
     def _evaluated(self, batch: CompletionBatch) -> Evaluation:
         """The evaluation, by passes of this process."""
         with self._computing():
@@ -268,20 +222,6 @@ class CausalLMPolicy:
         """Outputs where the batch's decisions are made: hidden states [D, H], or logits [D, V]."""
         return self._layout.at_decisions(batch, self._outputs)
 
-    def _outputs(self, tokens: Tensor, **inputs: Any) -> Tensor:
-        """Hidden states at token ids [B, L], or logits where these do not follow from them by a head that is known."""
-        compute = hidden_states if self.fuses_head else all_logits
-        return compute(self.causal_model, tokens, **inputs)
-
-    def _computing(self) -> AbstractContextManager[Any]:
-        """In the precision that was asked for, with the adapter off where this is the reference."""
-        stack = ExitStack()
-        if self.autocast_dtype is not None:
-            stack.enter_context(torch.autocast(self.device.type, self.autocast_dtype))
-        if not self._adapter_is_on:
-            stack.enter_context(self.model.disable_adapter())
-        return stack
-
     def training_sampling(self, overrides: Mapping[str, Any]) -> SamplingConfig:
         """The policy's sampling with other values for some of its attributes, at the temperature of its log-probs.
 
@@ -299,33 +239,9 @@ class CausalLMPolicy:
         """The policy's sampling with other values for some of its attributes."""
         return SamplingConfig(**(self.sampling.model_dump() | dict(overrides))) if overrides else self.sampling
 
-    def get_parameters(self) -> dict[str, Tensor]:
-        """All parameters of the model by name; only adapters require a gradient where there are any."""
-        if not self._adapter_is_on:
-            return {}
-        return dict(self.model.named_parameters() if self._shards is None else self._shards.parameters)
-
-    def train(self) -> Self:
-        """Enter training mode; where dropout is off, what else makes training noisy stays off with it."""
-        if self._disables_dropout:
-            enter_training_without_noise(self.model)
-        else:
-            self.model.train()
-        return self
-
-    def eval(self) -> Self:
-        """Enter evaluation mode."""
-        self.model.eval()
-        return self
-
     def to(self, device: torch.device | str) -> Self:
         """Move the model to a device; sampling starts anew from its seed if that is another one."""
-        if self._shards is not None and torch.device(device).type != self.device.type:
-            raise ValueError(
-                f"the model lies in parts on {self.device.type}, and parts stay where they are: leave config.device "
-                f"out, or make the policy of a model on {device}"
-            )
-        self.model.to(device)
+        super().to(device)
         if self.generator.device != self.device:
             self.generator = torch.Generator(self.device).manual_seed(self.generator.initial_seed())
         return self
@@ -383,32 +299,6 @@ class CausalLMPolicy:
         self.generator.set_state(state_dict["generator"].cpu())
         lengths = state_dict["completion_lengths"]
         self._completion_lengths = None if lengths is None else lengths.to(self.device, copy=True)
-
-    def _weights(self) -> dict[str, Tensor]:
-        """The tensors that training changes, by name; tied ones once."""
-        return changing_weights(self.model) if self._adapter_is_on else {}
-
-    def save_pretrained(self, folder: str | Path) -> None:
-        """Write the model, or its adapter, as safetensors, and its tokenizer into a folder.
-
-        ``CausalLMPolicy(folder)`` loads both; an adapter of a model that was not loaded by a name or from a folder goes
-        onto it by :meth:`peft.PeftModel.from_pretrained`. The sampling is not written.
-
-        Where the model lies in parts, all processes call this, and the first one gathers it on its CPU and writes.
-
-        Raises:
-            ValueError: if a whole model is to go where an adapter lies, which would be loaded in its place.
-        """
-        folder = Path(folder).expanduser()
-        check_would_be_loaded(self.model, folder)
-        if self._shards is None:
-            self._save(folder)
-        else:
-            self._shards.write(lambda weights: self._save(folder, state_dict=weights))
-
-    def _save(self, folder: Path, **options: Any) -> None:
-        self.model.save_pretrained(folder, **options)
-        self.tokenizer.save_pretrained(folder)
 
     def get_metrics(self) -> dict[str, float]:
         """Tokens of the completions that were last encoded, ``completions/{mean,min,max}_length``."""
