@@ -1,12 +1,18 @@
-"""The settings of an object as flat text, to tell whether two are alike."""
+"""The settings of an object as flat text, to tell whether two are alike, whatever has become of them since."""
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator, Mapping
 from dataclasses import fields, is_dataclass
+from enum import Enum
 from typing import Any
 
+import torch
+
 from grpo.data._protocols import type_name
+
+PLAIN = (bool, int, float, complex, str, bytes, Enum, torch.dtype, torch.device, type(None))
 
 
 def settings_of_all(parts: Mapping[str, Any]) -> dict[str, str]:
@@ -15,31 +21,37 @@ def settings_of_all(parts: Mapping[str, Any]) -> dict[str, str]:
 
 
 def settings_of(name: str, part: Any) -> dict[str, str]:
-    """An object's class, and each setting of the library's own ones, by a name that tells where it belongs.
-
-    No text depends on where objects lie in memory.
-    """
-    return dict(_settings(name, part, type_name(part)))
+    """An object's class, and each setting of the library's own ones, by a name that tells where it belongs."""
+    return dict(_settings(name, part))
 
 
-def _settings(name: str, value: Any, otherwise: str) -> Iterator[tuple[str, str]]:
-    names = _names_of_settings(value)
-    yield name, otherwise if names is None else type_name(value)
-    for each in names or ():
-        setting = getattr(value, each)
-        yield from _settings(f"{name}.{each}", setting, text_of(setting))
+def _settings(name: str, value: Any) -> Iterator[tuple[str, str]]:
+    yield name, text_of(value)
+    for each in _names_of_settings(value):
+        yield from _settings(f"{name}.{each}", getattr(value, each))
 
 
 def text_of(value: Any) -> str:
-    """A setting as text; a function or an object without a text of its own by its name or that of its class."""
-    if hasattr(value, "__qualname__"):
-        return str(value.__qualname__)
-    return type_name(value) if " object at 0x" in repr(value) else repr(value)
+    """Plain data as it is written, a function by its name, and of anything else, which may change, its class."""
+    if _is_plain(value):
+        return repr(value)
+    return str(getattr(value, "__qualname__", type_name(value)))
 
 
-def _names_of_settings(value: Any) -> list[str] | None:
-    """The fields of pydantic's models, and of a dataclass of the core; another one may hold what is of its process."""
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, tuple | list | set | frozenset):
+        return all(map(_is_plain, value))
+    if isinstance(value, dict):
+        return _is_plain([*value, *value.values()])
+    return isinstance(value, PLAIN)
+
+
+def _names_of_settings(value: Any) -> list[str]:
+    """The fields of pydantic's models, and what the core's other classes keep of their arguments under their names."""
     if hasattr(value, "model_dump"):
         return list(type(value).model_fields)
-    is_own = is_dataclass(value) and type(value).__module__.startswith("grpo.")
-    return [field.name for field in fields(value)] if is_own else None
+    if not type(value).__module__.startswith("grpo.") or isinstance(value, (type, *PLAIN)):
+        return []
+    if is_dataclass(value):
+        return [field.name for field in fields(value)]
+    return [name for name in inspect.signature(type(value)).parameters if hasattr(value, name)]

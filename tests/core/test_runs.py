@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from grpo import (
+    AdaptiveKLCoefficient,
     BestWeights,
     Callback,
     CallbackError,
@@ -28,6 +29,7 @@ from grpo import (
     GRPOConfig,
     GRPOObjective,
     GRPOTrainer,
+    KLPenaltySurrogate,
     LinearSchedule,
     PolicyEvaluation,
     ReinforceConfig,
@@ -389,6 +391,27 @@ def test_a_run_does_not_go_on_unnoticed_with_other_parts(parts: dict[str, Any], 
         run(**parts).resume()
     with pytest.warns(UserWarning, match=f"goes on with other settings: {message}"):
         run(**parts).resume(override=True)
+
+
+def test_what_adapts_in_the_course_of_a_run_is_no_other_setting(tmp_path: Path) -> None:
+    def run(target: float = 1e-6) -> Run:
+        surrogate = KLPenaltySurrogate(coefficient=AdaptiveKLCoefficient(target=target))
+        config = TrainerConfig(group_size=4, learning_rate=0.5, num_epochs_per_update=4)
+        trainer = Trainer(
+            config,
+            SoftmaxPolicy(3),
+            StationaryBandit(MEANS),
+            advantage_estimator=GroupRelative(),
+            objective=GRPOObjective(surrogate=surrogate),
+        )
+        return Run(trainer, ["state"], folder=tmp_path, checkpoints=Checkpoints(every=2))
+
+    first = run()
+    first(Until(steps=4))
+    assert first.metrics["kl_penalty_coefficient"] > 1
+    assert run().resume()
+    with pytest.raises(CheckpointError, match=r"set up otherwise: objective\.surrogate\.coefficient\.target .'1e-06'"):
+        run(0.1).resume()
 
 
 def test_another_trainer_and_other_callbacks_are_refused_with_nothing_changed(tmp_path: Path) -> None:
