@@ -45,6 +45,7 @@ const look = {
     return [
       ...within("img, svg, canvas, video, iframe").filter(cut).map((own) => `cut off: ${name(own)}`),
       ...within("img").filter((own) => own.complete && own.naturalWidth === 0).map((own) => `no picture: ${name(own)}`),
+      ...within("img").filter((own) => /\.\w{3}$/.test(own.alt.trim())).map((own) => `no words for a picture: ${name(own)}`),
     ];
   },
 

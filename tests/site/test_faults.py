@@ -24,6 +24,7 @@ FAULTS = {
     PICTURE("width=9 style='position: absolute; left: -40px'"): ("cut off: img", *BOTH),
     f"<div style='width: 300px; overflow: auto'>{PICTURE('width=310')}</div>": ("cut off: img", *BOTH),
     "<img src='data:image/gif,nothing' alt='a line'>": ("no picture: img", *BOTH),
+    PICTURE("width=9").replace("a line", "images/line.png"): ("no words for a picture: img", *BOTH),
     PICTURE("width=9").replace("alt='a line'", ""): ("image-alt", "390 px, light"),
     "<div style='width: 9px; overflow: hidden'><p style='width: 99px'>words</p></div>": ("words cut off: div", *BOTH),
     "<div style='color: #999'>pale</div>": ("color-contrast", "390 px, light"),
