@@ -6,9 +6,11 @@ import inspect
 from collections.abc import Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from enum import Enum
+from functools import partial
 from typing import Any
 
 import torch
+from pydantic import BaseModel
 
 from grpo.data._protocols import type_name
 
@@ -34,8 +36,10 @@ def _settings(name: str, value: Any) -> Iterator[tuple[str, str]]:
 def text_of(value: Any) -> str:
     """Plain data as it is written, a function by its name, and of anything else, which may change, its class."""
     if _is_plain(value):
-        return repr(value)
-    return str(getattr(value, "__qualname__", type_name(value)))
+        return _plain_text(value)
+    if inspect.isroutine(value):
+        return str(getattr(value, "__qualname__", type_name(value)))
+    return value.__qualname__ if isinstance(value, type) else type_name(value)
 
 
 def _is_plain(value: Any) -> bool:
@@ -46,10 +50,29 @@ def _is_plain(value: Any) -> bool:
     return isinstance(value, PLAIN)
 
 
+def _plain_text(value: Any) -> str:
+    """The same in every process: a set has no order, and a member of an enumeration may stand for any object."""
+    if isinstance(value, Enum):
+        return f"{type_name(value)}.{value.name}"
+    if isinstance(value, set | frozenset):
+        return f"{{{', '.join(sorted(map(_plain_text, value)))}}}"
+    if isinstance(value, tuple | list):
+        return f"[{', '.join(map(_plain_text, value))}]"
+    if isinstance(value, dict):
+        return f"{{{', '.join(f'{_plain_text(key)}: {_plain_text(entry)}' for key, entry in value.items())}}}"
+    return repr(value)
+
+
 def _names_of_settings(value: Any) -> list[str]:
-    """The fields of pydantic's models, and what the core's other classes keep of their arguments under their names."""
-    if hasattr(value, "model_dump"):
-        return list(type(value).model_fields)
+    """The fields of frozen models of pydantic's, and what the core's other classes keep of their arguments by name.
+
+    Fields of other models may change in the course of a run, or lead back to where they came from.
+    """
+    if isinstance(value, partial):
+        return ["func", "args", "keywords"]
+    if isinstance(value, BaseModel):
+        is_frozen = value.model_config.get("frozen", False)
+        return [name for name in type(value).model_fields if is_frozen and hasattr(value, name)]
     if not type(value).__module__.startswith("grpo.") or isinstance(value, (type, *PLAIN)):
         return []
     if is_dataclass(value):

@@ -1,0 +1,132 @@
+"""What tells whether a run goes on with what it was begun with."""
+
+from __future__ import annotations
+
+from enum import Enum
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+from models import Quiet
+from pydantic import BaseModel, ConfigDict
+from torch import Tensor, nn, tensor
+
+from grpo import Checkpoints, GRPOConfig, GRPOTrainer, Run, Until
+from grpo.data._settings import settings_of
+from grpo_adapters.bandit import SoftmaxPolicy
+
+
+class Inner(BaseModel):
+    """Settings within others."""
+
+    number: int = 1
+
+
+class Kind(Enum):
+    """Members that stand for objects whose text tells where they lie in memory."""
+
+    FIRST = object()
+
+
+class Rewarding(BaseModel, Quiet):
+    """A reward model whose settings pydantic checks."""
+
+    def compute_rewards(self, states: Any, actions: Any) -> Tensor:
+        return tensor([float(action) for action in actions])
+
+
+class Counting(Rewarding):
+    """It notes what it did in fields."""
+
+    num_calls: int = 0
+    history: list[float] = []
+
+    def compute_rewards(self, states: Any, actions: Any) -> Tensor:
+        rewards = super().compute_rewards(states, actions)
+        self.num_calls += 1
+        self.history.extend(rewards.tolist())
+        return rewards
+
+
+class OfAClass(Rewarding):
+    """A setting of it is a class of settings."""
+
+    model_config = ConfigDict(frozen=True)
+
+    kind: type[BaseModel] = Inner
+
+
+class Delegating(Quiet):
+    """What it has not itself it asks another object for."""
+
+    def __init__(self) -> None:
+        self.inner = Inner()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.__dict__["inner"], name)
+
+    def compute_rewards(self, states: Any, actions: Any) -> Tensor:
+        return tensor([float(action) for action in actions])
+
+
+class Linked(Rewarding):
+    """A setting of it leads back to itself."""
+
+    other: Any = None
+
+
+def linked() -> Linked:
+    first = Linked()
+    first.other = Linked(other=first)
+    return first
+
+
+@pytest.mark.parametrize("make", [Counting, OfAClass, Delegating, linked])
+def test_a_run_goes_on_whatever_its_reward_model_is_made_of(make: Any, tmp_path: Path) -> None:
+    def run() -> Run:
+        trainer = GRPOTrainer(GRPOConfig(group_size=4), SoftmaxPolicy(3), make())
+        return Run(trainer, ["state"], folder=tmp_path, checkpoints=Checkpoints(every=2))
+
+    run()(Until(steps=2))
+    assert run().resume()
+
+
+class Settings(BaseModel):
+    """Settings that cannot change."""
+
+    model_config = ConfigDict(frozen=True)
+
+    names: frozenset[int] = frozenset()
+    by_name: dict[str, set[int]] = {}
+    kind: Kind = Kind.FIRST
+
+
+def test_a_set_has_no_order() -> None:
+    first, again = {0, 8}, {8, 0}
+    assert repr(first) != repr(again)
+    told = [
+        settings_of("part", Settings(names=frozenset(each), by_name={"a": each}).model_copy(update={"names": each}))
+        for each in (first, again)
+    ]
+    assert told[0] == told[1]
+    assert told[0]["part.by_name"] == "{'a': {0, 8}}"
+
+
+def test_a_member_of_an_enumeration_is_told_by_its_name() -> None:
+    assert settings_of("part", Settings())["part.kind"] == "Kind.FIRST"
+
+
+def test_a_function_with_some_arguments_given_is_told_by_what_it_is_made_of() -> None:
+    told = settings_of("part", partial(round, ndigits=2))
+    assert told == {
+        "part": "partial",
+        "part.func": "round",
+        "part.args": "[]",
+        "part.keywords": "{'ndigits': 2}",
+    }
+
+
+def test_classes_functions_and_other_objects_are_told_by_name() -> None:
+    told = [settings_of("part", each)["part"] for each in (Inner, nn.Linear, linked, len, Delegating(), Inner.copy)]
+    assert told == ["Inner", "Linear", "linked", "len", "Delegating", "BaseModel.copy"]
