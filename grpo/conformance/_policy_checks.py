@@ -257,7 +257,7 @@ class PolicyChecks(Checks):
                 "evaluate_actions gives samples other log-probs, summed over decisions, than get_log_probabilities"
             )
         every = torch.arange(len(batch.rows), device=batch.rows.device)
-        for chosen in (every.flip(0), every[:1], every[-1:]):  # a row alone shows what is flipped both times
+        for chosen in (every.flip(0), *every.split(1)):  # a row alone shows what is out of place both times
             self.check_rows(batch, whole, chosen)
 
     def check_rows(self, batch: ActionBatch, whole: Evaluation, chosen: Tensor) -> None:

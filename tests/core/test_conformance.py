@@ -590,12 +590,14 @@ def test_encode_groups_must_agree_with_the_rest() -> None:
 
 
 @pytest.mark.parametrize("name", ["entropy", "values"])
-@pytest.mark.parametrize("order", ["flipped", "rolled"])
+@pytest.mark.parametrize("order", ["flipped", "rolled", "transposed"])
 def test_what_is_told_besides_belongs_to_the_decision_in_its_place(name: str, order: str) -> None:
     class Misplaced(SequentialTablePolicy):
         def evaluate_actions(self, batch: TensorBatch) -> Evaluation:
             told = batch.observations.double()
-            told = told.flip(0) if order == "flipped" else told.roll(1)
+            columns = len(STATES) if len(told) > len(STATES) else 1
+            orders = {"flipped": told.flip(0), "rolled": told.roll(1), "transposed": told.view(-1, columns).T.flatten()}
+            told = orders[order]
             return replace(super().evaluate_actions(batch), **{name: told})
 
     assert_found(Misplaced(), f"evaluate_actions gives rows other {name} when select takes or reorders them")
