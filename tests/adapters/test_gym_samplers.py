@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import gymnasium
@@ -11,11 +13,21 @@ import pytest
 import torch
 from gym_environments import EPISODES, MatchingEnv, ParityActor, ScriptedEnv, SpacesEnv
 from gymnasium import spaces
+from gymnasium.envs.classic_control.cartpole import CartPoleVectorEnv
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
+from gymnasium.wrappers import TimeLimit
 
 from grpo import GRPOConfig, GRPOTrainer, NonFiniteError, ReinforceConfig, ReinforceTrainer, Restarts, Sampler
 from grpo_adapters.bandit import SoftmaxPolicy
-from grpo_adapters.gym import EnvironmentReward, EpisodeSampler, FragmentSampler, GymPolicy, Trajectory, evaluate
+from grpo_adapters.gym import (
+    EnvironmentFailedError,
+    EnvironmentReward,
+    EpisodeSampler,
+    FragmentSampler,
+    GymPolicy,
+    Trajectory,
+    evaluate,
+)
 
 SEED = 5
 STATES = [0, 1, 2]
@@ -202,3 +214,70 @@ def test_environments_that_were_put_back_are_the_samplers_again() -> None:
     evaluate(policy, sampler.envs, 2)
     sampler.load_state_dict(state)
     sampler.sample(policy, STATES, 1)
+
+
+class HasEquals(CartPoleVectorEnv):
+    """Environments that are equal to others, and so have no hash."""
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, HasEquals)
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+def test_environments_that_are_equal_to_others_are_not_the_others() -> None:
+    sampler = FragmentSampler(HasEquals(2), 4)
+    policy = GymPolicy(sampler)
+    sampler.sample(policy, [0, 1], 1)
+    evaluate(policy, HasEquals(2), 2)
+    sampler.sample(policy, [0, 1], 1)
+
+
+def test_a_sampler_that_was_pickled_goes_on_in_its_environments() -> None:
+    sampler = FragmentSampler(SyncVectorEnv([MatchingEnv] * 2), 6)
+    policy = GymPolicy(sampler)
+    sampler.sample(policy, [0, 1], 1)
+    again = pickle.loads(pickle.dumps(sampler))
+    again.sample(policy, [0, 1], 1)
+    evaluate(policy, again.envs, 2)
+    with pytest.raises(RuntimeError, match="not those of this sampler"):
+        again.sample(policy, [0, 1], 1)
+
+
+@pytest.mark.parametrize("among_others", [False, True])
+def test_one_of_the_environments_that_others_have_played(among_others: bool) -> None:
+    environments = [MatchingEnv(), MatchingEnv()]
+    sampler = FragmentSampler(SyncVectorEnv([partial(TimeLimit, each, 100) for each in environments]), 6)
+    policy = GymPolicy(sampler)
+    sampler.sample(policy, [0, 1], 1)
+    others: Any = environments[1]
+    evaluate(policy, SyncVectorEnv([lambda: others, MatchingEnv]) if among_others else others, 2)
+    with pytest.raises(RuntimeError, match="not those of this sampler"):
+        sampler.sample(policy, [0, 1], 1)
+    sampler.sample(policy, [0, 1], 1)
+
+
+def test_environments_that_an_evaluation_failed_to_begin_are_others_too() -> None:
+    class Stalls(MatchingEnv):
+        stalls = False
+
+        def reset(self, **options: Any) -> Any:
+            if Stalls.stalls:
+                raise RuntimeError("stalled")
+            return super().reset(**options)
+
+    sampler = FragmentSampler(SyncVectorEnv([MatchingEnv, Stalls]), 6)
+    policy = GymPolicy(sampler)
+    sampler.sample(policy, [0, 1], 1)
+    Stalls.stalls = True
+    with pytest.raises(EnvironmentFailedError):
+        evaluate(policy, sampler.envs, 2)
+    Stalls.stalls = False
+    with pytest.raises(RuntimeError, match="not those of this sampler"):
+        sampler.sample(policy, [0, 1], 1)
+
+
+def test_the_same_environment_twice_is_refused() -> None:
+    environment = MatchingEnv()
+    with pytest.raises(ValueError, match="holds the same environment more than once among its 2"):
+        FragmentSampler(SyncVectorEnv([lambda: environment] * 2), 6)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from typing_extensions import Protocol
 
 from grpo_adapters.gym.actions.action_batches import one_by_one
-from grpo_adapters.gym.environments.vector_environments import VectorEnvironments, is_vector_environment
+from grpo_adapters.gym.environments.vector_environments import VectorEnvironments, is_vector_environment, note_player
 from grpo_adapters.gym.observations.encoder import Features, ObservationEncoder, spaces_of
 
 Masks = NDArray[np.bool_] | None
@@ -64,12 +64,14 @@ class SeparateSlots:
         self.environment: Any = environments[0]
         self.encoder = ObservationEncoder(spaces_of(environments[0])[0])
         self._is_owner = is_owner
+        self._player = object()
         self._features: list[Features] = [np.zeros(self.encoder.shape, dtype=self.encoder.dtype)] * len(environments)
         self._masks: list[Any] = [None] * len(environments)
 
     def begin(self, seeds: Mapping[int, int]) -> None:
         """Reset their environments."""
         for slot, seed in seeds.items():
+            note_player(self.environments[slot], self._player)
             self._observe(slot, *self.environments[slot].reset(seed=seed))
 
     def observed(self, playing: Sequence[int]) -> tuple[list[int], Features, Masks]:

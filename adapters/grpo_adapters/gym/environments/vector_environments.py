@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import gymnasium
 import numpy as np
 import torch
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
 from numpy.typing import NDArray
+from torch.utils.weak import WeakIdKeyDictionary
 
 from grpo_adapters.gym.environments.checks import check_seed
 from grpo_adapters.gym.observations.encoder import Features, ObservationEncoder, spaces_of
 from grpo_adapters.gym.plain_state import NotPlainError, new_array, put_state, take_state
 
-PLAYED_BY: WeakKeyDictionary[Any, object] = WeakKeyDictionary()
-"""Whose episodes are under way in a vector environment, whatever it is wrapped in."""
+PLAYED_BY: MutableMapping[Any, object] = WeakIdKeyDictionary()
+"""Whose episodes are under way in an environment, or a vector of them, whatever it is wrapped in or equal to."""
 
 
 class EnvironmentFailedError(RuntimeError):
@@ -60,7 +60,8 @@ class VectorEnvironments:
 
     Raises:
         TypeError: if it is no vector environment, or the seed no integer of at least 0.
-        ValueError: if its autoreset mode is unknown, or an EnvPool does not step all environments at once.
+        ValueError: if its autoreset mode is unknown, an EnvPool does not step all environments at once, or the same
+            environment is in it more than once.
     """
 
     def __init__(self, envs: Any, seed: int) -> None:
@@ -71,6 +72,7 @@ class VectorEnvironments:
             self.mode, self.num_envs, self.seed = AutoresetMode.NEXT_STEP, *_envpool_settings(envs)
         elif isinstance(envs, gymnasium.vector.VectorEnv):
             self.mode, self.num_envs = _autoreset_mode(envs), envs.num_envs
+            _check_are_different(envs)
         else:
             raise TypeError(
                 f"envs is a {type(envs).__name__}, expected a vector environment: pass "
@@ -86,21 +88,13 @@ class VectorEnvironments:
 
     def check_episodes_are_ours(self) -> None:
         """Raise a RuntimeError if somebody else has begun episodes in them since this did."""
-        if PLAYED_BY.get(self._innermost) is not self._player:
+        if any(PLAYED_BY.get(each, self._player) is not self._player for each in _all_in(self.envs)):
             raise RuntimeError(
                 f"the episodes under way in the {self.num_envs} environments of a {type(self.envs).__name__} are not "
                 f"those of this sampler: evaluate(...) or another sampler was given the same environments, and began "
                 f"new ones. Give it environments of its own, lambda: gymnasium.make('CartPole-v1') for instance; "
                 f"the next rollout begins new episodes"
             )
-
-    @property
-    def _innermost(self) -> Any:
-        innermost = getattr(self.envs, "unwrapped", None)
-        return self.envs if innermost is None else innermost
-
-    def _note_player(self) -> None:
-        PLAYED_BY[self._innermost] = self._player
 
     def reset(self, seed: int | None = None) -> Features:
         """Start all episodes anew; what to decide on.
@@ -118,11 +112,11 @@ class VectorEnvironments:
             self.seed = seed
         elif not self._was_reset:
             seed = self.seed
+        note_player(self.envs, self._player)
         try:
             observations, infos = self.envs.reset() if seed is None else self.envs.reset(seed=seed)
         except Exception as error:
             raise EnvironmentFailedError(self._describe(error, np.ones(self.num_envs, dtype=bool))) from error
-        self._note_player()
         self._was_reset = True
         self._done[:] = False
         self._steps[:] = 0
@@ -142,11 +136,11 @@ class VectorEnvironments:
         given = [seeds.get(index) for index in range(self.num_envs)]
         asked = np.array([seed is not None for seed in given])
         options: Any = {"reset_mask": asked.copy()} if self._was_reset else None
+        note_player(self.envs, self._player)
         try:
             raw, infos = self.envs.reset(seed=given, options=options)
         except Exception as error:
             raise EnvironmentFailedError(self._describe(error, asked)) from error
-        self._note_player()
         self._done[asked] = False
         self._steps[asked] = 0
         if not self._was_reset:
@@ -233,7 +227,7 @@ class VectorEnvironments:
                 f"the environments in a {type(self.envs).__name__} did not take their state back: {error}. Load it "
                 f"into a sampler that was constructed in the same way"
             ) from error
-        self._note_player()
+        note_player(self.envs, self._player)
         masks = state_dict["masks"]
         self.masks = None if masks is None else new_array(masks)
         self._steps = new_array(state_dict["steps"])
@@ -284,6 +278,29 @@ class VectorEnvironments:
         is_shut_down = isinstance(getattr(self.envs, "unwrapped", None), AsyncVectorEnv)
         hint = "make the AsyncVectorEnv anew, it has shut down" if is_shut_down else "the next rollout starts anew"
         return f"{which} raised {type(error).__name__} at {when}: {error} ({hint})"
+
+
+def note_player(environments: Any, player: object) -> None:
+    """Note who begins episodes in an environment, or in a vector and in those that it holds in this process."""
+    for each in _all_in(environments):
+        PLAYED_BY[each] = player
+
+
+def _all_in(environments: Any) -> list[Any]:
+    """An environment without its wrappers, and those that it holds where it is a vector of them in this process."""
+    unwrapped = getattr(environments, "unwrapped", None)
+    innermost = environments if unwrapped is None else unwrapped
+    held = innermost.envs if isinstance(innermost, SyncVectorEnv) else ()
+    return [innermost, *(each.unwrapped for each in held)]
+
+
+def _check_are_different(envs: Any) -> None:
+    held = envs.unwrapped.envs if isinstance(envs.unwrapped, SyncVectorEnv) else ()
+    if len({id(each) for each in held}) < len(held):
+        raise ValueError(
+            f"envs holds the same environment more than once among its {len(held)}, so that their episodes would be "
+            f"one: let each function make a new one, [lambda: gymnasium.make('CartPole-v1')] * {len(held)} for instance"
+        )
 
 
 def is_vector_environment(environment: Any) -> bool:
