@@ -60,7 +60,7 @@ def estimate_of(estimator: AdvantageEstimator, experience: Experience) -> Advant
     if missing_methods(estimator, EstimatesReturns):
         try:
             return AdvantageEstimate(estimator(experience))
-        except AttributeError as error:
+        except (AttributeError, TypeError) as error:
             error.add_note(
                 "an estimator is given an Experience; a function of GroupedRewards goes into GroupRelative(...)"
             )

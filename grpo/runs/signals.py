@@ -11,7 +11,7 @@ ASKING = ("SIGINT", "SIGTERM", "SIGUSR1")
 
 
 class RunInterrupted(SystemExit):
-    """A signal has ended a run, which was saved before; a program that does not catch it leaves with :attr:`EXIT_CODE`.
+    """A signal has ended a run, saved before if it is at all; a program that does not catch it leaves with 75.
 
     Attributes:
         signal_name: of the signal, ``"SIGTERM"`` for instance.

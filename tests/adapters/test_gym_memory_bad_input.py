@@ -137,7 +137,10 @@ class Inconsistent(GRU):
         return outputs + 1, last
 
 
-def with_memory(memory: nn.Module, **options: Any) -> Callable[[], Any]:
+not_a_module: Any = "mlp"
+
+
+def with_memory(memory: Any, **options: Any) -> Callable[[], Any]:
     return lambda: GymPolicy(ScriptedEnv(), memory=memory, **options)
 
 
@@ -274,6 +277,15 @@ TABLES = SpacesEnv(spaces.Box(-1, 1, (4, 4)), spaces.Discrete(2))
             ValueError,
             "window is 4 and burn_in 0, but there is no memory: pass memory=LSTM(...), say",
         ),
+        (
+            with_memory("gru"),
+            TypeError,
+            "memory is 'gru', expected a torch.nn.Module: pass an instance, such as GRU(inputs, units)",
+        ),
+        (with_memory(GRU), TypeError, "memories.GRU'>, expected a torch.nn.Module: pass an instance"),
+        (lambda: GymPolicy(ScriptedEnv(), not_a_module), TypeError, "actor is 'mlp', expected a torch.nn.Module"),
+        (lambda: GymPolicy(ScriptedEnv(), trunk=not_a_module), TypeError, "trunk is 'mlp', expected a torch.nn.Module"),
+        (lambda: GymActorCritic(ScriptedEnv(), critic=not_a_module), TypeError, "critic is 'mlp', expected a"),
         (with_memory(GRU(3, 4), window=2.5), TypeError, "window is 2.5, expected a whole number of steps"),
         (with_memory(GRU(3, 4), window=4, burn_in=1.0), TypeError, "burn_in is 1.0, expected a whole number of steps"),
         (with_memory(GRU(3, 4), window=0), ValueError, "window is 0, expected at least 1"),

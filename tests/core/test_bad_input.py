@@ -510,6 +510,17 @@ def test_a_function_of_grouped_rewards_that_is_given_an_experience() -> None:
     assert "goes into GroupRelative" in caught.value.__notes__[0]
 
 
+def test_a_function_of_grouped_rewards_that_takes_values_for_rewards() -> None:
+    """An experience has values as well: those of a critic, None without one."""
+
+    def first(rewards: Any) -> Any:
+        return rewards.values[0] - rewards.values
+
+    with pytest.raises(TypeError) as caught:
+        GRPOTrainer(GRPOConfig(), TablePolicy(), FunctionRewards(grade), advantage_estimator=first).step([0])
+    assert "goes into GroupRelative" in caught.value.__notes__[0]
+
+
 def test_parameters_must_be_a_mapping() -> None:
     class Listed(TablePolicy):
         def get_parameters(self) -> Any:

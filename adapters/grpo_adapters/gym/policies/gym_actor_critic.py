@@ -16,7 +16,7 @@ from grpo_adapters.gym.actions.state_dependent_exploration import StateDependent
 from grpo_adapters.gym.networks.perceptrons import MLP, VALUE_GAIN, ActorCriticMLP
 from grpo_adapters.gym.playing.trajectories import TrajectoryBatch
 from grpo_adapters.gym.policies.gym_policy import GymPolicy
-from grpo_adapters.gym.policies.unit_shapes import check_head
+from grpo_adapters.gym.policies.unit_shapes import check_head, require_modules
 
 
 class GymActorCritic(GymPolicy):
@@ -56,6 +56,7 @@ class GymActorCritic(GymPolicy):
         normalize_observations: bool = False,
         seed: int = 0,
     ) -> None:
+        require_modules(critic=critic)
         super().__init__(
             environment,
             actor,

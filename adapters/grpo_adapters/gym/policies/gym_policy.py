@@ -38,6 +38,7 @@ from grpo_adapters.gym.policies.unit_shapes import (
     check_head,
     check_trunk,
     probed_units,
+    require_modules,
     shape_of_units,
     state_of_memory,
 )
@@ -73,7 +74,7 @@ class GymPolicy(nn.Module):
         seed: of the initial weights and the sampling.
 
     Raises:
-        TypeError: if a space is not supported.
+        TypeError: if a space is not supported, or a network is no module.
         ValueError: if the network's outputs do not fit the action space, if a network mixes observations or keeps
             something from call to call, or if a memory does, or its state grows.
 
@@ -99,6 +100,7 @@ class GymPolicy(nn.Module):
         seed: int = 0,
     ) -> None:
         super().__init__()
+        require_modules(actor=actor, trunk=trunk, memory=memory)
         _check_window(memory, window, burn_in)
         observation_space, action_space = spaces_of(environment)
         is_environment = isinstance(environment, gymnasium.Env | gymnasium.vector.VectorEnv)

@@ -16,6 +16,18 @@ if TYPE_CHECKING:
     from grpo_adapters.gym.policies.gym_policy import GymPolicy
 
 
+def require_modules(**networks: Any) -> None:
+    """Networks that a user may pass must be modules.
+
+    Raises:
+        TypeError: if one is something else, and not None.
+    """
+    for role, network in networks.items():
+        if network is not None and not isinstance(network, nn.Module):
+            example = "GRU(inputs, units)" if role == "memory" else "nn.Linear(inputs, outputs)"
+            raise TypeError(f"{role} is {network!r}, expected a torch.nn.Module: pass an instance, such as {example}")
+
+
 def shape_of_units(policy: GymPolicy) -> tuple[int, ...]:
     """The shape of the features of one observation, or of what the trunk makes of them.
 
