@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from types import FrameType, TracebackType
 from typing import Any
 
 ASKING = ("SIGINT", "SIGTERM", "SIGUSR1")
+STANDARD_ERROR = 2
 
 
 class RunInterrupted(SystemExit):
@@ -27,6 +29,8 @@ class RunInterrupted(SystemExit):
 
 class NotesSignals:
     """A ``with`` block in which the first SIGINT, SIGTERM or SIGUSR1 is noted; a second one does what it always does.
+
+    What the first one leads to stands on the standard error output, since the step under way may take long.
 
     In another thread than the main one, where Python hands out no signals, nothing is noted.
 
@@ -53,6 +57,8 @@ class NotesSignals:
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.received = signal.Signals(number).name
+        told = f"{self.received}: the run ends when the step under way is over; another signal ends it at once\n"
+        os.write(STANDARD_ERROR, told.encode())  # print may have been interrupted amid a line
         self._put_back()
 
     def _put_back(self) -> None:

@@ -263,7 +263,7 @@ def test_early_stopping_by_bar_and_by_patience() -> None:
         assert "evaluation/value" in run.stopped_by
 
 
-def test_a_signal_ends_the_run_after_it_was_saved(tmp_path: Path) -> None:
+def test_a_signal_ends_the_run_after_it_was_saved(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     class Kills(Callback):
         def after_step(self, run: Run, metrics: Mapping[str, float]) -> None:
             if run.num_steps == 3:
@@ -276,6 +276,8 @@ def test_a_signal_ends_the_run_after_it_was_saved(tmp_path: Path) -> None:
         run(Until(steps=10))
     assert interrupted.value.code == RunInterrupted.EXIT_CODE == 75
     assert interrupted.value.signal_name == run.stopped_by == "SIGTERM"
+    told = capfd.readouterr().err
+    assert told == "SIGTERM: the run ends when the step under way is over; another signal ends it at once\n"
     assert notes.events[-1] == ("end", 3)
     assert {name: signal.getsignal(name) for name in before} == before
     again = make_run(tmp_path, checkpoints=Checkpoints(every=100))
