@@ -26,6 +26,10 @@ class GroupedRewards:
         groups: the N samples cut into groups.
         world: the processes, each of which has groups of its own.
 
+    Raises:
+        TypeError: if the rewards are no tensor of floating-point numbers.
+        ValueError: if they are not as many as the groups hold.
+
     Example:
         >>> import torch
         >>> rewards = GroupedRewards(torch.tensor([1.0, 2.0, 3.0, 7.0]), Segments.of_lengths([3, 1]))
@@ -36,6 +40,17 @@ class GroupedRewards:
     values: Tensor
     groups: Segments
     world: World = field(default=ALONE, repr=False)
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be compared within groups."""
+        if not isinstance(self.values, Tensor) or not self.values.is_floating_point():
+            kind = str(self.values.dtype) if isinstance(self.values, Tensor) else type(self.values).__name__
+            raise TypeError(f"values of GroupedRewards are {kind}, expected a tensor such as torch.tensor([1.0, 2.0])")
+        if self.values.shape != (self.groups.total,):
+            raise ValueError(
+                f"values of GroupedRewards have shape {list(self.values.shape)}, expected [{self.groups.total}], one "
+                f"for each entry of the groups"
+            )
 
     @cached_property
     def centered(self) -> Tensor:

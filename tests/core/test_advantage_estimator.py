@@ -1,6 +1,7 @@
 """Group-relative advantages: constants worked out by hand, and what holds for any rewards."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -137,3 +138,17 @@ def test_float64_stays_float64() -> None:
 def test_a_group_function_that_is_none(wrong: object) -> None:
     with pytest.raises(TypeError, match=r"function is .*, expected one from grpo\.GroupedRewards to advantages \[N\]"):
         GroupRelative(wrong)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("values", "error", "message"),
+    [
+        ([1.0, 2.0], TypeError, r"values of GroupedRewards are list, expected a tensor such as torch\.tensor"),
+        (torch.tensor([1, 2]), TypeError, r"values of GroupedRewards are torch\.int64"),
+        (torch.ones(2, 1), ValueError, r"values of GroupedRewards have shape \[2, 1\], expected \[2\]"),
+        (torch.ones(3), ValueError, r"values of GroupedRewards have shape \[3\], expected \[2\]"),
+    ],
+)
+def test_rewards_that_cannot_be_compared(values: Any, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        GroupedRewards(values, Segments.of_lengths([2]))
