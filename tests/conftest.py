@@ -13,7 +13,7 @@ from hypothesis import settings
 torch.set_num_threads(1)
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background of a shell ignores it
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # in the processes that tests start
-settings.register_profile("default", deadline=None, max_examples=45, derandomize="CI" in os.environ)
+settings.register_profile("default", deadline=None, max_examples=60, derandomize="CI" in os.environ)
 settings.register_profile("nightly", deadline=None, max_examples=1000, derandomize=False)
 settings.load_profile("default")
 
