@@ -55,8 +55,8 @@ test-gpu: $(if $(GPU_PYTHON),,$(VENV)/dev)  ## what differs on a GPU; GPU_PYTHON
 docs: $(VENV)/dev  ## the site, into docs/_build/html
 	$(BIN)/sphinx-build --fail-on-warning --keep-going -b html docs docs/_build/html
 
-test-site: $(SITE)/ready  ## the pages that `make docs` built, in Chromium; OPTIONS="-k learn" takes some of them
-	PYTHONPATH=$(CURDIR):$(CURDIR)/adapters $(SITE)/bin/python -m pytest --numprocesses 2 --dist worksteal $(OPTIONS) tests/site
+test-site: $(SITE)/ready  ## the pages that `make docs` built, in Chromium
+	PYTHONPATH=$(CURDIR):$(CURDIR)/adapters $(SITE)/bin/python -m pytest --numprocesses 2 --dist worksteal tests/site
 
 picture:  ## the picture of the core's packages, into CONTRIBUTING.md
 	$(PYTHON) docs/packages.py

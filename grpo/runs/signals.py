@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+from contextlib import suppress
 from types import FrameType, TracebackType
 from typing import Any
 
@@ -57,9 +58,12 @@ class NotesSignals:
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.received = signal.Signals(number).name
-        told = f"{self.received}: the run ends when the step under way is over; another signal ends it at once\n"
-        os.write(STANDARD_ERROR, told.encode())  # print may have been interrupted amid a line
         self._put_back()
+        told = f"{self.received}: the run ends when the step under way is over; another signal ends it at once\n"
+        with suppress(
+            OSError
+        ):  # whoever read it may be gone by the same signal, and the run is to be saved all the same
+            os.write(STANDARD_ERROR, told.encode())  # print may have been interrupted amid a line
 
     def _put_back(self) -> None:
         for number, original in self._originals.items():

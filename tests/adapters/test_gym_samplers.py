@@ -277,7 +277,8 @@ def test_environments_that_an_evaluation_failed_to_begin_are_others_too() -> Non
         sampler.sample(policy, [0, 1], 1)
 
 
-def test_the_same_environment_twice_is_refused() -> None:
+@pytest.mark.parametrize("wrapped", [lambda each: each, lambda each: gymnasium.wrappers.OrderEnforcing(each)])
+def test_the_same_environment_twice_is_refused(wrapped: Callable[[Any], Any]) -> None:
     environment = MatchingEnv()
     with pytest.raises(ValueError, match="holds the same environment more than once among its 2"):
-        FragmentSampler(SyncVectorEnv([lambda: environment] * 2), 6)
+        FragmentSampler(SyncVectorEnv([lambda: wrapped(environment)] * 2), 6)

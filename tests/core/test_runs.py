@@ -285,6 +285,27 @@ def test_a_signal_ends_the_run_after_it_was_saved(tmp_path: Path, capfd: pytest.
     assert again.num_steps == 3
 
 
+def test_a_signal_that_nobody_can_be_told_of_ends_the_run_saved_as_well(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where Ctrl-C also ends the program that the output goes to."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    monkeypatch.setattr("grpo.runs.signals.STANDARD_ERROR", writer)
+
+    class Interrupts(Callback):
+        def after_step(self, run: Run, metrics: Mapping[str, float]) -> None:
+            if run.num_steps == 3:
+                signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(RunInterrupted):
+        make_run(tmp_path, checkpoints=Checkpoints(every=100), callbacks=[Interrupts()])(Until(steps=10))
+    os.close(writer)
+    again = make_run(tmp_path, checkpoints=Checkpoints(every=100))
+    assert again.resume()
+    assert again.num_steps == 3
+
+
 def test_a_second_signal_ends_the_run_at_once(tmp_path: Path) -> None:
     class Interrupts(Callback):
         def after_step(self, run: Run, metrics: Mapping[str, float]) -> None:

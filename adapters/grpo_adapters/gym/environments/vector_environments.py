@@ -295,8 +295,8 @@ def _all_in(environments: Any) -> list[Any]:
 
 
 def _check_are_different(envs: Any) -> None:
-    held = envs.unwrapped.envs if isinstance(envs.unwrapped, SyncVectorEnv) else ()
-    if len({id(each) for each in held}) < len(held):
+    _, *held = _all_in(envs)
+    if len(set(map(id, held))) < len(held):
         raise ValueError(
             f"envs holds the same environment more than once among its {len(held)}, so that their episodes would be "
             f"one: let each function make a new one, [lambda: gymnasium.make('CartPole-v1')] * {len(held)} for instance"
