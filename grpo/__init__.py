@@ -22,6 +22,7 @@ from grpo.advantages.temporal import (
 )
 from grpo.collection.experience_collector import ExperienceCollector
 from grpo.collection.preference_collector import CollectedPreferences, PreferenceCollector, pair_best_with_worst
+from grpo.config._frozen_model import FrozenModel
 from grpo.config.dpo import DPOConfig
 from grpo.config.grpo import GRPOConfig
 from grpo.config.ppo import PPOConfig
@@ -151,6 +152,7 @@ __all__ = [
     "Experience",
     "ExperienceCollector",
     "FollowsData",
+    "FrozenModel",
     "GRPOConfig",
     "GRPOObjective",
     "GRPOTrainer",

@@ -114,7 +114,12 @@ class GroupRelative:
     function: Callable[[GroupedRewards], Tensor] = group_normalized_advantages
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be called."""
+        """Refuse what cannot be called, and estimators, which take more than rewards."""
+        if hasattr(self.function, "needs") or hasattr(self.function, "estimate"):
+            raise TypeError(
+                f"function is {self.function!r}, which estimates advantages by itself: pass it as advantage_estimator, "
+                f"without GroupRelative around it"
+            )
         if not callable(self.function) or isinstance(self.function, type):
             raise TypeError(
                 f"function is {self.function!r}, expected one from grpo.GroupedRewards to advantages [N], such as "

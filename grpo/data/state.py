@@ -82,6 +82,17 @@ def is_stateful(part: object) -> bool:
     return not isinstance(part, type) and not missing_methods(part, Stateful)
 
 
+def require_whole_state(part: object, role: str) -> None:
+    """Raise a TypeError if an object tells its state, but does not take it back, or the other way round."""
+    if isinstance(part, type) or len(missing := missing_methods(part, Stateful)) != 1:
+        return
+    [has] = {"state_dict", "load_state_dict"} - set(missing)
+    raise TypeError(
+        f"{role} {type_name(part)} has {has}, but no {missing[0]}, so that its state would be lost: give it "
+        f"both, or none"
+    )
+
+
 def require_keys(state_dict: Any, expected: set[str], owner: object) -> None:
     """Raise a ValueError unless a state holds just the names that are expected of it."""
     if not isinstance(state_dict, Mapping) or set(state_dict) != expected:

@@ -37,25 +37,23 @@ class _FollowsMetric(Callback, ABC):
         self.metric = metric
         self.best_is = best_is
         self.best: float | None = None
+        self._has_warned = False
 
     def after_step(self, run: Run, metrics: Mapping[str, float]) -> None:
         """Look at the metrics of a step."""
         self._look(run, metrics)
+        if "/" not in self.metric:
+            self._warn_if_unknown(metrics, only_if_near=True)
 
     def after_evaluation(self, run: Run, metrics: Mapping[str, float]) -> None:
         """Look at the metrics of an evaluation."""
         self._look(run, metrics)
+        if "/" in self.metric:
+            self._warn_if_unknown(metrics, only_if_near=True)
 
     def end(self, run: Run) -> None:
         """Warn if the metric has never come."""
-        known = sorted(run.metrics | run.evaluation)
-        if self.best is None and known:
-            near = difflib.get_close_matches(self.metric, known, n=3) or known
-            warnings.warn(
-                f"{type(self).__name__} has seen no number called {self.metric!r}, and has done nothing: expected one "
-                f"of {', '.join(near)}",
-                stacklevel=2,
-            )
+        self._warn_if_unknown(run.metrics | run.evaluation, only_if_near=False)
 
     def _look(self, run: Run, metrics: Mapping[str, float]) -> None:
         value = metrics.get(self.metric)
@@ -65,6 +63,19 @@ class _FollowsMetric(Callback, ABC):
         if better:
             self.best = value
         self._seen(run, value, is_better=better)
+
+    def _warn_if_unknown(self, known: Mapping[str, float], *, only_if_near: bool) -> None:
+        """Warn, once, if the metric has never come, though others have; a slip of the pen is told in time."""
+        if self.best is not None or self.metric in known or self._has_warned:
+            return
+        near = difflib.get_close_matches(self.metric, known, n=3)
+        if near or (known and not only_if_near):
+            self._has_warned = True
+            warnings.warn(
+                f"{type(self).__name__} has seen no number called {self.metric!r}, and has done nothing: expected one "
+                f"of {', '.join(near or sorted(known))}",
+                stacklevel=3,
+            )
 
     @abstractmethod
     def _seen(self, run: Run, value: float, *, is_better: bool) -> None: ...

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Self
 
+from grpo.data.state import require_whole_state
 from grpo.distributed.errors import RankError, RankLostError
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ def require_callbacks(callbacks: Any) -> list[Callback]:
     """The callbacks in a list.
 
     Raises:
-        TypeError: if one is none.
+        TypeError: if one is none, or would lose its state.
     """
     if isinstance(callbacks, Callback):
         raise TypeError(f"callbacks is a {type(callbacks).__name__}, expected a sequence of them: pass [callback]")
@@ -67,6 +68,7 @@ def require_callbacks(callbacks: Any) -> list[Callback]:
                 f"callback {callback!r} lacks {', '.join(missing) or 'an instance'}: inherit from grpo.Callback, and "
                 f"pass an instance"
             )
+        require_whole_state(callback, "callback")
     return list(callbacks)
 
 

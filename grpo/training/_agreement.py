@@ -16,6 +16,7 @@ from grpo.config.update import UpdateConfig
 from grpo.data._part_state import modules_in
 from grpo.data._protocols import type_name
 from grpo.data._settings import settings_of, settings_of_all
+from grpo.data.state import require_whole_state
 from grpo.distributed.parts import is_sharded
 from grpo.distributed.world import ALONE, World
 from grpo.training._optimization import level_of_caller
@@ -70,8 +71,15 @@ def check_same_settings(config: UpdateConfig, trainer: object, world: World) -> 
     _require_same({"trainer": type_name(trainer), "compare_every": str(world.compare_every), **settings}, world)
 
 
-def check_same_parts(parts: Mapping[str, object], world: World) -> None:
-    """Raise a ValueError on all processes where what trainers were given is of other kinds, or has other settings."""
+def check_parts(parts: Mapping[str, object], world: World) -> None:
+    """What a trainer was given must keep its state, if it has any, and be alike on all processes.
+
+    Raises:
+        TypeError: if a part tells its state, but does not take it back, or the other way round.
+        ValueError: on all processes, if parts are of other kinds there, or have other settings.
+    """
+    for role, part in parts.items():
+        require_whole_state(part, role)
     _require_same(settings_of_all(parts), world)
 
 

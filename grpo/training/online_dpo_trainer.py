@@ -17,7 +17,7 @@ from grpo.models.policy import ActionsT, PolicyModel, ReportsMetrics, StatesT
 from grpo.models.reward_model import RewardModel
 from grpo.objectives.preference_objective import PreferenceObjective
 from grpo.rollout.sampler import Sampler
-from grpo.training._agreement import check_is_not_averaged, check_same_parts, check_world
+from grpo.training._agreement import check_is_not_averaged, check_parts, check_world
 from grpo.training._metrics import StepMetrics
 from grpo.training._optimization import move_all
 from grpo.training._sampling_gap import SamplingGap
@@ -95,7 +95,7 @@ class OnlineDPOTrainer(PreferenceTrainer[StatesT, ActionsT]):
         self.phases = self.collector.phases
         self.last_experience: Experience | None = None
         self._models["reward_model"] = reward_model
-        check_same_parts({"reward_model": reward_model, "sampler": self.sampler}, self.world)
+        check_parts({"reward_model": reward_model, "sampler": self.sampler}, self.world)
         self._join_world([reward_model, self.sampler])
         self._reporting = those_with(ReportsMetrics, [policy, reward_model, self.sampler])
 

@@ -26,8 +26,8 @@ from grpo.models.policy import ActionsT, ComputesTogether, PolicyModel, ReportsM
 from grpo.training._agreement import (
     check_is_not_averaged,
     check_is_told_of_others,
+    check_parts,
     check_same_optimizer,
-    check_same_parts,
     check_same_settings,
     check_same_tensors,
     check_world,
@@ -115,7 +115,7 @@ class PolicyTrainer(Generic[StatesT, ActionsT]):
         self._small_copies = Copies()
         doubles = any(parameter.dtype == torch.float64 for parameter in self._optimization.parameters.values())
         self._weights_dtype = torch.float64 if doubles else torch.float32
-        check_same_parts(self._models, self.world)
+        check_parts(self._models, self.world)
         self._check_same_policy("seed or load them alike on all processes before the trainer is made")
         check_same_optimizer(self.optimizer, self.world)
         fix = ": load it alike on all processes before the trainer is made"

@@ -26,7 +26,7 @@ from grpo.objectives.preference_objective import (
     RobustPreferenceLoss,
     SigmoidPreferenceLoss,
 )
-from grpo.training._agreement import check_same_parts
+from grpo.training._agreement import check_parts
 from grpo.training._metrics import StepMetrics
 from grpo.training._preference_batch import PairMicroBatch, PreferenceBatch
 from grpo.training._presets import check_config, refuse_replaced
@@ -72,7 +72,7 @@ class PreferenceTrainer(PolicyTrainer[StatesT, ActionsT]):
                 sft_coefficient=config.sft_coefficient,
             )
         self.objective = objective
-        check_same_parts({"objective": objective}, self.world)
+        check_parts({"objective": objective}, self.world)
 
     @property
     def _parts(self) -> dict[str, object]:

@@ -36,7 +36,7 @@ from grpo.objectives._checks import check_terms
 from grpo.objectives.grpo_objective import Objective
 from grpo.rollout.importance import importance_weights
 from grpo.rollout.sampler import Sampler, correction_for
-from grpo.training._agreement import check_is_not_averaged, check_same_parts, check_world
+from grpo.training._agreement import check_is_not_averaged, check_parts, check_world
 from grpo.training._all_samples import terms_of_all
 from grpo.training._metrics import StepMetrics, value_metrics
 from grpo.training._minibatches import LossWeights, MicroBatch, iterate_minibatches
@@ -132,7 +132,7 @@ class Trainer(PolicyTrainer[StatesT, ActionsT]):
         self._needs = needs
         self._objective_looks_at_all = bool(needs_of(objective).all_samples)
         self._models["reward_model"] = reward_model
-        check_same_parts({"reward_model": reward_model, **self._parts}, self.world)
+        check_parts({"reward_model": reward_model, **self._parts}, self.world)
         self._join_world([reward_model, self.sampler])
         self._reporting = those_with(ReportsMetrics, [policy, reward_model, self.sampler])
         self._follows_data = not missing_methods(policy, FollowsData)

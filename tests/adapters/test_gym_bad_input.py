@@ -49,6 +49,14 @@ def shared_environment() -> EpisodeSampler:
     return EpisodeSampler(lambda: environment)
 
 
+def of_any_kind(**settings: Any) -> GymPolicy:
+    return GymPolicy(SpacesEnv(BOX, BOX), **settings)
+
+
+def as_is(value: Any) -> Any:
+    return value
+
+
 WRONG: list[tuple[Callable[[], Any], type[Exception], str]] = [
     (
         lambda: GymPolicy(SpacesEnv(BOX, spaces.Text(2))),
@@ -111,6 +119,21 @@ WRONG: list[tuple[Callable[[], Any], type[Exception], str]] = [
         r"SyncVectorEnv has autoreset_mode 'whenever' in its metadata, expected one of AutoresetMode\.NEXT_STEP.*: set",
     ),
     (lambda: FragmentSampler(ScriptedEnv(), 8), TypeError, r"envs is a ScriptedEnv, expected a vector .*make_vec"),
+    (lambda: of_any_kind(hidden_sizes=64), TypeError, r"hidden_sizes is 64, expected .* \(64, 64\)"),
+    (lambda: of_any_kind(hidden_sizes=[6.0]), TypeError, r"hidden_sizes is \[6\.0\], expected"),
+    (lambda: of_any_kind(hidden_sizes=(8, 0)), ValueError, r"expected at least 1 unit in each"),
+    (
+        lambda: of_any_kind(normalize_observations="no"),
+        TypeError,
+        "normalize_observations is 'no', expected True or False",
+    ),
+    (lambda: of_any_kind(seed=None), TypeError, "seed is None, expected an integer"),
+    (
+        lambda: FragmentSampler(scripted(), as_is(8.0)),
+        TypeError,
+        r"num_steps is 8\.0, expected an integer of at least 1",
+    ),
+    (lambda: EpisodeSampler(MatchingEnv, as_is("8")), TypeError, "num_envs is '8', expected an integer of at least 1"),
     (lambda: FragmentSampler(scripted(), 0), ValueError, r"num_steps is 0, expected at least 1"),
     (lambda: FragmentSampler(scripted(), 1), ValueError, r"num_steps is 1, expected at least 2 for .*NEXT_STEP"),
     (lambda: FragmentSampler(scripted(), 8, seed=-1), TypeError, r"seed is -1, expected a seed, an integer of at lea"),
@@ -414,6 +437,8 @@ def test_predict_refuses_what_training_refuses() -> None:
     policy = GymPolicy(SpacesEnv(spaces.Box(-1, 1, (2,)), spaces.Discrete(2)))
     with pytest.raises(NonFiniteError, match="predict was given observations that are not finite"):
         policy.predict([[0.0, np.nan]])
+    with pytest.raises(ValueError, match=r"masks of shape \[\], expected \[1, 2\].*write deterministic=\.\.\. with"):
+        policy.predict(np.zeros((1, 2)), True)
     with pytest.raises(ValueError, match="predict was given masks that allow nothing"):
         policy.predict([[0.0, 0.0]], [[0, 0]])
 

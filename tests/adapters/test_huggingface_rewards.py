@@ -565,3 +565,18 @@ def test_hostile_texts_take_no_time(part: str) -> None:
     FormatReward()(texts)
     assert time.perf_counter() - start < 5
     assert re.fullmatch(r"[01]\.0", str(FormatReward()([text])[0]))
+
+
+def test_a_state_of_other_functions_or_weights_is_refused() -> None:
+    def long(completions: Any) -> list[float]:
+        return [float(len(completion)) for completion in completions]
+
+    def short(completions: Any) -> list[float]:
+        return [-value for value in long(completions)]
+
+    state = FunctionReward([long, short], weights=[1.0, 2.0]).state_dict()
+    FunctionReward([long, short], weights=[1.0, 2.0]).load_state_dict(state)
+    with pytest.raises(ValueError, match=r"states of the functions .*'short'.*, expected {'long': \[\]}"):
+        FunctionReward(long).load_state_dict(state)
+    with pytest.raises(ValueError, match=r"with the weights \[1\.0, 2\.0\], expected \[2\.0, 1\.0\]"):
+        FunctionReward([long, short], weights=[2.0, 1.0]).load_state_dict(state)

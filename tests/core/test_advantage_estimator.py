@@ -10,8 +10,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from grpo import (
+    GeneralizedAdvantage,
     GroupedRewards,
     GroupRelative,
+    MonteCarlo,
     Segments,
     batch_normalized_advantages,
     group_centered_advantages,
@@ -138,6 +140,12 @@ def test_float64_stays_float64() -> None:
 def test_a_group_function_that_is_none(wrong: object) -> None:
     with pytest.raises(TypeError, match=r"function is .*, expected one from grpo\.GroupedRewards to advantages \[N\]"):
         GroupRelative(wrong)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("wrong", [GroupRelative(), GeneralizedAdvantage(), MonteCarlo()])
+def test_an_estimator_in_place_of_a_group_function(wrong: Any) -> None:
+    with pytest.raises(TypeError, match="which estimates advantages by itself: pass it as advantage_estimator"):
+        GroupRelative(wrong)
 
 
 @pytest.mark.parametrize(

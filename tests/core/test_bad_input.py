@@ -6,6 +6,7 @@ import copy
 import random
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any, cast
 
 import numpy as np
@@ -17,15 +18,19 @@ from torch import Tensor
 
 from grpo import (
     Evaluation,
+    GroupRelative,
     GRPOConfig,
     GRPOObjective,
     GRPOTrainer,
     NonFiniteError,
+    PPOConfig,
     ScoreFunctionSurrogate,
     Terms,
     TrainerConfig,
     leave_one_out_advantages,
 )
+from grpo.config._frozen_model import KNOWN_ELSEWHERE_AS
+from grpo_adapters.huggingface import SamplingConfig
 
 
 def grade(state: Any, action: Any) -> float:
@@ -293,11 +298,39 @@ class _WholeSequences(Quiet):
 
 
 @pytest.mark.parametrize(
-    ("name", "hint"), [("grup_size", r"did you mean group_size\?"), ("lr", "expected some of .*learning_rate, ")]
+    ("name", "hint"),
+    [
+        ("grup_size", r"did you mean group_size\?"),
+        ("steps", "expected some of .*learning_rate, "),
+        ("num_generations", "it is called group_size here"),
+        ("n_epochs", "it is called num_epochs_per_update here"),
+        ("vf_coef", "expected some of"),
+    ],
 )
 def test_settings_that_are_not_there_are_told_of_those_that_are(name: str, hint: str) -> None:
     with pytest.raises(ValueError, match=f"GRPOConfig has no setting '{name}': {hint}"):
         GRPOConfig.model_validate({name: 1})
+
+
+def test_what_others_call_a_setting_is_a_setting_here() -> None:
+    known = {name for config in (GRPOConfig, PPOConfig, SamplingConfig) for name in config.model_fields}
+    assert set(KNOWN_ELSEWHERE_AS.values()) <= known
+    assert not KNOWN_ELSEWHERE_AS.keys() & known
+
+
+@pytest.mark.parametrize("has", ["state_dict", "load_state_dict"])
+@pytest.mark.parametrize("role", ["advantage_estimator", "objective"])
+def test_half_a_state_is_refused(has: str, role: str) -> None:
+    part: Any = {"advantage_estimator": GroupRelative().__call__, "objective": GRPOObjective()}[role]
+
+    class Half:
+        def __call__(self, *arguments: Any) -> Any:
+            return part(*arguments)
+
+    setattr(Half, has, lambda self, *arguments: {})
+    make_trainer: Any = partial(GRPOTrainer, GRPOConfig(), TablePolicy(), FunctionRewards(grade))
+    with pytest.raises(TypeError, match=f"{role} Half has {has}, but no .*: give it both, or none"):
+        make_trainer(**{role: Half()})
 
 
 @pytest.mark.parametrize(

@@ -141,6 +141,29 @@ def test_a_metric_that_never_comes_is_told(make: Callable[[str], Callback], tmp_
         make_run(tmp_path / "b", callbacks=[make("reward")])(Until(steps=1))
 
 
+def test_a_slip_in_the_name_of_a_metric_is_told_before_the_run_is_over(tmp_path: Path) -> None:
+    told_before_step_2: list[str] = []
+    evaluates = Evaluate(lambda policy: {"score": 1.0}, 2)
+    run = make_run(tmp_path, callbacks=[BestWeights("rewrad"), evaluates, BestWeights("evaluation/scores")])
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        run(Until(steps=1))
+        told_before_step_2 += [str(warning.message) for warning in caught]
+        run(Until(steps=4))
+    assert len(told_before_step_2) == len(caught) == 2
+    assert "'evaluation/scores', and has done nothing: expected one of evaluation/score" in told_before_step_2[0]
+    assert "'rewrad', and has done nothing: expected one of reward" in told_before_step_2[1]
+
+
+def test_a_callback_with_half_a_state_is_refused() -> None:
+    class Half(Callback):
+        def state_dict(self) -> dict[str, Any]:
+            return {}
+
+    with pytest.raises(TypeError, match="callback Half has state_dict, but no load_state_dict"):
+        make_run(callbacks=[Half()])
+
+
 def test_best_weights_that_are_not_there_are_told(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"there is no .*best: choose the folder of a run that had BestWeights"):
         load_best_weights(SoftmaxPolicy(3), tmp_path)

@@ -72,6 +72,20 @@ def check_seed(value: Any, name: str) -> int:
     return value
 
 
+def check_count(value: Any, name: str, what: str) -> int:
+    """A number of things, of which there is one at least.
+
+    Raises:
+        TypeError: if it is no integer.
+        ValueError: if it is below 1.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | np.integer):
+        raise TypeError(f"{name} is {value!r}, expected an integer of at least 1: {what}")
+    if value < 1:
+        raise ValueError(f"{name} is {value}, expected at least 1: {what}")
+    return int(value)
+
+
 def seed_from(*numbers: int) -> int:
     """A seed of 31 bits that follows from these."""
     return int(np.random.SeedSequence(numbers).generate_state(1)[0] >> 1)

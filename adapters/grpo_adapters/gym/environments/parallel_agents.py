@@ -11,7 +11,7 @@ from gymnasium import spaces
 
 from grpo import World
 from grpo_adapters.gym.actions.action_batches import one_by_one
-from grpo_adapters.gym.environments.checks import check_seed, seed_from
+from grpo_adapters.gym.environments.checks import check_count, check_seed, seed_from
 from grpo_adapters.gym.environments.vector_environments import EnvironmentFailedError
 from grpo_adapters.gym.observations.encoder import check_same_spaces
 from grpo_adapters.gym.playing.agent_groups import AgentGroup
@@ -56,8 +56,8 @@ class ParallelAgents:
         groups: Mapping[str, Sequence[str]] | None = None,
         seed: int = 0,
     ) -> None:
-        if num_steps < 1 or num_envs < 1:
-            raise ValueError(f"num_steps is {num_steps} and num_envs {num_envs}, expected at least 1 of both")
+        num_steps = check_count(num_steps, "num_steps", "steps in each environment in a rollout")
+        num_envs = check_count(num_envs, "num_envs", "environments to play side by side")
         self.environments = [_made(make_environment) for _ in range(num_envs)]
         self.num_steps = num_steps
         self._seed = check_seed(seed, "seed")

@@ -29,6 +29,7 @@ def step_of(memory: nn.Module, units: Tensor, state: Any) -> tuple[Tensor, Any]:
             result = memory(units, state)
         except Exception as error:
             hint = "; give it initial_state(n) if it cannot begin from None" if state is None else ""
+            hint = f"; {units.shape[1]} is what the trunk gives, or an observation where there is none{hint}"
             raise ValueError(
                 f"{name} cannot take units of shape {list(units.shape)} with the state "
                 f"{None if state is None else [list(tensor.shape) for _, tensor in tensors_of(state)]}: "

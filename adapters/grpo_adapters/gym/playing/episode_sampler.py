@@ -14,7 +14,14 @@ from numpy.typing import NDArray
 
 from grpo import NonFiniteError
 from grpo_adapters.gym.actions.action_batches import one_by_one
-from grpo_adapters.gym.environments.checks import allows_something, check_seed, check_state, not_finite, nothing_allowed
+from grpo_adapters.gym.environments.checks import (
+    allows_something,
+    check_count,
+    check_seed,
+    check_state,
+    not_finite,
+    nothing_allowed,
+)
 from grpo_adapters.gym.environments.vector_environments import EnvironmentFailedError
 from grpo_adapters.gym.memory.memory_records import StepsRemembered, beginning, begun_anew, check_remembered
 from grpo_adapters.gym.memory.memory_states import rows_of
@@ -59,8 +66,7 @@ class EpisodeSampler:
     """
 
     def __init__(self, make_environment: Callable[[], gymnasium.Env[Any, Any]], num_envs: int = 16) -> None:
-        if num_envs < 1:
-            raise ValueError(f"num_envs is {num_envs}, expected at least 1: environments to play side by side")
+        num_envs = check_count(num_envs, "num_envs", "environments to play side by side")
         if not callable(make_environment):
             raise TypeError(
                 f"make_environment is a {type(make_environment).__name__}, expected a function that makes an "

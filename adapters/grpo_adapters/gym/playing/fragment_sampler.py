@@ -10,7 +10,7 @@ import torch
 from gymnasium.vector import AutoresetMode
 
 from grpo import World
-from grpo_adapters.gym.environments.checks import check_state, seed_from
+from grpo_adapters.gym.environments.checks import check_count, check_state, seed_from
 from grpo_adapters.gym.environments.vector_environments import VectorEnvironments
 from grpo_adapters.gym.memory.memory_records import MemoryRecord
 from grpo_adapters.gym.memory.memory_states import map_state
@@ -75,8 +75,7 @@ class FragmentSampler:
     ) -> None:
         if environments_in_state not in ("copy", "restart"):
             raise ValueError(f"environments_in_state is {environments_in_state!r}, expected 'copy' or 'restart'")
-        if num_steps < 1:
-            raise ValueError(f"num_steps is {num_steps}, expected at least 1: steps in each environment in a rollout")
+        num_steps = check_count(num_steps, "num_steps", "steps in each environment in a rollout")
         self.environments = VectorEnvironments(envs, seed)
         if num_steps == 1 and self.environments.mode is AutoresetMode.NEXT_STEP:
             raise ValueError(

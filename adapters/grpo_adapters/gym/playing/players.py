@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from grpo import NonFiniteError
 from grpo_adapters.gym.actions.action_batches import one_by_one
@@ -110,6 +111,14 @@ def _in_evaluation_mode(policy: GymPolicy) -> Iterator[None]:
             module.training = True
 
 
+def _check_mask_shape(masks: NDArray[np.bool_], expected: tuple[int, int]) -> None:
+    if masks.shape != expected:
+        raise ValueError(
+            f"predict was given masks of shape {list(masks.shape)}, expected {list(expected)}, whether each choice is "
+            f"allowed; write deterministic=... with its name"
+        )
+
+
 @torch.no_grad()
 def decide_once(
     policy: GymPolicy, observations: Any, masks: Any, memory: Any, *, deterministic: bool
@@ -124,6 +133,7 @@ def decide_once(
     allowed = None
     if masks is not None:
         choices = np.asarray(masks, dtype=bool)
+        _check_mask_shape(choices, (len(features), sum(policy.distribution.sizes)))
         if not allows_something(choices, policy.distribution.sizes).all():
             raise ValueError(f"predict was given masks that allow nothing: {masks}, expected a choice for each")
         allowed = torch.from_numpy(choices).to(policy.device)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from grpo import EqualGroups, Segments, Stateful, World
-from grpo_adapters.gym.environments.checks import check_seed, check_state, seed_from
+from grpo_adapters.gym.environments.checks import check_count, check_seed, check_state, seed_from
 from grpo_adapters.gym.environments.simulators import CheckedSimulator, Simulator
 from grpo_adapters.gym.memory.memory_records import MemoryRecord
 from grpo_adapters.gym.observations.columns import placed
@@ -68,8 +68,7 @@ class SimulatorSampler:
     """
 
     def __init__(self, simulator: Simulator, num_steps: int, *, seed: int = 0) -> None:
-        if num_steps < 1:
-            raise ValueError(f"num_steps is {num_steps}, expected at least 1: steps in each environment in a rollout")
+        num_steps = check_count(num_steps, "num_steps", "steps in each environment in a rollout")
         self._checked = CheckedSimulator(simulator)
         self._seed = check_seed(seed, "seed")
         self._next_seed: int | None = self._seed

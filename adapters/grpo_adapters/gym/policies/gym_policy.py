@@ -34,6 +34,7 @@ from grpo_adapters.gym.observations.frame_stacks import gathered
 from grpo_adapters.gym.playing.players import decide_once
 from grpo_adapters.gym.playing.stepwise import Decided
 from grpo_adapters.gym.playing.trajectories import SampledOutputs, Trajectory, TrajectoryBatch
+from grpo_adapters.gym.policies.policy_settings import check_hidden_sizes, check_normalization_and_seed, check_window
 from grpo_adapters.gym.policies.unit_shapes import (
     check_head,
     check_trunk,
@@ -74,7 +75,7 @@ class GymPolicy(nn.Module):
         seed: of the initial weights and the sampling.
 
     Raises:
-        TypeError: if a space is not supported, or a network is no module.
+        TypeError: if a space is not supported, a network is no module, or a setting is of another kind.
         ValueError: if the network's outputs do not fit the action space, if a network mixes observations or keeps
             something from call to call, or if a memory does, or its state grows.
 
@@ -101,7 +102,9 @@ class GymPolicy(nn.Module):
     ) -> None:
         super().__init__()
         require_modules(actor=actor, trunk=trunk, memory=memory)
-        _check_window(memory, window, burn_in)
+        check_window(memory, window, burn_in)
+        check_hidden_sizes(hidden_sizes)
+        check_normalization_and_seed(normalize_observations, seed)
         observation_space, action_space = spaces_of(environment)
         is_environment = isinstance(environment, gymnasium.Env | gymnasium.vector.VectorEnv)
         self.sampler: Sampler[Sequence[int], Sequence[Trajectory]] | None = None
@@ -319,19 +322,3 @@ def _normalization(encoder: ObservationEncoder) -> RunningNormalization | Normal
     if not encoder.is_structured:
         return RunningNormalization(encoder.shape)
     return NormalizedColumns({name: part.shape for name, part in encoder.parts.items() if part.dtype == np.float32})
-
-
-def _check_window(memory: nn.Module | None, window: int | None, burn_in: int) -> None:
-    for name, value in (("window", window), ("burn_in", burn_in)):
-        if value is not None and type(value) is not int:
-            raise TypeError(f"{name} is {value!r}, expected a whole number of steps")
-    if memory is None and (window is not None or burn_in != 0):
-        raise ValueError(
-            f"window is {window} and burn_in {burn_in}, but there is no memory: pass memory=LSTM(...), say"
-        )
-    if window is not None and window < 1:
-        raise ValueError(f"window is {window}, expected at least 1: steps of a row, or None for whole trajectories")
-    if burn_in < 0 or (burn_in > 0 and (window is None or burn_in >= window)):
-        raise ValueError(
-            f"burn_in is {burn_in} and window {window}, expected fewer steps of burn-in than of a window, at least 0"
-        )

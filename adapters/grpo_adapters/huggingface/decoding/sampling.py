@@ -5,15 +5,15 @@ from __future__ import annotations
 from typing import Annotated
 
 import torch
-from pydantic import BaseModel, Field, PositiveInt
+from pydantic import Field, PositiveInt
 from torch import Tensor
 
-from grpo import NonFiniteError
+from grpo import FrozenModel, NonFiniteError
 
 TopP = Annotated[float, Field(gt=0, le=1)]
 
 
-class SamplingConfig(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
+class SamplingConfig(FrozenModel):
     """How completions are sampled. Filters apply in the order of the attributes, each to what the one before left.
 
     Attributes:

@@ -5,11 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from pydantic import BaseModel, ConfigDict
+from pydantic import ConfigDict
 from torch import Tensor, distributed, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, FullyShardedDataParallel, MixedPrecisionPolicy, fully_shard
 from torch.nn.parallel import DataParallel, DistributedDataParallel
+
+from grpo import FrozenModel
 
 NEEDED = ("set_force_sum_reduction_for_comms", "set_reduce_scatter_unused_params", "reset_iter_state")
 """What FSDP2 of this PyTorch must know."""
@@ -20,7 +22,7 @@ FITTING = {"cpu": "gloo", "cuda": "nccl"}
 CHUNK = 2**22  # elements that are looked at together
 
 
-class FSDP2Config(BaseModel):
+class FSDP2Config(FrozenModel):
     """How a language model is cut into parts, each of which lies on one process.
 
     Each layer is gathered before it computes, and given up afterwards. Parameters, gradients and the optimizer's state
@@ -45,7 +47,7 @@ class FSDP2Config(BaseModel):
         True
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
+    model_config = ConfigDict(arbitrary_types_allowed=True)
 
     mesh: DeviceMesh | None = None
     param_dtype: torch.dtype | None = None

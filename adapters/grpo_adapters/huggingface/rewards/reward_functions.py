@@ -119,25 +119,34 @@ class FunctionReward:
         return dict(self._metrics)
 
     def state_dict(self) -> dict[str, Any]:
-        """What changes from call to call, copied: the metrics, and what functions tell of themselves.
+        """What changes from call to call, copied: the metrics, and what functions tell of themselves; and the weights.
 
         A function that is an object tells by ``state_dict``, if it is :class:`grpo.Stateful`, and its ``generator``.
         """
-        return {"metrics": dict(self._metrics), "functions": self._function_states()}
+        return {
+            "metrics": dict(self._metrics),
+            "functions": self._function_states(),
+            "weights": self._weights.tolist(),
+        }
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Go on from what ``state_dict`` of this object, or of one constructed in the same way, returned.
 
         Raises:
-            ValueError: if it is the state of other functions; nothing has changed then.
+            ValueError: if it is the state of other functions, or of other weights; nothing has changed then.
         """
         own = {name: sorted(state) for name, state in self._function_states().items()}
         told = state_dict.get("functions") if isinstance(state_dict, Mapping) else None
         came = {name: sorted(state) for name, state in told.items()} if isinstance(told, Mapping) else None
-        if came != own or "metrics" not in state_dict:
+        if came != own or not state_dict.keys() >= {"metrics", "weights"}:
             raise ValueError(
                 f"FunctionReward.load_state_dict was given states of the functions {came}, expected {own}: pass what "
                 f"state_dict() of one with the same functions returned"
+            )
+        if state_dict["weights"] != self._weights.tolist():
+            raise ValueError(
+                f"FunctionReward.load_state_dict was given a state with the weights {state_dict['weights']}, expected "
+                f"{self._weights.tolist()}, which this one has: construct it with the same weights"
             )
         for name, state in state_dict["functions"].items():
             if "state" in state:
@@ -147,14 +156,14 @@ class FunctionReward:
         self._metrics = dict(state_dict["metrics"])
 
     def _function_states(self) -> dict[str, dict[str, Any]]:
-        """The states of those functions that have any."""
+        """The states of all functions, empty for those that have none."""
         states: dict[str, dict[str, Any]] = {name: {} for name in self._functions}
         for name, function in self._functions.items():
             if isinstance(function, Stateful):
                 states[name]["state"] = copy.deepcopy(function.state_dict())
             if isinstance(getattr(function, "generator", None), torch.Generator):
                 states[name]["generator"] = cast("Any", function).generator.get_state()
-        return {name: state for name, state in states.items() if state}
+        return states
 
     def train(self) -> None:
         """Nothing to switch."""
