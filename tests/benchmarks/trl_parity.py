@@ -133,7 +133,8 @@ def cases() -> list[Case]:
       the step is one micro-batch. TRL's ``dapo`` is the one that agrees with our ``"per_decision"`` under any split.
     - TRL's ``dr_grpo`` divides by N times ``max_completion_length``, which is our integer ``loss_averaging``.
     - ``epsilon_high`` of TRL's ``cispo`` is the bound on the ratio itself, not on its distance from 1.
-    - TRL's ``sapo`` averages as its ``grpo`` does, its ``cispo`` as its ``dapo``.
+    - TRL's ``sapo`` averages as its ``grpo`` does, its ``cispo`` as its ``dapo``. It keeps the temperatures in float32
+      whatever the precision: in float64 this is all that differs.
     - ``delta`` is our ``dual_clip``; with it TRL bounds positive advantages too, which the clip range, being narrower,
       has done already.
     - ``importance_sampling_level="sequence"`` is our SampleClippedSurrogate; ``luspo`` is that with the integer 1 as
