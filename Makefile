@@ -14,7 +14,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --co
 
 TOGETHER := $(BIN)/pytest --numprocesses 3 --dist worksteal
 
-.PHONY: demo test types units test-examples test-processes test-reliability test-environments test-cluster test-gpu docs test-site \
+.PHONY: demo test types units test-examples test-processes test-reliability test-environments test-cluster test-gpu docs page test-site \
 	picture families benchmark benchmark-control benchmark-language benchmark-memory benchmark-engine wheel matrix release clean
 
 demo: $(VENV)/examples  ## GRPO on a bandit whose arms drift
@@ -54,6 +54,10 @@ test-gpu: $(if $(GPU_PYTHON),,$(VENV)/dev)  ## what differs on a GPU; GPU_PYTHON
 
 docs: $(VENV)/dev  ## the site, into docs/_build/html
 	$(BIN)/sphinx-build --fail-on-warning --keep-going -b html docs docs/_build/html
+
+page: $(VENV)/dev  ## one page of the site, make page PAGE=learn/gae.md, into docs/_build/one
+	$(if $(PAGE),,$(error which page? for instance: make page PAGE=learn/gae.md))
+	PAGE=$(PAGE) $(BIN)/sphinx-build --fail-on-warning --keep-going -b html docs docs/_build/one
 
 test-site: $(SITE)/ready  ## the pages that `make docs` built, in Chromium
 	PYTHONPATH=$(CURDIR):$(CURDIR)/adapters $(SITE)/bin/python -m pytest --numprocesses 2 --dist worksteal tests/site

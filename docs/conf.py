@@ -1,12 +1,10 @@
 """The site: MyST pages, executed notebooks, and an API reference that misses no public name."""
 
-import importlib
 import os
 import re
 import shutil
 import sys
 from pathlib import Path
-from typing import Any
 
 from sphinx.application import Sphinx
 from sphinx.errors import ExtensionError
@@ -16,16 +14,6 @@ import grpo
 HERE = Path(__file__).parent
 ROOT = HERE.parent
 NOTEBOOKS = ["grpo_dynamic_bandit_demo.ipynb", "grpo_language_model.ipynb"]
-PUBLIC_MODULES = [
-    "grpo",
-    "grpo_adapters.bandit",
-    "grpo_adapters.bandit.baselines",
-    "grpo_adapters.cli",
-    "grpo_adapters.gym",
-    "grpo_adapters.huggingface",
-    "grpo_adapters.progress",
-    "grpo_adapters.tracking",
-]
 
 # What GitHub shows beside the code is a page of the site too; files that are none are named without a link.
 PROJECT_PAGES = {"CONTRIBUTING.md": "contributing.md", "ROADMAP.md": "roadmap.md", "SECURITY.md": "security.md"}
@@ -51,6 +39,8 @@ for name, page in PROJECT_PAGES.items():
     (HERE / "project" / page).write_text(project_page((ROOT / name).read_text(encoding="utf-8")), encoding="utf-8")
 
 sys.path.append(str(HERE))  # for the extensions beside this file
+from public_names import public_names  # noqa: E402
+
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(HERE), os.environ.get("PYTHONPATH")]))  # for figures.py
 (HERE / "tutorials").mkdir(exist_ok=True)
 for notebook in NOTEBOOKS:
@@ -69,6 +59,7 @@ extensions = [
     "sphinx_copybutton",
     "sphinx-mathjax-offline",
     "command_reference",
+    "public_names",
     "readable_signatures",
     "reference_contents",
     "settings_reference",
@@ -122,29 +113,22 @@ napoleon_use_ivar = True
 python_use_unqualified_type_names = True
 python_maximum_signature_line_length = 68
 suppress_warnings = ["mystnb.unknown_mime_type"]
+ONE_PAGE = os.environ.get("PAGE")  # `make page`: links to the other pages lead nowhere then
+if ONE_PAGE:
+    include_patterns = ["index.md", ONE_PAGE]
+    suppress_warnings += ["myst.xref_missing", "ref", "toc"]
 
 
 def require_all_public_names(app: Sphinx, exception: Exception | None) -> None:
     """Fail the build of the whole site if a public name of the packages has no entry in the reference."""
-    if exception is not None or app.config.include_patterns != ["**"]:
+    if exception is not None or ONE_PAGE:
         return
     documented = {name for name, *_ in app.env.get_domain("py").get_objects()}
-    missing = [
-        f"{module}.{name}"
-        for module in PUBLIC_MODULES
-        for name in importlib.import_module(module).__all__
-        if f"{module}.{name}" not in documented
-    ]
+    missing = [name for name, _ in public_names() if name not in documented]
     if missing:
         raise ExtensionError(f"public names without an entry in the API reference: {', '.join(missing)}")
 
 
-def escape_shapes(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
-    """Keep the star of a shape such as [n, *shape] from starting an emphasis."""
-    lines[:] = [re.sub(r"(?<=[\[ ])\*(?=\w+[,\]])", r"\\*", line) for line in lines]
-
-
 def setup(app: Sphinx) -> None:
-    """Register the check and the correction."""
-    app.connect("autodoc-process-docstring", escape_shapes)
+    """Register the check."""
     app.connect("build-finished", require_all_public_names)

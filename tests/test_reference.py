@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import importlib
+import inspect
+import io
 import re
 from collections.abc import Iterator
 from itertools import groupby
@@ -11,10 +12,14 @@ from typing import Any
 
 import pytest
 from command_reference import entry_of, options_and_values
+from docutils.core import publish_doctree
+from docutils.parsers.rst.roles import register_local_role
+from public_names import escape_shapes, public_names
 from pydantic_core import PydanticUndefined
 from readable_signatures import require_readable, show_signature
 from setting_ranges import ranges_of
 from sphinx.errors import ExtensionError
+from sphinx.ext.napoleon import Config, GoogleDocstring
 from sphinx.testing.util import SphinxTestApp
 from sphinx.util.inspect import signature, stringify_signature
 
@@ -70,16 +75,10 @@ def test_own_settings_come_first_and_inherited_ones_with_their_class() -> None:
     assert [each.name for each in found[:3]] == ["clip_low", "clip_high", "dual_clip"]
 
 
-def public() -> Iterator[tuple[str, Any]]:
-    modules = re.findall(r'"(grpo[\w.]*)",\n', (DOCS / "conf.py").read_text())
-    for module in map(importlib.import_module, modules):
-        yield from ((f"{module.__name__}.{name}", getattr(module, name)) for name in module.__all__)
-
-
 def test_no_signature_shows_what_only_python_needs() -> None:
-    names = [name for name, thing in public() if callable(thing)]
+    names = [name for name, thing in public_names() if callable(thing)]
     assert {"grpo.GRPOConfig", "grpo_adapters.gym.Rollout"} <= set(names)
-    for name, thing in public():
+    for name, thing in public_names():
         if not callable(thing) or (isinstance(thing, type) and issubclass(thing, Exception)):
             continue
         what = "class" if isinstance(thing, type) else "function"
@@ -138,3 +137,38 @@ def test_the_reference_has_every_command() -> None:
     assert set(re.findall(r"`anygrpo (\w+) ", pages)) == set(COMMANDS)
     shown = re.findall(r"options-of:: (?:train (\w+)|[\w.]+\.(\w+)Options)", pages)
     assert len(shown) == 3 + 2 + len(COMMANDS) - 1
+
+
+def docstrings() -> Iterator[tuple[str, str]]:
+    """All that the reference shows of each public object."""
+    for name, value in public_names():
+        described = {name: value}
+        if inspect.isclass(value):
+            own = {part: member for part, member in vars(value).items() if not part.startswith("_")}
+            described |= {f"{name}.{part}": member for part, member in own.items() if not inspect.isclass(member)}
+        for place, documented in described.items():
+            text = inspect.getdoc(documented)
+            if text and not isinstance(documented, str | int | float | dict | list | tuple):
+                yield place, text
+
+
+def complaints_about(text: str) -> str:
+    """What docutils says of a docstring, where roles of Sphinx's are known."""
+    for role in ("class", "func", "meth", "attr", "mod", "data", "exc", "doc", "ref"):
+        register_local_role(role, lambda *arguments, **options: ([], []))
+    rest = str(GoogleDocstring([escape_shapes(line) for line in text.splitlines()], Config(napoleon_use_ivar=True)))
+    stream = io.StringIO()
+    publish_doctree(rest, settings_overrides={"warning_stream": stream, "report_level": 2, "halt_level": 5})
+    return stream.getvalue()
+
+
+def test_docstrings_are_text_that_the_site_can_show() -> None:
+    assert "Undefined substitution" in complaints_about("Spread |R - median(R)| of a group.")
+    assert {name: found for name, text in docstrings() if (found := complaints_about(text))} == {}
+
+
+def test_each_public_name_has_an_entry_in_the_reference() -> None:
+    pages = "\n".join(page.read_text(encoding="utf-8") for page in PAGES)
+    entries, types = re.findall(r"auto\w+:: ([\w.]+)", pages), re.findall(r"py:type:: (\w+)", pages)
+    told = {*entries, *(f"grpo_adapters.tracking.{name}" for name in types)}
+    assert [name for name, _ in public_names() if name not in told] == []

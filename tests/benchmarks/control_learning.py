@@ -71,7 +71,7 @@ PENDULUM = Task(
 class Options:
     """Options of the benchmark."""
 
-    seeds: int = 5
+    seeds: int = 10
     """Trainings of each."""
 
 
