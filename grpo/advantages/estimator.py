@@ -22,6 +22,14 @@ class AdvantageEstimate:
         returns: what a critic should have expected, [N] or [D]; None where the estimator does not say, so that no
             critic can be trained with it.
         metrics: what the estimator reports, floats by name.
+
+    Example:
+        >>> class OverTheCritic:  # pass an instance as advantage_estimator; the critic learns to expect the rewards
+        ...     def __call__(self, experience):
+        ...         return self.estimate(experience).advantages
+        ...     def estimate(self, experience):
+        ...         rewards = experience.decision_rewards
+        ...         return AdvantageEstimate(rewards - experience.values.values, returns=rewards)
     """
 
     advantages: Tensor

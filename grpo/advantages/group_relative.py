@@ -109,6 +109,16 @@ class GroupRelative:
 
     Raises:
         TypeError: if it is no function.
+
+    Example:
+        >>> import torch
+        >>> from grpo import PairBatch, Segments
+        >>> states, arms, rewards = ["s", "s", "s"], [0, 1, 2], torch.tensor([1.0, 2.0, 6.0])
+        >>> experience = Experience(states, arms, PairBatch(states, arms, Segments(3, 1)), Segments(1, 3), rewards)
+        >>> GroupRelative(leave_one_out_advantages)(experience)
+        tensor([-3.0000, -1.5000,  4.5000])
+        >>> GroupRelative(lambda rewards: rewards.centered.sign())(experience)
+        tensor([-1., -1.,  1.])
     """
 
     function: Callable[[GroupedRewards], Tensor] = group_normalized_advantages

@@ -103,6 +103,15 @@ class GeneralizedAdvantage(FrozenModel):
     Attributes:
         discount: γ in [0, 1], from one turn to the next where batches tell of turns (:class:`grpo.HasTurns`).
         gae_lambda: λ in [0, 1], from one decision to the next.
+
+    Example:
+        >>> from grpo import PairBatch
+        >>> batch = PairBatch(["s"], ["ab"], Segments(1, 2))  # one sample of two decisions
+        >>> values = ValueEstimates(torch.tensor([1.0, 2.0]), torch.tensor([2.0, 0.0]))
+        >>> experience = Experience(["s"], ["ab"], batch, Segments(1, 1), torch.tensor([3.0]), values=values)
+        >>> estimate = GeneralizedAdvantage(discount=0.5, gae_lambda=0.5).estimate(experience)
+        >>> estimate.advantages, estimate.returns
+        (tensor([0.2500, 1.0000]), tensor([1.2500, 3.0000]))
     """
 
     discount: Fraction = 0.99
@@ -152,6 +161,13 @@ def mean_baseline(experience: Experience, returns: Tensor) -> Tensor:
 
     Returns:
         The same number at each decision, [D].
+
+    Example:
+        >>> from grpo import PairBatch
+        >>> batch = PairBatch(["s", "s"], [0, 1], Segments(2, 1))
+        >>> experience = Experience(["s", "s"], [0, 1], batch, Segments(1, 2), torch.tensor([4.0, 1.0]))
+        >>> mean_baseline(experience, torch.tensor([4.0, 1.0])), MonteCarlo(baseline=mean_baseline)(experience)
+        (tensor([2.5000, 2.5000]), tensor([ 1.5000, -1.5000]))
     """
     everything = SharedSegments.whole(len(returns), returns.device, experience.world)
     total, count = everything.sums(returns, torch.ones_like(returns))
@@ -168,6 +184,14 @@ def value_baseline(experience: Experience, returns: Tensor) -> Tensor:
 
     Returns:
         V(s) at each decision, [D].
+
+    Example:
+        >>> from grpo import PairBatch
+        >>> batch = PairBatch(["s"], [0], Segments(1, 1))
+        >>> values = ValueEstimates(torch.tensor([0.5]), torch.tensor([0.0]))
+        >>> experience = Experience(["s"], [0], batch, Segments(1, 1), torch.tensor([2.0]), values=values)
+        >>> value_baseline(experience, torch.tensor([2.0])), MonteCarlo(baseline=value_baseline)(experience)
+        (tensor([0.5000]), tensor([1.5000]))
     """
     return values_of(experience).values
 
@@ -220,6 +244,13 @@ class MonteCarlo(FrozenModel):
             :func:`group_time_baseline`, :func:`value_baseline`, or your own function of an experience and its
             returns [D]; None for none. One that does not depend on the decision's own action leaves the expected
             gradient as it is. The two means contain the decision's own return, and shorten it a little.
+
+    Example:
+        >>> from grpo import PairBatch
+        >>> batch = PairBatch(["s"], ["ab"], Segments(1, 2))  # one sample of two decisions
+        >>> experience = Experience(["s"], ["ab"], batch, Segments(1, 1), torch.tensor([1.0, 4.0]))
+        >>> MonteCarlo(discount=0.5)(experience), MonteCarlo(reward_to_go=False)(experience)
+        (tensor([3., 4.]), tensor([5., 5.]))
     """
 
     discount: Fraction = 1.0

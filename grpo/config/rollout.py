@@ -101,6 +101,11 @@ class TrainerConfig(UpdateConfig):
 
     Raises:
         ValueError: if a number is out of its range, or ``dynamic_sampling`` is asked for with groups of one.
+
+    Example:
+        >>> config = TrainerConfig(group_size=8, batch_size=16, num_epochs_per_update=2)
+        >>> config.num_updates(num_rows=4 * config.group_size)  # 2 passes over 4 states' 32 samples, 16 at a time
+        4
     """
 
     group_size: PositiveInt = 8

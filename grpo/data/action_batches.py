@@ -133,6 +133,12 @@ class PairBatch:
         states: the state of each pair, N entries.
         actions: the action of each pair, N entries.
         samples: one decision a sample.
+
+    Example:
+        >>> batch = PairBatch(["a", "b", "c"], [0, 1, 2], Segments(3, 1))
+        >>> part = batch.select(torch.tensor([2, 0]))
+        >>> part.states, part.actions, len(part.samples)
+        (['c', 'a'], [2, 0], 2)
     """
 
     states: Any

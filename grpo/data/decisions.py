@@ -26,6 +26,15 @@ class Decisions:
         importance_weights: what the advantages are multiplied by to correct for a sampler whose log-probs are not the
             policy's, [D]; None for nothing.
         step: steps that the trainer made before this one, for whatever follows a schedule.
+
+    Example:
+        >>> import torch
+        >>> from grpo import ScoreFunctionSurrogate
+        >>> decisions = Decisions(torch.tensor([1.0, 1.0, -2.0]), None, None, Segments.of_lengths([2, 1]))
+        >>> ScoreFunctionSurrogate()(torch.tensor([-1.0, -2.0, -3.0]), decisions).loss
+        tensor([ 1.,  2., -6.])
+        >>> decisions.select(torch.tensor([2, 0])).advantages
+        tensor([-2.,  1.])
     """
 
     advantages: Tensor
@@ -77,6 +86,15 @@ class Terms:
     Attributes:
         loss: [D], differentiable, elementwise: the trainer alone weights and sums it.
         metrics: [D] each, without gradient; the trainer averages them with the weights of the loss.
+
+    Example:
+        >>> import torch
+        >>> from grpo import Evaluation, GRPOObjective
+        >>> def weighted_surprise(log_probs, decisions):
+        ...     return Terms(-decisions.advantages * log_probs, {"surprise": -log_probs.detach()})
+        >>> decisions = Decisions(torch.tensor([2.0]), None, None, Segments(1, 1))
+        >>> GRPOObjective(surrogate=weighted_surprise)(Evaluation(torch.tensor([-3.0])), decisions)
+        Terms(loss=tensor([6.]), metrics={'surprise': tensor([3.])})
     """
 
     loss: Tensor

@@ -21,6 +21,15 @@ class KLCoefficient(ABC):
     Args:
         target: the divergence to keep to, above 0.
         initial: β to start from, 1e-6 to 1e6, which bound it later too.
+
+    Example:
+        >>> class Proportional(KLCoefficient):
+        ...     def factor(self, kl, num_samples):
+        ...         return kl / self.target
+        >>> coefficient = Proportional(target=0.25, initial=1.0)
+        >>> coefficient.update(0.75)
+        >>> coefficient.value
+        3.0
     """
 
     BOUNDS: ClassVar[tuple[float, float]] = (1e-6, 1e6)

@@ -54,6 +54,15 @@ class KLPenaltySurrogate:
 
     Raises:
         ValueError: if the coefficient is none.
+
+    Example:
+        >>> from grpo import GRPOConfig, GRPOObjective, GRPOTrainer
+        >>> from grpo_adapters.bandit import SoftmaxPolicy, StationaryBandit
+        >>> objective = GRPOObjective(surrogate=KLPenaltySurrogate(coefficient=AdaptiveKLCoefficient(target=0.01)))
+        >>> config, models = GRPOConfig(learning_rate=0.0), (SoftmaxPolicy(2), StationaryBandit([0.0, 1.0]))
+        >>> trainer = GRPOTrainer(config, *models, objective=objective)
+        >>> [trainer.step(["the only state"])["kl_penalty_coefficient"] for _ in range(3)]  # nothing moves: halved
+        [1.0, 0.5, 0.25]
     """
 
     def __init__(self, *, coefficient: float | AdaptiveKLCoefficient) -> None:

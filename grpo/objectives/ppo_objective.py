@@ -71,6 +71,14 @@ class PPOObjective(GRPOObjective):
 
     References:
         Schulman et al. 2017, arXiv:1707.06347, eq. 9.
+
+    Example:
+        >>> from grpo import Segments
+        >>> one = torch.tensor([1.0])
+        >>> decisions = Decisions(one, None, None, Segments(1, 1), returns=3 * one, old_values=2 * one)
+        >>> terms = PPOObjective(value_coefficient=0.25)(Evaluation(-one, values=one), decisions)
+        >>> terms.loss, terms.metrics["value_loss"]  # -1 + 0.25 * (1 - 3)²
+        (tensor([0.]), tensor([4.]))
     """
 
     value_coefficient: NonNegativeFloat = 0.5

@@ -150,6 +150,12 @@ class SigmoidPreferenceLoss(FrozenModel):
     Attributes:
         beta: β > 0.
         label_smoothing: ε in [0, 0.5].
+
+    Example:
+        >>> chosen, rejected, reference, length = (torch.tensor([number]) for number in (-1.0, -3.0, -2.0, 1.0))
+        >>> pairs = PairLogProbs(chosen, rejected, reference, reference, length, length)  # with a margin of 1 + 1
+        >>> SigmoidPreferenceLoss(beta=0.5)(pairs)  # -log σ(0.5 * 2)
+        tensor([0.3133])
     """
 
     beta: PositiveFloat = 0.1
@@ -165,6 +171,12 @@ class HingePreferenceLoss(FrozenModel):
 
     Attributes:
         beta: β > 0.
+
+    Example:
+        >>> chosen, rejected, reference, length = (torch.tensor([number]) for number in (-1.0, -3.0, -2.0, 1.0))
+        >>> pairs = PairLogProbs(chosen, rejected, reference, reference, length, length)  # with a margin of 1 + 1
+        >>> DPOObjective(loss=HingePreferenceLoss(beta=0.25))(pairs).loss
+        tensor([0.5000])
     """
 
     beta: PositiveFloat = 0.1
@@ -182,6 +194,12 @@ class IdentityPreferenceLoss(FrozenModel):
 
     Attributes:
         beta: β > 0, the paper's τ.
+
+    Example:
+        >>> chosen, rejected, reference, length = (torch.tensor([number]) for number in (-1.0, -6.0, -2.0, 1.0))
+        >>> pairs = PairLogProbs(chosen, rejected, reference, reference, length, 2 * length)  # a margin of 1/1 + 4/2
+        >>> IdentityPreferenceLoss(beta=0.5)(pairs)  # (3 - 1)²
+        tensor([4.])
     """
 
     beta: PositiveFloat = 0.1
@@ -199,6 +217,12 @@ class RobustPreferenceLoss(FrozenModel):
     Attributes:
         beta: β > 0.
         label_noise: fraction of the labels that is wrong, ε in [0, 0.5).
+
+    Example:
+        >>> chosen, rejected, reference, length = (torch.tensor([number]) for number in (-1.0, -3.0, -2.0, 1.0))
+        >>> pairs = PairLogProbs(chosen, rejected, reference, reference, length, length)  # with a margin of 1 + 1
+        >>> SigmoidPreferenceLoss(beta=0.5)(pairs), RobustPreferenceLoss(beta=0.5, label_noise=0.25)(pairs)
+        (tensor([0.3133]), tensor([-0.1867]))
     """
 
     beta: PositiveFloat = 0.1

@@ -49,6 +49,14 @@ class SoftAdaptiveSurrogate(FrozenModel):
         temperature_positive: τ where A > 0.
         temperature_negative: τ elsewhere; above the other, since what makes one action less likely makes all others
             more likely.
+
+    Example:
+        >>> from grpo import Segments
+        >>> decisions = Decisions(torch.ones(2), torch.tensor([-1.0, -9.0]), None, Segments(2, 1))
+        >>> log_probs = torch.tensor([-1.0, -0.1], requires_grad=True)  # ratios of 1 and of some thousands
+        >>> [slopes] = torch.autograd.grad(SoftAdaptiveSurrogate()(log_probs, decisions).loss.sum(), log_probs)
+        >>> slopes.abs()
+        tensor([1., 0.])
     """
 
     temperature_positive: PositiveFloat = 1.0

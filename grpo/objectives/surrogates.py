@@ -189,6 +189,13 @@ class ClippedSurrogate(FrozenModel):
 
     Raises:
         ValueError: if a bound is out of its range.
+
+    Example:
+        >>> old_log_probs, log_probs = torch.tensor([0.4, 0.4]).log(), torch.tensor([0.6, 0.6]).log()
+        >>> decisions = Decisions(torch.tensor([1.0, -1.0]), old_log_probs, None, Segments(2, 1))
+        >>> terms = ClippedSurrogate(clip_high=0.28)(log_probs, decisions)
+        >>> terms.loss, terms.metrics["clip_fraction"]
+        (tensor([-1.2800,  1.5000]), tensor([ True, False]))
     """
 
     clip_low: ScheduledFraction = 0.2
@@ -230,6 +237,12 @@ class SampleClippedSurrogate(ClippedSurrogate):
         clip_low: ε_low, the paper's 3e-4: a mean of log-ratios moves far less than a single one.
         clip_high: ε_high, the paper's 4e-4.
         dual_clip: bound on the ratio where A < 0, above 1 + ε_high; None for none.
+
+    Example:
+        >>> old_log_probs, log_probs = torch.tensor([-1.0, -1.0]), torch.tensor([-0.5, -1.5])
+        >>> decisions = Decisions(torch.ones(2), old_log_probs, None, Segments(1, 2))  # one sample of two decisions
+        >>> SampleClippedSurrogate()(log_probs, decisions).loss, ClippedSurrogate()(log_probs, decisions).loss
+        (tensor([-1., -1.]), tensor([-1.2000, -0.6065]))
     """
 
     clip_low: ScheduledFraction = 3e-4
@@ -246,6 +259,13 @@ class ClippedImportanceSurrogate(FrozenModel):
 
     Attributes:
         max_ratio: bound on the importance weight, above 0.
+
+    Example:
+        >>> decisions = Decisions(torch.tensor([1.0]), torch.tensor([0.1]).log(), None, Segments(1, 1))
+        >>> log_probs = torch.tensor([0.9]).log().requires_grad_()
+        >>> terms = ClippedImportanceSurrogate(max_ratio=5.0)(log_probs, decisions)
+        >>> torch.autograd.grad(terms.loss.sum(), log_probs)  # a ratio of 9 counts as 5, and not as none
+        (tensor([-5.]),)
     """
 
     max_ratio: PositiveFloat = 5.0
@@ -261,7 +281,14 @@ class ClippedImportanceSurrogate(FrozenModel):
 
 
 class ScoreFunctionSurrogate(FrozenModel):
-    """REINFORCE's surrogate, :func:`score_function_surrogate`."""
+    """REINFORCE's surrogate, :func:`score_function_surrogate`.
+
+    Example:
+        >>> from grpo import Evaluation, GRPOObjective
+        >>> objective = GRPOObjective(surrogate=ScoreFunctionSurrogate())
+        >>> objective(Evaluation(torch.tensor([-2.0])), Decisions(torch.tensor([3.0]), None, None, Segments(1, 1))).loss
+        tensor([6.])
+    """
 
     needs: ClassVar[Needs] = NOTHING
 
