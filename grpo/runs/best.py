@@ -133,6 +133,16 @@ def load_best_weights(policy: object, folder: str | Path) -> dict[str, Any]:
     Raises:
         CheckpointError: if they are not there, or not as they were written.
         ValueError: if they are of another policy; nothing has changed then.
+
+    Example:
+        >>> import tempfile
+        >>> from grpo import GRPOConfig, GRPOTrainer, Until
+        >>> from grpo_adapters.bandit import SoftmaxPolicy, StationaryBandit
+        >>> trainer = GRPOTrainer(GRPOConfig(), SoftmaxPolicy(2), StationaryBandit([1.0, 1.0]))
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     Run(trainer, ["a state"], folder=folder, callbacks=[BestWeights("reward")])(Until(steps=2))
+        ...     load_best_weights(SoftmaxPolicy(2), folder)
+        {'step': 1, 'metric': 'reward', 'value': 1.0}
     """
     path = present(Path(folder) / FOLDER)
     if not path.is_dir():
@@ -157,6 +167,16 @@ def load_latest_weights(policy: object, folder: str | Path) -> int:
     Raises:
         CheckpointError: if there is no such checkpoint.
         ValueError: if the weights are of another policy; nothing has changed then.
+
+    Example:
+        >>> import tempfile
+        >>> from grpo import Checkpoints, GRPOConfig, GRPOTrainer, Until
+        >>> from grpo_adapters.bandit import SoftmaxPolicy, StationaryBandit
+        >>> trainer = GRPOTrainer(GRPOConfig(), SoftmaxPolicy(2), StationaryBandit([0.0, 1.0]))
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     Run(trainer, ["a state"], folder=folder, checkpoints=Checkpoints(every=2))(Until(steps=3))
+        ...     load_latest_weights(SoftmaxPolicy(2), folder)
+        3
     """
     found = latest_whole(Path(folder) / CHECKPOINTS)
     if found is None:
@@ -179,6 +199,15 @@ class EarlyStopping(_FollowsMetric):
 
     Raises:
         ValueError: if there is neither a bar nor a patience.
+
+    Example:
+        >>> from grpo import GRPOConfig, GRPOTrainer, Until
+        >>> from grpo_adapters.bandit import SoftmaxPolicy, StationaryBandit
+        >>> trainer = GRPOTrainer(GRPOConfig(), SoftmaxPolicy(2), StationaryBandit([1.0, 1.0]))
+        >>> run = Run(trainer, ["the only state"], callbacks=[EarlyStopping("reward", patience=3)])
+        >>> run(Until(steps=100))
+        >>> run.num_steps, run.stopped_by
+        (4, 'reward has not become better than 1 for 3 times')
     """
 
     def __init__(

@@ -36,6 +36,15 @@ class Evaluate(Callback):
         every: steps between evaluations.
         name: before the names of the metrics, ``"evaluation/reward"`` for instance.
         at_start: whether to evaluate before the first step as well.
+
+    Example:
+        >>> from grpo import GRPOConfig, GRPOTrainer, Until
+        >>> from grpo_adapters.bandit import SoftmaxPolicy, StationaryBandit
+        >>> score = Evaluate(lambda policy: {"arm_1": policy.probabilities()[1].item()}, every=10)
+        >>> run = Run(GRPOTrainer(GRPOConfig(), SoftmaxPolicy(2), StationaryBandit([0, 1])), ["s"], callbacks=[score])
+        >>> run(Until(steps=9))
+        >>> run.evaluation
+        {'evaluation/arm_1': 0.5}
     """
 
     def __init__(self, evaluator: Evaluator, every: int, *, name: str = "evaluation", at_start: bool = True) -> None:
@@ -114,6 +123,14 @@ class PolicyEvaluation:
 
     References:
         pass@k: Chen et al. 2021, arXiv:2107.03374.
+
+    Example:
+        >>> from grpo_adapters.bandit import ContextualBandit, SoftmaxPolicy
+        >>> bandit = ContextualBandit(lambda contexts: contexts)  # a context is what each arm pays
+        >>> states = torch.tensor([[1.0, 1.0], [0.0, 0.0]])
+        >>> metrics = PolicyEvaluation(states, bandit, group_size=4, pass_at=(2,))(SoftmaxPolicy(2))
+        >>> metrics["reward"], metrics["pass@2"]
+        (0.5, 0.5)
     """
 
     def __init__(

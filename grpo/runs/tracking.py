@@ -39,6 +39,16 @@ class Track(Callback):
 
     Raises:
         TypeError: if it has no method ``log``.
+
+    Example:
+        >>> from types import SimpleNamespace
+        >>> from grpo import GRPOConfig, GRPOTrainer, Until
+        >>> from grpo_adapters.bandit import SoftmaxPolicy, StationaryBandit
+        >>> tracker = SimpleNamespace(log=lambda metrics, step: print(step, metrics["num_samples"]))
+        >>> trainer = GRPOTrainer(GRPOConfig(group_size=4), SoftmaxPolicy(2), StationaryBandit([0.0, 1.0]))
+        >>> Run(trainer, ["the only state"], callbacks=[Track(tracker)])(Until(steps=2))
+        1 4.0
+        2 4.0
     """
 
     def __init__(self, tracker: LogsMetrics | None) -> None:
@@ -83,6 +93,17 @@ class SampleLog(Callback):
         every: steps between them.
         count: samples of a step.
         describe: texts of a state and an action; None for what ``str`` makes of them, cut after 2,000 characters.
+
+    Example:
+        >>> import tempfile
+        >>> from grpo import GRPOConfig, GRPOTrainer, Until
+        >>> from grpo_adapters.bandit import SoftmaxPolicy, StationaryBandit
+        >>> trainer = GRPOTrainer(GRPOConfig(), SoftmaxPolicy(1), StationaryBandit([1.0]))
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     run = Run(trainer, ["a state"], folder=folder, callbacks=[SampleLog(every=2, count=1)])
+        ...     run(Until(steps=3))
+        ...     print((run.folder / "samples.jsonl").read_text(), end="")
+        {"step": 2, "state": "a state", "action": "tensor(0)", "reward": 1.0, "group": 0}
     """
 
     def __init__(

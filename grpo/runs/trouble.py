@@ -23,6 +23,14 @@ class WatchForTrouble(Callback):
 
     Args:
         warn: is given the text; None for :func:`warnings.warn`.
+
+    Example:
+        >>> from grpo import GRPOConfig, GRPOTrainer, Until
+        >>> from grpo_adapters.bandit import SoftmaxPolicy, StationaryBandit
+        >>> trainer = GRPOTrainer(GRPOConfig(), SoftmaxPolicy(2), StationaryBandit([1.0, 1.0]))
+        >>> watch = WatchForTrouble(warn=lambda text: print(text.partition(",")[0]))
+        >>> Run(trainer, ["the only state"], callbacks=[watch])(Until(steps=6))
+        for 5 steps all rewards of each group were equal
     """
 
     def __init__(self, warn: Callable[[str], object] | None = None) -> None:
