@@ -27,7 +27,15 @@ class RewardDistribution(Protocol):
 
 @dataclass(frozen=True)
 class BernoulliRewards:
-    """1 with probability ``mean``, else 0; means lie in [0, 1]."""
+    """1 with probability ``mean``, else 0; means lie in [0, 1].
+
+    Example:
+        >>> generator = seeded_generator("rewards", 0)
+        >>> BernoulliRewards().sample(torch.tensor([0.0, 1.0, 1.0]), generator)
+        tensor([0., 1., 1.])
+        >>> BernoulliRewards().sample(torch.full((10_000,), 0.3), generator).mean().round(decimals=1)
+        tensor(0.3000)
+    """
 
     def sample(self, means: Tensor, generator: torch.Generator) -> Tensor:
         """One reward for each mean."""
@@ -45,6 +53,12 @@ class GaussianRewards:
 
     Attributes:
         std: the standard deviation, at least 0.
+
+    Example:
+        >>> bandit = StationaryBandit([-3.0, 5.0], GaussianRewards(std=2.0))
+        >>> rewards = bandit.compute_rewards(["any state"] * 10_000, [1] * 10_000)
+        >>> rewards.mean().round(), rewards.std().round()
+        (tensor(5.), tensor(2.))
     """
 
     std: float = 0.1
@@ -241,6 +255,11 @@ def regret(mean_path: Tensor, arms: Tensor) -> Tensor:
 
     Returns:
         [..., T], at least 0.
+
+    Example:
+        >>> mean_path = torch.tensor([[0.25, 1.0], [0.5, 0.25]])  # the second arm is the better one, and then the first
+        >>> regret(mean_path, torch.tensor([0, 0]))
+        tensor([0.7500, 0.0000])
     """
     return mean_path.amax(-1) - mean_path.gather(-1, arms.unsqueeze(-1)).squeeze(-1)
 

@@ -84,6 +84,13 @@ def make_trackers(
         TypeError: if ``names`` is text.
         ValueError: if there is no tracker of a name, or a name is there twice.
         ModuleNotFoundError: if a library is not there. The trackers that were made before are closed.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder, make_trackers(["jsonl", "tensorboard"], folder) as trackers:
+        ...     trackers.log({"reward": 0.5}, step=1)
+        ...     print(sorted(path.name.split(".")[0] for path in Path(folder).iterdir()))
+        ['events', 'metrics']
     """
     if isinstance(names, str):
         raise TypeError(f"names is the text {names!r}, expected a sequence of names: pass [{names!r}]")

@@ -26,6 +26,13 @@ class TensorBoardTracker(CheckedTracker):
 
     Raises:
         ModuleNotFoundError: without ``pip install 'anygrpo[tensorboard]'``.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder, TensorBoardTracker(folder) as tracker:
+        ...     tracker.log({"reward": 0.5}, step=1)
+        ...     print([path.name.split(".")[0] for path in Path(folder).iterdir()], tracker.state_dict())
+        ['events'] {'next_step': 2}
     """
 
     def __init__(self, folder: str | Path) -> None:

@@ -63,6 +63,13 @@ class Categorical(nn.Module):
 
     Raises:
         TypeError: if it is another.
+
+    Example:
+        >>> distribution = Categorical(spaces.Discrete(3, start=5))
+        >>> logits, masks = torch.tensor([[0.0, 9.0, 1.0]]), torch.tensor([[True, False, True]])
+        >>> decisions = distribution.mode(logits, masks)
+        >>> decisions, distribution.actions(decisions)
+        (tensor([2]), array([7]))
     """
 
     def __init__(self, space: spaces.Discrete) -> None:
@@ -108,6 +115,12 @@ class MultiCategorical(nn.Module):
 
     Raises:
         TypeError: if it is another.
+
+    Example:
+        >>> distribution = MultiCategorical(spaces.MultiDiscrete([2, 3]))
+        >>> logits = torch.tensor([[0.0, 1.0, 5.0, 0.0, 0.0]])  # two for the first choice, three for the second
+        >>> distribution.mode(logits, None)
+        tensor([[1, 0]])
     """
 
     def __init__(self, space: spaces.MultiDiscrete | spaces.MultiBinary) -> None:
@@ -175,6 +188,13 @@ class DiagonalGaussian(nn.Module):
 
     References:
         Squashing: Haarnoja et al. 2018, arXiv:1801.01290, appendix C.
+
+    Example:
+        >>> distribution = DiagonalGaussian(spaces.Box(0, 10, (1,)), initial_std=0.5)
+        >>> means, noise = torch.tensor([[0.0], [90.0]]), torch.tensor([[0.0], [1.0]])
+        >>> decisions = distribution.sample(means, noise, masks=None)
+        >>> decisions.tolist(), distribution.played(decisions).tolist()
+        ([[0.0], [90.5]], [[5.0], [10.0]])
     """
 
     def __init__(self, space: spaces.Box, initial_std: float = 1.0, *, state_dependent_std: bool = False) -> None:

@@ -85,6 +85,14 @@ class GRU(_Recurrence):
 
     References:
         Cho et al. 2014, arXiv:1406.1078.
+
+    Example:
+        >>> import gymnasium
+        >>> from grpo_adapters.gym import GymPolicy
+        >>> policy = GymPolicy(gymnasium.make("CartPole-v1"), memory=GRU(4, 8, num_layers=2))  # 4 numbers are seen
+        >>> units, state = policy.memory(torch.zeros(3, 4))
+        >>> units.shape, state.shape
+        (torch.Size([3, 8]), torch.Size([3, 2, 8]))
     """
 
     kind = nn.GRU

@@ -34,6 +34,14 @@ class MLP(nn.Module):
 
     References:
         Andrychowicz et al. 2021, arXiv:2006.05990.
+
+    Example:
+        >>> import gymnasium
+        >>> from grpo_adapters.gym import GymPolicy
+        >>> actor = MLP(4, (32,), 2, output_gain=0.01, generator=torch.Generator().manual_seed(0))
+        >>> policy = GymPolicy(gymnasium.make("CartPole-v1"), actor)  # 4 numbers are observed, 2 actions are possible
+        >>> actor(torch.ones(1, 4)).softmax(1).detach().round(decimals=1)
+        tensor([[0.5000, 0.5000]])
     """
 
     def __init__(
@@ -143,6 +151,12 @@ class RunningNormalization(nn.Module):
 
     Args:
         shape: of the features of one observation.
+
+    Example:
+        >>> normalization = RunningNormalization((1,))
+        >>> normalization.update(torch.tensor([[1.0], [3.0]]))
+        >>> normalization(torch.tensor([[2.0], [3.0], [99.0]])).flatten()
+        tensor([ 0.,  1., 10.])
     """
 
     CLIP = 10.0

@@ -15,7 +15,16 @@ from grpo_adapters.gym.playing.trajectories import Rollout, Trajectory
 
 
 class EnvironmentReward:
-    """The rewards of the steps, as the environments gave them. A reward model for :class:`GymPolicy`."""
+    """The rewards of the steps, as the environments gave them. A reward model for :class:`GymPolicy`.
+
+    Example:
+        >>> import gymnasium
+        >>> from grpo_adapters.gym import EpisodeSampler, GymPolicy
+        >>> policy = GymPolicy(EpisodeSampler(lambda: gymnasium.make("CartPole-v1"), num_envs=1))
+        >>> [[episode]] = policy.generate_actions([0], 1)
+        >>> EnvironmentReward().compute_rewards([0], [episode]).sum().item() == len(episode)  # CartPole pays 1 a step
+        True
+    """
 
     def __init__(self) -> None:
         self._device: torch.device | None = None

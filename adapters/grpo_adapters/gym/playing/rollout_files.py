@@ -74,6 +74,16 @@ def save_rollouts(
     Raises:
         TypeError: if ``make_environment`` makes no environment.
         ValueError: as :func:`evaluate` does.
+
+    Example:
+        >>> import tempfile
+        >>> policy = GymPolicy(gymnasium.make("CartPole-v1"))
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     result = save_rollouts(f"{folder}/a.npz", policy, lambda: gymnasium.make("CartPole-v1"), num_episodes=2)
+        ...     replay(f"{folder}/a.npz", lambda: gymnasium.make("CartPole-v1"))
+        []
+        >>> result.seeds.tolist()
+        [10000, 10001]
     """
     recorder = _Recorder(make_one(make_environment))
     try:
@@ -111,6 +121,14 @@ def replay(
         TypeError: if ``make_environment`` makes no environment.
         ValueError: if the file holds no rollouts, or actions that are not in the environment's action space.
         FileNotFoundError: if there is no file.
+
+    Example:
+        >>> import tempfile
+        >>> policy = GymPolicy(gymnasium.make("CartPole-v1"))
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     result = save_rollouts(f"{folder}/a.npz", policy, lambda: gymnasium.make("CartPole-v1"), num_episodes=1)
+        ...     print(*replay(f"{folder}/a.npz", lambda: gymnasium.make("CartPole-v1", max_episode_steps=3)))
+        the episode of the seed 10000 differs at step 2: end 0, now 2
     """
     recorded = _read(path)
     differences = []

@@ -39,6 +39,15 @@ class GymActorCritic(GymPolicy):
 
     Raises:
         TypeError, ValueError: as :class:`GymPolicy` does, and if the critic does not give one value an observation.
+
+    Example:
+        >>> import gymnasium
+        >>> from grpo import PPOConfig, PPOTrainer
+        >>> from grpo_adapters.gym import EnvironmentReward, FragmentSampler
+        >>> sampler = FragmentSampler(gymnasium.make_vec("CartPole-v1", num_envs=2), num_steps=4)
+        >>> policy = GymActorCritic(sampler, actor=nn.Linear(4, 2), critic=nn.Linear(4, 1))
+        >>> PPOTrainer(PPOConfig(), policy, EnvironmentReward()).step(sampler.states)["num_decisions"]
+        8.0
     """
 
     def __init__(

@@ -34,6 +34,15 @@ class CausalLMActorCritic(CausalLMPolicy):
 
     Raises:
         TypeError: as :class:`CausalLMPolicy` does, and if the model is not a body with a linear head.
+
+    Example:
+        >>> from transformers import GPT2Config, GPT2LMHeadModel
+        >>> from grpo_adapters.huggingface import Completion, character_tokenizer
+        >>> tokenizer = character_tokenizer("0123456789+=")
+        >>> model = GPT2LMHeadModel(GPT2Config(vocab_size=len(tokenizer), n_embd=16, n_layer=1, n_head=2))
+        >>> policy = CausalLMActorCritic(model, tokenizer)
+        >>> policy.estimate_values(policy.encode_actions(["6+7="], [Completion((3, 5, 0), "13")])).values
+        tensor([0., 0., 0.])
     """
 
     def __init__(

@@ -19,6 +19,14 @@ class Completion:
             maximum number of new tokens.
         log_probs: log-prob of each token under the distribution that it was drawn from, nats; None where unknown.
         weights_version: which of the weights that an engine was given made it; None where the policy did itself.
+
+    Example:
+        >>> from grpo_adapters.huggingface import character_tokenizer
+        >>> tokenizer = character_tokenizer("0123456789+=")
+        >>> token_ids = (3, 5, tokenizer.eos_token_id)
+        >>> completion = Completion(token_ids, tokenizer.decode(token_ids, skip_special_tokens=True))
+        >>> len(completion), completion.text
+        (3, '13')
     """
 
     token_ids: tuple[int, ...]
