@@ -19,7 +19,8 @@ from pydantic_core import PydanticUndefined
 from readable_signatures import require_readable, show_signature
 from setting_ranges import ranges_of
 from sphinx.errors import ExtensionError
-from sphinx.ext.napoleon import Config, GoogleDocstring
+from sphinx.ext.napoleon import Config
+from sphinx.ext.napoleon.docstring import GoogleDocstring
 from sphinx.testing.util import SphinxTestApp
 from sphinx.util.inspect import signature, stringify_signature
 
@@ -156,7 +157,8 @@ def complaints_about(text: str) -> str:
     """What docutils says of a docstring, where roles of Sphinx's are known."""
     for role in ("class", "func", "meth", "attr", "mod", "data", "exc", "doc", "ref"):
         register_local_role(role, lambda *arguments, **options: ([], []))
-    rest = str(GoogleDocstring([escape_shapes(line) for line in text.splitlines()], Config(napoleon_use_ivar=True)))
+    config: Any = Config(napoleon_use_ivar=True)
+    rest = str(GoogleDocstring([escape_shapes(line) for line in text.splitlines()], config))
     stream = io.StringIO()
     publish_doctree(rest, settings_overrides={"warning_stream": stream, "report_level": 2, "halt_level": 5})
     return stream.getvalue()

@@ -85,6 +85,13 @@ def test_the_reward_model_conforms() -> None:
     check_reward_model(EnvironmentReward(), [0, 1], actions, decisions_per_sample=[3, 3])
 
 
+def test_numbers_of_numpy_are_numbers() -> None:
+    sizes: Any = (np.int64(4), 4)
+    policy = GymPolicy(SpacesEnv(BOX, BOX), hidden_sizes=sizes, seed=np.int64(3))  # type: ignore[arg-type]
+    same = GymPolicy(SpacesEnv(BOX, BOX), hidden_sizes=(4, 4), seed=3)
+    torch.testing.assert_close(policy.get_parameters(), same.get_parameters(), rtol=0, atol=0)
+
+
 @pytest.mark.parametrize("hidden_sizes", [(), (16,), (16, 8)])
 def test_actor_and_critic_share_nothing(hidden_sizes: tuple[int, ...]) -> None:
     """The gradient of a value reaches no weight of the actor, that of a log-prob none of the critic."""

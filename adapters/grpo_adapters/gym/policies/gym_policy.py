@@ -114,14 +114,14 @@ class GymPolicy(nn.Module):
         self.action_space = action_space
         self.encoder = ObservationEncoder(observation_space)
         self.distribution = distribution(action_space)
-        self.generator = torch.Generator().manual_seed(seed)
+        self.generator = torch.Generator().manual_seed(int(seed))
         self._world = World()
         self.normalization: Any = _normalization(self.encoder) if normalize_observations else None
         self.trunk = default_trunk(observation_space, self.generator) if actor is None and trunk is None else trunk
         self.memory, self.window, self.burn_in = memory, window, burn_in
         if hidden_sizes is None:
             hidden_sizes = (64, 64) if self.trunk is None and memory is None else ()
-        self._hidden_sizes = tuple(hidden_sizes)
+        self._hidden_sizes = tuple(map(int, hidden_sizes))
         self._unit_shape = shape_of_units(self)
         if trunk is not None:
             check_trunk(self, trunk)
