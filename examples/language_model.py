@@ -7,6 +7,7 @@ yours on your own prompts and rewards.
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -56,6 +57,11 @@ class Options:
     """Go on with a run that was interrupted."""
 
 
+def folder_of(options: Options) -> Path:
+    """Where the run leaves what it makes."""
+    return options.folder / f"{options.algorithm}{'-lora' if options.lora else ''}-{options.seed}"
+
+
 def make_policy(model: Path, options: Options) -> CausalLMPolicy:
     """The model as a policy, with a critic for PPO and with adapters where they are asked for."""
     lora = LoraConfig(r=2, lora_alpha=4, target_modules="all-linear", task_type="CAUSAL_LM")
@@ -66,7 +72,7 @@ def make_policy(model: Path, options: Options) -> CausalLMPolicy:
 
 def make_run(options: Options) -> Run:
     """Everything that is trained, and what is looked at on the way."""
-    folder = options.folder / f"{options.algorithm}{'-lora' if options.lora else ''}-{options.seed}"
+    folder = folder_of(options)
     problems, held_out = make_problems(options.seed)
     model = starting_model(folder, problems, options.seed)
     torch.manual_seed(options.seed)  # adapters and critics begin at random
@@ -103,8 +109,11 @@ def main(options: Options) -> None:
     if options.resume:
         run.resume()
     run(Until(steps=options.steps))
-    run.trainer.policy.save_pretrained(f"{run.folder}/model")
-    print(f"right answers to held-out problems: {run.evaluation['likeliest/reward']:.1%}, see {run.folder}")
+    folder = folder_of(options)
+    run.trainer.policy.save_pretrained(folder / "model")
+    evaluations = map(json.loads, (folder / "evaluations.jsonl").read_text("utf-8").splitlines())
+    right = [metrics["likeliest/reward"] for metrics in evaluations if "likeliest/reward" in metrics]
+    print(f"right answers to held-out problems: {right[0]:.1%} before, {right[-1]:.1%} after, see {folder}")
 
 
 if __name__ == "__main__":

@@ -76,7 +76,7 @@ def test_a_run_without_any_option(language_model_run: Path) -> None:
     """It leaves metrics, completions and a model."""
     folder = language_model_run / "outputs" / "language_model" / "grpo-0"
     printed = (language_model_run / "printed.txt").read_text()
-    assert re.search(r"right answers to held-out problems: [\d.]+%", printed)
+    assert re.search(r"right answers to held-out problems: [\d.]+% before, [\d.]+% after", printed)
     assert [line["step"] for line in lines(folder / "metrics.jsonl")] == [1, 2]
     sampled, likeliest = lines(folder / "evaluations.jsonl")[:2]
     assert 0.05 < sampled["sampled/pass@1"] < likeliest["likeliest/reward"] < sampled["sampled/pass@8"]
