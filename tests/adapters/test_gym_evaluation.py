@@ -17,6 +17,7 @@ from torch import nn
 
 from grpo import NonFiniteError
 from grpo_adapters.gym import EpisodeSampler, EvaluationResult, GymPolicy, Player, act, evaluate
+from grpo_adapters.gym.environments import checks
 
 
 def last_layer(policy: GymPolicy) -> nn.Linear:
@@ -299,3 +300,19 @@ def test_what_is_played_is_played_in_evaluation_mode(way: str) -> None:
     assert not frozen.training
     with torch.no_grad():
         assert played == policy.eval().actor(torch.from_numpy(observations)).argmax(1).tolist()
+
+
+def test_an_episode_that_may_never_end_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def play() -> None:
+        evaluate(GymPolicy(ScriptedEnv()), ScriptedEnv(), 6)
+        GymPolicy(EpisodeSampler(ScriptedEnv, 2)).generate_actions([2, 5], 1)
+
+    play()
+    monkeypatch.setattr(checks, "ENDLESS", 4)
+    with pytest.warns(
+        UserWarning, match="an episode has 4 steps by now, and its environment has no time limit"
+    ) as told:
+        play()
+    assert len(told) > 2
+    monkeypatch.setattr(ScriptedEnv, "spec", gymnasium.spec("CartPole-v1"))
+    play()

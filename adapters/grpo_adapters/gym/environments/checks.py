@@ -5,6 +5,7 @@ Each error names the environment and the step.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -61,6 +62,28 @@ def nothing_allowed(which: str, step: int) -> str:
         f"{which} gave an action_mask that allows nothing at step {step} of the rollout: end the episode where no "
         f"action is left"
     )
+
+
+ENDLESS = 10_000
+"""Steps after which an episode is told of, where its environment has no time limit."""
+
+
+def warn_if_endless(environment: Any, num_steps: int) -> None:
+    """Warn of an episode that may never end.
+
+    Args:
+        environment: in which it is played.
+        num_steps: that it has.
+
+    Warns:
+        UserWarning: where it has just become longer than most, and nothing is known to end it.
+    """
+    if num_steps == ENDLESS and getattr(getattr(environment, "spec", None), "max_episode_steps", None) is None:
+        warnings.warn(
+            f"an episode has {ENDLESS:,} steps by now, and its environment has no time limit: a policy may go in "
+            f"circles for ever. Wrap the environment in gymnasium.wrappers.TimeLimit(environment, max_episode_steps)",
+            stacklevel=2,
+        )
 
 
 def check_seed(value: Any, name: str) -> int:

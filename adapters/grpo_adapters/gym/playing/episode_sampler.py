@@ -21,6 +21,7 @@ from grpo_adapters.gym.environments.checks import (
     check_state,
     not_finite,
     nothing_allowed,
+    warn_if_endless,
 )
 from grpo_adapters.gym.environments.vector_environments import EnvironmentFailedError
 from grpo_adapters.gym.memory.memory_records import StepsRemembered, beginning, begun_anew, check_remembered
@@ -215,6 +216,7 @@ class _Episode:
             raise EnvironmentFailedError(self._failed(error, f"step {len(self.rewards)}")) from error
         self.decisions.append(decision)
         self.rewards.append(float(reward))
+        warn_if_endless(environment, len(self.rewards))
         self.terminated = terminated
         if not np.isfinite(self.rewards[-1]):
             raise NonFiniteError(not_finite("reward", reward, self._name, len(self.rewards) - 1))

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from grpo import NonFiniteError
 from grpo_adapters.gym.actions.action_batches import one_by_one
-from grpo_adapters.gym.environments.checks import check_seed
+from grpo_adapters.gym.environments.checks import check_seed, warn_if_endless
 from grpo_adapters.gym.environments.evaluation_slots import Slots, slots_for
 from grpo_adapters.gym.memory.memory_records import beginning, begun_anew, check_remembered, put_back
 from grpo_adapters.gym.memory.memory_states import rows_of
@@ -115,6 +115,9 @@ def evaluate(
         ValueError: if ``num_episodes`` or ``num_envs`` is below 1, or the policy was built for other spaces.
         NonFiniteError: if an observation is not finite.
 
+    Warns:
+        UserWarning: of an episode that has gone on for 10,000 steps, where the environment has no time limit.
+
     Example:
         >>> policy = GymPolicy(gymnasium.make("CartPole-v1"))
         >>> result = evaluate(policy, lambda: gymnasium.make("CartPole-v1"), num_episodes=3, num_envs=2)
@@ -166,6 +169,7 @@ def _play(policy: StepwisePolicy, slots: Slots, num_episodes: int, seed: int, no
             if real[slot]:
                 returns[episode] += float(rewards[slot])
                 lengths[episode] += 1
+                warn_if_endless(slots.environment, lengths[episode])
         free = [slot for slot in playing if done[slot]]
         for slot in free:
             del playing[slot]
