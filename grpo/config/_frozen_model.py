@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -44,6 +44,13 @@ KNOWN_ELSEWHERE_AS = {
 """What other libraries call a setting, and what it is called here; where it is two, the first of them."""
 
 
+def _takes_bool(annotation: Any) -> bool:
+    parts = get_args(annotation)
+    if get_origin(annotation) is Literal:
+        return any(isinstance(part, bool) for part in parts)
+    return annotation in (bool, Any) or any(map(_takes_bool, parts))
+
+
 class FrozenModel(BaseModel):
     """Base of all settings: immutable, keyword-only, no unknown key, no NaN and no infinity.
 
@@ -62,6 +69,9 @@ class FrozenModel(BaseModel):
         unknown = [name for name in given if name not in cls.model_fields] if isinstance(given, dict) else []
         if unknown:
             raise ValueError(f"{cls.__name__} has no setting {unknown[0]!r}: {cls._hint(str(unknown[0]))}")
+        for name, value in given.items() if isinstance(given, dict) else ():
+            if isinstance(value, bool) and not _takes_bool(cls.model_fields[name].annotation):
+                raise ValueError(f"{cls.__name__}.{name} is {value}, expected another value: it is no switch")
         return given
 
     @classmethod

@@ -24,7 +24,7 @@ def state_of(run: Run) -> dict[str, Any]:
     return {
         "trainer": run.trainer.state_dict(),
         "parts": {name: copied(part.state_dict()) for name, part in _stateful_parts(run).items()},
-        "counters": {name: getattr(run, name) for name in COUNTERS},
+        "counters": {**{name: getattr(run, name) for name in COUNTERS}, "evaluated": list(run._evaluation_of_step)},
         "metrics": dict(run.metrics),
         "evaluation": dict(run.evaluation),
         "folder": None if run._run_folder is None else run._run_folder.state_dict(),
@@ -82,6 +82,8 @@ def _count_from(run: Run, state: Mapping[str, Any]) -> None:
     for name in COUNTERS:
         setattr(run, name, state["counters"][name])
     run.metrics, run.evaluation = dict(state["metrics"]), dict(state["evaluation"])
+    of_step = state["counters"].get("evaluated", run.evaluation)  # earlier versions did not tell
+    run._evaluation_of_step = {name: run.evaluation[name] for name in of_step}
 
 
 def _stateful_parts(run: Run) -> dict[str, Any]:

@@ -97,9 +97,15 @@ class BestWeights(_FollowsMetric):
     """
 
     def start(self, run: Run) -> None:
-        """Check that there is a folder to write to."""
+        """Check that there is a folder to write to, and that nothing else writes there."""
         if run.folder is None:
             raise ValueError("BestWeights need a folder to be written to: construct the run with folder=")
+        others = [other for other in run.callbacks if isinstance(other, BestWeights) and other is not self]
+        if others:
+            raise ValueError(
+                f"two BestWeights, of {self.metric!r} and {others[0].metric!r}, would write over each other's weights: "
+                f"keep one, and give Checkpoints(keep_best=...) the other metric"
+            )
 
     def state_dict(self) -> dict[str, Any]:
         """The best value so far."""

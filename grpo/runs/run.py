@@ -109,6 +109,7 @@ class Run:
         self.seconds = 0.0
         self.metrics: dict[str, float] = {}
         self.evaluation: dict[str, float] = {}
+        self._evaluation_of_step: dict[str, float] = {}
         self.stopped_by: str | None = None
 
     def __call__(self, until: Until) -> None:
@@ -216,6 +217,7 @@ class Run:
     def note_evaluation(self, metrics: Mapping[str, float]) -> None:
         """Take in the metrics of an evaluation of the policy as it is now, and tell the callbacks."""
         self.evaluation.update(metrics)
+        self._evaluation_of_step.update(metrics)
         self._write("evaluations", metrics)
         tell(self, "after_evaluation", metrics)
 
@@ -262,7 +264,8 @@ class Run:
             self._warn(begin_anew_what_is_of_a_rank(self.trainer, num_ranks))
         if changed:
             self._warn(f"the run goes on with other settings: {'; '.join(changed)}")
-            self.trainer.apply_learning_rate()
+            if any(text.startswith("learning_rate") for text in changed):
+                self.trainer.apply_learning_rate()
         folder.take_over(path)
         self._saved_step = None if changed else self.num_steps  # the next start saves it with its new settings
         return True
@@ -289,6 +292,7 @@ class Run:
 
     def _note(self, metrics: Mapping[str, float]) -> None:
         """Count a step, and write what it told."""
+        self._evaluation_of_step = {}
         self.num_steps += 1
         self.num_samples += int(metrics.get("num_samples", metrics.get("num_pairs", 0)))
         self.num_decisions += int(metrics.get("num_decisions", 0))
@@ -315,10 +319,9 @@ class Run:
     def _compare(self, *, at_end: bool = False) -> None:
         """Note whether the checkpoint of this step, there already or about to be, is the best so far."""
         if self._run_folder is not None and self._run_folder.writer is not None:
-            told = self.metrics | self.evaluation
-            self._run_folder.writer.compare(self.num_steps, told)
+            self._run_folder.writer.compare(self.num_steps, self.metrics | self._evaluation_of_step)
             if self.num_steps > 0:
-                self._run_folder.writer.warn_of_unknown(told, at_end=at_end)
+                self._run_folder.writer.warn_of_unknown(self.metrics | self.evaluation, at_end=at_end)
 
     def _is_over(self, until: Until) -> bool:
         """Whether the run has ended, and by what, on all processes alike."""

@@ -121,6 +121,8 @@ class SampleLog(Callback):
         """Open the file."""
         if run.folder is None:
             raise ValueError("SampleLog needs a folder to write to: construct the run with folder=")
+        if any(isinstance(other, SampleLog) and other is not self for other in run.callbacks):
+            raise ValueError("two SampleLogs of a run would write into one file: keep one, with a describe for both")
         if run.world.rank > 0:
             return
         path = run.folder / "samples.jsonl"

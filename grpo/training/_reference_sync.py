@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from grpo.data._part_state import modules_in
 from grpo.distributed.parts import layout_of, local_part
 
 
@@ -65,3 +66,15 @@ def check_has_own_parameters(
             f"reference_sync needs a reference policy that lies in the same parts on the same processes as the policy, "
             f"but {other} does not: pass policy.reference()"
         )
+
+
+def buffers_to_follow(reference: object, policy: object) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """The buffers that both have, such as running means: the reference policy's, and the policy's."""
+    theirs, ours = _named_buffers(reference), _named_buffers(policy)
+    shared = [name for name, buffer in theirs.items() if name in ours and ours[name].shape == buffer.shape]
+    return {name: theirs[name] for name in shared}, {name: ours[name] for name in shared}
+
+
+def _named_buffers(model: object) -> dict[str, Tensor]:
+    modules = modules_in(model).items()
+    return {f"{prefix}{name}": buffer for prefix, module in modules for name, buffer in module.named_buffers()}

@@ -38,7 +38,7 @@ from grpo.training._diagnosis import describe_bad_gradient
 from grpo.training._metrics import StepMetrics
 from grpo.training._minibatches import WeightedRows
 from grpo.training._optimization import Optimization, check_reference, move_all
-from grpo.training._reference_sync import check_has_own_parameters, mix_parameters
+from grpo.training._reference_sync import buffers_to_follow, check_has_own_parameters, mix_parameters
 from grpo.training._rollback import Copies, UndoesFailedStep, buffers_of, noted_buffers, put_back_buffers
 
 FIXED = {"config", "policy", "reference_policy", "reward_model", "sampler", "world"}
@@ -370,7 +370,9 @@ class PolicyTrainer(Generic[StatesT, ActionsT]):
             reference = check_parameters(self.reference_policy.get_parameters(), "reference_policy")
             parameters = check_parameters(self.policy.get_parameters(), "policy")
             check_has_own_parameters(reference, parameters)
+            reference_buffers, buffers = buffers_to_follow(self.reference_policy, self.policy)
             if self.config.undo_failed_updates:
-                undo.also(list(reference.values()))
+                undo.also([*reference.values(), *reference_buffers.values()])
             assert self.config.reference_sync is not None
             mix_parameters(reference, parameters, self.config.reference_sync.mixing)
+            mix_parameters(reference_buffers, buffers, self.config.reference_sync.mixing)

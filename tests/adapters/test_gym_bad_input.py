@@ -439,6 +439,9 @@ def test_predict_refuses_what_training_refuses() -> None:
         policy.predict([[0.0, np.nan]])
     with pytest.raises(ValueError, match=r"masks of shape \[\], expected \[1, 2\].*write deterministic=\.\.\. with"):
         policy.predict(np.zeros((1, 2)), True)
+    with pytest.raises(ValueError, match=r"an action_mask is .*-inf.*, expected True or False .*pass values == 0"):
+        policy.predict([[0.0, 0.0]], [[0.0, -np.inf]])
+    assert policy.predict([[0.0, 0.0]], [[0.0, 1.0]]).item() == 1
     with pytest.raises(ValueError, match="predict was given masks that allow nothing"):
         policy.predict([[0.0, 0.0]], [[0, 0]])
 

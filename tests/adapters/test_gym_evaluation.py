@@ -275,7 +275,12 @@ def test_metrics() -> None:
         (
             {"environment": lambda: ScriptedEnv(bad_observation=(3, 0, 0)), "seed": 2, "num_episodes": 2},
             NonFiniteError,
-            r"environment 1 gave the observation \[nan, .* in episode 1 of the evaluation \(from the seed 2\)",
+            r"environment 1, in episode 1 of the evaluation \(from the seed 2\), gave the observation \[nan, ",
+        ),
+        (
+            {"environment": lambda: ScriptedEnv(bad_reward=(3, 0, 0)), "seed": 2, "num_episodes": 2},
+            NonFiniteError,
+            r"environment 1, in episode 1 of the evaluation \(from the seed 2\), gave the reward inf",
         ),
     ],
 )

@@ -27,6 +27,7 @@ from grpo import (
     ScoreFunctionSurrogate,
     Terms,
     TrainerConfig,
+    Until,
     leave_one_out_advantages,
 )
 from grpo.config._frozen_model import KNOWN_ELSEWHERE_AS
@@ -316,6 +317,22 @@ def test_what_others_call_a_setting_is_a_setting_here() -> None:
     known = {name for config in (GRPOConfig, PPOConfig, SamplingConfig) for name in config.model_fields}
     assert set(KNOWN_ELSEWHERE_AS.values()) <= known
     assert not KNOWN_ELSEWHERE_AS.keys() & known
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: PPOConfig(value_clip=True),
+        lambda: PPOConfig(target_kl=True),
+        lambda: GRPOConfig(group_size=True),
+        lambda: GRPOConfig(loss_averaging=True),
+        lambda: Until(steps=True),
+    ],
+)
+def test_a_switch_is_no_number(make: Callable[[], Any]) -> None:
+    with pytest.raises(ValueError, match=r"\.\w+ is True, expected another value: it is no switch"):
+        make()
+    assert GRPOConfig(kl_importance_correction=True).kl_importance_correction
 
 
 @pytest.mark.parametrize("has", ["state_dict", "load_state_dict"])

@@ -29,6 +29,7 @@ from grpo import (
     Callback,
     CheckpointError,
     Checkpoints,
+    Evaluate,
     GRPOConfig,
     GRPOTrainer,
     ReferenceSync,
@@ -537,6 +538,23 @@ def test_the_best_of_another_metric_is_forgotten(tmp_path: Path) -> None:
     assert run.resume()
     run(Until(steps=4))
     assert steps_in(tmp_path) == [2, 4]
+
+
+@pytest.mark.parametrize("stops_at", [None, 3, 4])
+def test_an_evaluation_of_an_earlier_step_is_not_that_of_a_checkpoint(tmp_path: Path, stops_at: int | None) -> None:
+    runs: list[Run] = []
+
+    def run() -> Run:
+        evaluates = Evaluate(lambda policy: {"score": [0.0, 5.0, 1.0][runs[-1].num_steps // 3]}, 3)
+        runs.append(make_run(tmp_path, callbacks=[evaluates], every=2, keep_last=1, keep_best="evaluation/score"))
+        return runs[-1]
+
+    run()(Until(steps=stops_at or 8))
+    if stops_at is not None:
+        goes_on = run()
+        assert goes_on.resume()
+        goes_on(Until(steps=8))
+    assert steps_in(tmp_path) == ([3, 8] if stops_at == 3 else [6, 8])
 
 
 def test_what_a_writer_that_was_killed_has_left_is_deleted(tmp_path: Path) -> None:

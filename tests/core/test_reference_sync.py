@@ -129,3 +129,30 @@ def test_a_reference_must_have_the_same_parameters_of_its_own(reference: Any, na
 def test_wrong_settings(bad: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=next(iter(bad))):
         ReferenceSync(**bad)
+
+
+class Counting(torch.nn.Module):
+    """A table with a running mean and a count of its steps beside it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = TablePolicy()
+        self.mean: torch.Tensor
+        self.count: torch.Tensor
+        self.register_buffer("mean", torch.zeros(2))
+        self.register_buffer("count", torch.tensor(0))
+        self.generate_actions = self.table.generate_actions
+        self.get_log_probabilities = self.table.get_log_probabilities
+        self.get_parameters = self.table.get_parameters
+
+
+def test_buffers_follow_as_parameters_do() -> None:
+    policy, reference = Counting(), Counting()
+    trainer = build_trainer(policy, reference, ReferenceSync(mixing=0.5, every=2))
+    for _ in range(2):
+        policy.mean.add_(1.0)
+        policy.count.add_(1)
+        assert reference.mean.tolist() == [0.0, 0.0]
+        trainer.step([0, 1, 2])
+    assert reference.mean.tolist() == [1.0, 1.0]
+    assert reference.count.item() == 2

@@ -386,6 +386,20 @@ def test_changed_settings_are_named_and_can_be_changed_on_purpose(tmp_path: Path
     assert changed.num_samples == 2 * 4 + 2
 
 
+def test_another_setting_changed_on_purpose_leaves_the_rate_of_an_optimizer_of_ones_own(tmp_path: Path) -> None:
+    def run(**settings: Any) -> Run:
+        policy = SoftmaxPolicy(3)
+        optimizer = torch.optim.SGD(policy.parameters(), lr=0.5)
+        trainer = GRPOTrainer(GRPOConfig(**settings), policy, StationaryBandit(MEANS), optimizer=optimizer)
+        return Run(trainer, ["state"], folder=tmp_path, checkpoints=Checkpoints(every=2))
+
+    run()(Until(steps=2))
+    changed = run(micro_batch_size=2)
+    with pytest.warns(UserWarning, match="goes on with other settings: micro_batch_size"):
+        assert changed.resume(override=True)
+    assert changed.trainer.optimizer.param_groups[0]["lr"] == 0.5
+
+
 class OtherBandit(StationaryBandit):
     """Rewards of another class."""
 

@@ -144,7 +144,7 @@ def test_a_metric_that_never_comes_is_told(make: Callable[[str], Callback], tmp_
 def test_a_slip_in_the_name_of_a_metric_is_told_before_the_run_is_over(tmp_path: Path) -> None:
     told_before_step_2: list[str] = []
     evaluates = Evaluate(lambda policy: {"score": 1.0}, 2)
-    run = make_run(tmp_path, callbacks=[BestWeights("rewrad"), evaluates, BestWeights("evaluation/scores")])
+    run = make_run(tmp_path, callbacks=[BestWeights("rewrad"), evaluates, EarlyStopping("evaluation/scores", bar=2.0)])
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         run(Until(steps=1))
@@ -153,6 +153,13 @@ def test_a_slip_in_the_name_of_a_metric_is_told_before_the_run_is_over(tmp_path:
     assert len(told_before_step_2) == len(caught) == 2
     assert "'evaluation/scores', and has done nothing: expected one of evaluation/score" in told_before_step_2[0]
     assert "'rewrad', and has done nothing: expected one of reward" in told_before_step_2[1]
+
+
+def test_two_that_would_write_over_each_other_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(CallbackError, match="two BestWeights, of 'reward' and 'evaluation/score', would write over"):
+        make_run(tmp_path / "a", callbacks=[BestWeights("reward"), BestWeights("evaluation/score")])(Until(steps=1))
+    with pytest.raises(CallbackError, match="two SampleLogs of a run would write into one file"):
+        make_run(tmp_path / "b", callbacks=[SampleLog(1), SampleLog(2)])(Until(steps=1))
 
 
 def test_a_callback_with_half_a_state_is_refused() -> None:

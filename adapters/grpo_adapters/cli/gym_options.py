@@ -134,7 +134,7 @@ def parse_options(words: Sequence[str]) -> GymOptions:
     require_fields(settings, options, "the file of --config")
     named = rest[0] if rest and not rest[0].startswith("-") else settings.get("environment")
     own = preset(named or "", algorithm)
-    if settings.keys() & ENDS or any(word.startswith(END_WORDS) for word in rest):
+    if settings.keys() & ENDS or any(word.replace("_", "-").startswith(END_WORDS) for word in rest):
         own = {name: value for name, value in own.items() if name not in ENDS}
     given = own | settings | {"algorithm": algorithm} | ({} if named is None else {"environment": named})
     required = () if named is not None else ("environment",)

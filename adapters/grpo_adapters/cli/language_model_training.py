@@ -81,7 +81,8 @@ def parse_options(words: Sequence[str]) -> LanguageModelOptions:
     settings, rest = config_file(words)
     settings.pop("kind", None)
     require_fields(settings, LanguageModelOptions, "the file of --config")
-    adapts = settings.get("lora_rank") is not None or any(word.startswith("--lora-rank") for word in rest)
+    is_told = any(word.replace("_", "-").startswith("--lora-rank") for word in rest)
+    adapts = settings.get("lora_rank") is not None or is_told
     given = {"learning_rate": LEARNING_RATE_OF_LORA if adapts else LEARNING_RATE} | settings
     required = [name for name in ("model", "data") if name not in settings]
     return parse(LanguageModelOptions, rest, command="train lm", given=given, required=required)

@@ -50,6 +50,21 @@ def check_masks(masks: NDArray[np.bool_], real: NDArray[np.bool_], sizes: Sequen
         raise ValueError(nothing_allowed(f"environment {slot} (seed {seed + slot})", step))
 
 
+def as_mask(values: Any) -> NDArray[np.bool_]:
+    """Which choices are allowed, as bool, in an array of its own.
+
+    Raises:
+        ValueError: if it is told in other numbers than 0 and 1, such as those that are added to logits.
+    """
+    mask = np.array(values)
+    if mask.dtype != np.bool_ and not (mask.dtype.kind in "iuf" and np.isin(mask, (0, 1)).all()):
+        raise ValueError(
+            f"an action_mask is {values!r:.200}, expected True or False for each choice, or 1 and 0: of what is added "
+            f"to logits, 0 or -inf, pass values == 0"
+        )
+    return mask.astype(bool)
+
+
 def allows_something(masks: NDArray[np.bool_], sizes: Sequence[int]) -> NDArray[np.bool_]:
     """Whether masks [..., sum of sizes] leave an option of each choice, [...]."""
     parts = np.split(masks, np.cumsum(sizes)[:-1], axis=-1) if sizes else []

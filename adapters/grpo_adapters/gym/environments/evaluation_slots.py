@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from typing_extensions import Protocol
 
 from grpo_adapters.gym.actions.action_batches import one_by_one
+from grpo_adapters.gym.environments.checks import as_mask
 from grpo_adapters.gym.environments.vector_environments import VectorEnvironments, is_vector_environment, note_player
 from grpo_adapters.gym.observations.encoder import Features, ObservationEncoder, spaces_of
 
@@ -95,7 +96,7 @@ class SeparateSlots:
     def _observe(self, slot: int, observation: Any, info: dict[str, Any]) -> None:
         mask = info.get("action_mask")
         self._features[slot] = self.encoder.single(observation)
-        self._masks[slot] = None if mask is None else np.asarray(mask, dtype=bool)
+        self._masks[slot] = None if mask is None else as_mask(mask)
 
     def close(self) -> None:
         """Close what was made for this."""

@@ -13,7 +13,7 @@ from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
 from numpy.typing import NDArray
 from torch.utils.weak import WeakIdKeyDictionary
 
-from grpo_adapters.gym.environments.checks import check_seed
+from grpo_adapters.gym.environments.checks import as_mask, check_seed
 from grpo_adapters.gym.observations.encoder import Features, ObservationEncoder, spaces_of
 from grpo_adapters.gym.plain_state import NotPlainError, new_array, put_state, take_state
 
@@ -255,7 +255,7 @@ class VectorEnvironments:
         told = np.asarray(infos.get("_action_mask", asked), dtype=bool)
         if masks.dtype == object:
             masks = np.stack([np.zeros_like(masks[told][0]) if mask is None else mask for mask in masks])
-        allowed = masks.astype(bool) | ~told[:, None]
+        allowed = as_mask(masks) | ~told[:, None]
         self.masks = allowed if self.masks is None else np.where(asked[:, None], allowed, self.masks)
 
     def _describe(self, error: Exception, resetting: NDArray[np.bool_]) -> str:

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from grpo import NonFiniteError
-from grpo_adapters.gym.environments.checks import allows_something
+from grpo_adapters.gym.environments.checks import allows_something, as_mask
 from grpo_adapters.gym.memory.memory_records import StepsRemembered, carried_on
 from grpo_adapters.gym.observations.columns import finite_rows, not_finite_parts
 from grpo_adapters.gym.observations.encoder import Features
@@ -72,7 +72,7 @@ class AgentPlayer:
         """See what is to be decided on."""
         if not finite_rows(features, 0):
             raise self._not_finite("observation", features, step)
-        self.features, self.mask = features, None if mask is None else np.array(mask, dtype=bool)
+        self.features, self.mask = features, None if mask is None else as_mask(mask)
         if self.mask is not None and not allows_something(self.mask, self.sizes):
             raise ValueError(
                 f"{self.name} has an action_mask that allows nothing at step {step} of the rollout: let it leave, or "

@@ -16,6 +16,7 @@ from grpo import NonFiniteError
 from grpo_adapters.gym.actions.action_batches import one_by_one
 from grpo_adapters.gym.environments.checks import (
     allows_something,
+    as_mask,
     check_count,
     check_seed,
     check_state,
@@ -229,8 +230,8 @@ class _Episode:
         self.observations.append(observation)
         if not is_over:
             mask = info.get("action_mask")
-            self.masks.append(None if mask is None else np.array(mask, dtype=bool))
-            if mask is not None and not allows_something(np.asarray(mask, dtype=bool), self.sizes):
+            self.masks.append(None if mask is None else as_mask(mask))
+            if mask is not None and not allows_something(as_mask(mask), self.sizes):
                 raise ValueError(nothing_allowed(self._name, len(self.rewards)))
 
     @property

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from grpo import NonFiniteError
 from grpo_adapters.gym.actions.action_batches import one_by_one
-from grpo_adapters.gym.environments.checks import check_seed, warn_if_endless
+from grpo_adapters.gym.environments.checks import allows_something, check_seed, warn_if_endless
 from grpo_adapters.gym.environments.evaluation_slots import Slots, slots_for
 from grpo_adapters.gym.memory.memory_records import beginning, begun_anew, check_remembered, put_back
 from grpo_adapters.gym.memory.memory_states import rows_of
@@ -112,8 +112,9 @@ def evaluate(
 
     Raises:
         TypeError: if ``environment`` is something else, or the seed no integer of at least 0.
-        ValueError: if ``num_episodes`` or ``num_envs`` is below 1, or the policy was built for other spaces.
-        NonFiniteError: if an observation is not finite.
+        ValueError: if ``num_episodes`` or ``num_envs`` is below 1, the policy was built for other spaces, or a mask
+            allows nothing.
+        NonFiniteError: if an observation or a reward is not finite.
 
     Warns:
         UserWarning: of an episode that has gone on for 10,000 steps, where the environment has no time limit.
@@ -158,6 +159,7 @@ def _play(policy: StepwisePolicy, slots: Slots, num_episodes: int, seed: int, no
             slots.begin({slot: seed + episode for slot, episode in begun.items()})
         numbers, features, masks = slots.observed(list(playing))
         _check(features, numbers, playing, seed)
+        _check_masks(masks, policy.distribution.sizes, numbers, playing, seed)
         drawn = None if noise is None else noise.of([playing.get(slot) for slot in numbers])
         known = None if memory is None else rows_of(memory, numbers)
         decided = _decide(policy, features, masks, drawn, known)
@@ -167,6 +169,10 @@ def _play(policy: StepwisePolicy, slots: Slots, num_episodes: int, seed: int, no
         memory = begun_anew(policy, memory, torch.from_numpy(done | ~real))
         for slot, episode in playing.items():
             if real[slot]:
+                if not math.isfinite(rewards[slot]):
+                    raise NonFiniteError(
+                        f"{_named(slot, episode, seed)} gave the reward {rewards[slot]}, expected a number"
+                    )
                 returns[episode] += float(rewards[slot])
                 lengths[episode] += 1
                 warn_if_endless(slots.environment, lengths[episode])
@@ -184,9 +190,25 @@ def _check(features: Features, numbers: list[int], playing: dict[int, int], seed
     for slot, values, is_finite in zip(numbers, features, finite, strict=True):
         if slot in playing and not is_finite:
             raise NonFiniteError(
-                f"environment {slot} gave the observation {not_finite_parts(values)} in episode {playing[slot]} of the "
-                f"evaluation (from the seed {seed}), expected finite numbers"
+                f"{_named(slot, playing[slot], seed)} gave the observation {not_finite_parts(values)}, expected finite "
+                f"numbers"
             )
+
+
+def _check_masks(masks: Any, sizes: Sequence[int], numbers: list[int], playing: dict[int, int], seed: int) -> None:
+    if masks is None:
+        return
+    for slot, allows in zip(numbers, allows_something(np.asarray(masks), sizes), strict=True):
+        if slot in playing and not allows:
+            raise ValueError(
+                f"{_named(slot, playing[slot], seed)} gave an action_mask that allows nothing: end the episode where "
+                f"no action is left"
+            )
+
+
+def _named(slot: int, episode: int, seed: int) -> str:
+    """An environment, to name in errors."""
+    return f"environment {slot}, in episode {episode} of the evaluation (from the seed {seed}),"
 
 
 def _decide(policy: StepwisePolicy, features: Features, masks: Any, noise: torch.Tensor | None, memory: Any) -> Decided:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from grpo import NonFiniteError
 from grpo_adapters.gym.actions.action_batches import one_by_one
-from grpo_adapters.gym.environments.checks import allows_something
+from grpo_adapters.gym.environments.checks import allows_something, as_mask
 from grpo_adapters.gym.memory.memory_records import begun_anew
 from grpo_adapters.gym.memory.memory_states import tensors_of
 from grpo_adapters.gym.observations.columns import finite_rows, placed, tensors
@@ -132,7 +132,7 @@ def decide_once(
     features = placed(tensors(encoded), policy.device, policy.dtype)
     allowed = None
     if masks is not None:
-        choices = np.asarray(masks, dtype=bool)
+        choices = as_mask(masks)
         _check_mask_shape(choices, (len(features), sum(policy.distribution.sizes)))
         if not allows_something(choices, policy.distribution.sizes).all():
             raise ValueError(f"predict was given masks that allow nothing: {masks}, expected a choice for each")
