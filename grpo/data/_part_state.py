@@ -101,12 +101,13 @@ def _part_state(part: Any) -> dict[str, Any]:
 def _tensors_of(part: Any) -> dict[str, Tensor]:
     """What changes in an object that does not tell: its parameters, if it has any, and buffers."""
     parameters = part.get_parameters() if hasattr(part, "get_parameters") else {}
-    buffers = {
-        f"{prefix}{name}": buffer
-        for prefix, module in modules_in(part).items()
-        for name, buffer in module.named_buffers()
-    }
-    return each_once({**parameters, **buffers})
+    return each_once({**parameters, **named_buffers(part)})
+
+
+def named_buffers(part: object) -> dict[str, Tensor]:
+    """The buffers of a module, or of the modules that an object holds, by name."""
+    modules = modules_in(part).items()
+    return {f"{prefix}{name}": buffer for prefix, module in modules for name, buffer in module.named_buffers()}
 
 
 def _generator_of(part: Any) -> torch.Generator | None:

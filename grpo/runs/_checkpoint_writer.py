@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 import threading
 import warnings
@@ -10,7 +9,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from grpo.runs._comparison import is_better
+from grpo.runs._comparison import is_better, metrics_meant
 from grpo.runs._plain_data import to_plain
 from grpo.runs._storage import (
     CHECKPOINT,
@@ -120,12 +119,12 @@ class CheckpointWriter:
         name = self._settings.keep_best
         if name is None or name in metrics or self._best is not None or self._has_warned:
             return
-        near = difflib.get_close_matches(name, metrics, n=3)
-        if near or at_end:
+        meant = metrics_meant(name, metrics, at_end=at_end)
+        if meant or at_end:
             self._has_warned = True
             warnings.warn(
                 f"Checkpoints(keep_best={name!r}) has seen no number called that so far, and has kept no best "
-                f"checkpoint: expected one of {', '.join(near or sorted(metrics))}",
+                f"checkpoint: expected one of {meant}",
                 stacklevel=level_of_caller(),
             )
 

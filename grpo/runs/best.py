@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 import warnings
 from abc import ABC, abstractmethod
@@ -13,7 +12,7 @@ from typing import Any
 from grpo.data._checks import require_positive_integer
 from grpo.data._part_state import load_whole_part_states, part_states
 from grpo.data.state import require_keys
-from grpo.runs._comparison import BestIs, is_better
+from grpo.runs._comparison import BestIs, is_better, metrics_meant
 from grpo.runs._description import versions
 from grpo.runs._folder import CHECKPOINTS
 from grpo.runs._latest import latest_whole
@@ -43,17 +42,17 @@ class _FollowsMetric(Callback, ABC):
         """Look at the metrics of a step."""
         self._look(run, metrics)
         if "/" not in self.metric:
-            self._warn_if_unknown(metrics, only_if_near=True)
+            self._warn_if_unknown(metrics, at_end=False)
 
     def after_evaluation(self, run: Run, metrics: Mapping[str, float]) -> None:
         """Look at the metrics of an evaluation."""
         self._look(run, metrics)
         if "/" in self.metric:
-            self._warn_if_unknown(metrics, only_if_near=True)
+            self._warn_if_unknown(metrics, at_end=False)
 
     def end(self, run: Run) -> None:
         """Warn if the metric has never come."""
-        self._warn_if_unknown(run.metrics | run.evaluation, only_if_near=False)
+        self._warn_if_unknown(run.metrics | run.evaluation, at_end=True)
 
     def _look(self, run: Run, metrics: Mapping[str, float]) -> None:
         value = metrics.get(self.metric)
@@ -64,16 +63,16 @@ class _FollowsMetric(Callback, ABC):
             self.best = value
         self._seen(run, value, is_better=better)
 
-    def _warn_if_unknown(self, known: Mapping[str, float], *, only_if_near: bool) -> None:
+    def _warn_if_unknown(self, known: Mapping[str, float], *, at_end: bool) -> None:
         """Warn, once, if the metric has never come, though others have; a slip of the pen is told in time."""
         if self.best is not None or self.metric in known or self._has_warned:
             return
-        near = difflib.get_close_matches(self.metric, known, n=3)
-        if near or (known and not only_if_near):
+        meant = metrics_meant(self.metric, known, at_end=at_end)
+        if meant:
             self._has_warned = True
             warnings.warn(
                 f"{type(self).__name__} has seen no number called {self.metric!r}, and has done nothing: expected one "
-                f"of {', '.join(near or sorted(known))}",
+                f"of {meant}",
                 stacklevel=3,
             )
 

@@ -256,7 +256,8 @@ class Run:
             return False
         path, manifest, state = found
         with self._world.together():
-            changed = folder.changes_since(manifest, description_of(self.trainer), override=override)
+            described = description_of(self.trainer)
+            changed = folder.changes_since(manifest, described, override=override)
         num_ranks = manifest.get("ranks", 1)
         is_of_others = num_ranks != self._world.size
         load_or_leave(self, path, as_of_other_ranks(state, self.trainer) if is_of_others else state)
@@ -264,7 +265,7 @@ class Run:
             self._warn(begin_anew_what_is_of_a_rank(self.trainer, num_ranks))
         if changed:
             self._warn(f"the run goes on with other settings: {'; '.join(changed)}")
-            if any(text.startswith("learning_rate") for text in changed):
+            if manifest["config"].get("learning_rate") != described["config"].get("learning_rate"):
                 self.trainer.apply_learning_rate()
         folder.take_over(path)
         self._saved_step = None if changed else self.num_steps  # the next start saves it with its new settings

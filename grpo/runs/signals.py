@@ -60,9 +60,7 @@ class NotesSignals:
         self.received = signal.Signals(number).name
         self._put_back()
         told = f"{self.received}: the run ends when the step under way is over; another signal ends it at once\n"
-        with suppress(
-            OSError
-        ):  # whoever read it may be gone by the same signal, and the run is to be saved all the same
+        with suppress(OSError):  # whoever read it may be gone by the same signal; the run is saved all the same
             os.write(STANDARD_ERROR, told.encode())  # print may have been interrupted amid a line
 
     def _put_back(self) -> None:

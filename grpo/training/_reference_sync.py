@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from grpo.data._part_state import modules_in
+from grpo.data._part_state import named_buffers
 from grpo.distributed.parts import layout_of, local_part
 
 
@@ -69,12 +69,13 @@ def check_has_own_parameters(
 
 
 def buffers_to_follow(reference: object, policy: object) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """The buffers that both have, such as running means: the reference policy's, and the policy's."""
-    theirs, ours = _named_buffers(reference), _named_buffers(policy)
-    shared = [name for name, buffer in theirs.items() if name in ours and ours[name].shape == buffer.shape]
-    return {name: theirs[name] for name in shared}, {name: ours[name] for name in shared}
+    """The buffers that both have and that differ, such as running means: the reference policy's, and the policy's."""
+    theirs, ours = named_buffers(reference), named_buffers(policy)
+    names = [name for name, buffer in theirs.items() if name in ours and _has_moved(buffer, ours[name])]
+    return {name: theirs[name] for name in names}, {name: ours[name] for name in names}
 
 
-def _named_buffers(model: object) -> dict[str, Tensor]:
-    modules = modules_in(model).items()
-    return {f"{prefix}{name}": buffer for prefix, module in modules for name, buffer in module.named_buffers()}
+def _has_moved(reference: Tensor, buffer: Tensor) -> bool:
+    """Constants have not; to mix those that are infinite, as masks are, would give NaN."""
+    own, other = local_part(reference), local_part(buffer)
+    return own.shape == other.shape and not torch.equal(own, other.to(own))

@@ -14,7 +14,7 @@ import torch
 from language_models import build_model, build_tokenizer
 
 from grpo import GRPOConfig, ImportanceCorrection, World
-from grpo_adapters.cli import main
+from grpo_adapters.cli import language_model_training, main
 from grpo_adapters.cli.arguments import take_option
 from grpo_adapters.cli.errors import UsageError
 from grpo_adapters.cli.figures import grouped, on_common_points, smoothed
@@ -205,11 +205,26 @@ def test_batch_sizes_of_presets_are_of_so_many_steps_where_the_policy_remembers(
         (["--memory", "gru", "--window", "16"], 16),
         (["--memory", "gru", "--window", "1000"], 1),
         (["--memory", "gru", "--batch-size", "3"], 3),
+        (["--memory", "gru", "--batch_size", "3"], 3),
         (["--memory", "gru", "--config", "own.toml"], 5),
     ):
         Path("own.toml").write_text("batch_size = 5\n")
         options: Any = parse_options(["CartPole-v1", *words])
         assert options.batch_size == expected
+
+
+@pytest.mark.parametrize("spelling", ["--until-steps", "--until_steps"])
+def test_an_end_that_is_given_takes_the_place_of_that_of_the_preset(spelling: str) -> None:
+    assert parse_options(["CartPole-v1"]).until_decisions is not None
+    options = parse_options(["CartPole-v1", spelling, "3"])
+    assert (options.until_steps, options.until_decisions) == (3, None)
+
+
+@pytest.mark.parametrize("spelling", ["--lora-rank", "--lora_rank"])
+def test_adapters_of_low_rank_learn_faster(spelling: str) -> None:
+    words = ["model", "--data", "rows.jsonl"]
+    assert language_model_training.parse_options(words).learning_rate == 1e-6
+    assert language_model_training.parse_options([*words, spelling, "8"]).learning_rate == 1e-5
 
 
 @pytest.mark.filterwarnings("ignore:builtin type .* has no __module__ attribute:DeprecationWarning")

@@ -97,6 +97,18 @@ def test_masks_are_honoured() -> None:
     assert act(policy, 0, {}) == 1
 
 
+class Stuck(MatchingEnv):
+    """After a step nothing is allowed, though the episode goes on."""
+
+    def mask(self) -> Any:
+        return super().mask() * (self.steps == 0)
+
+
+def test_masks_that_allow_nothing() -> None:
+    with pytest.raises(ValueError, match=r"environment 0, in episode 0 .* gave an action_mask that allows nothing"):
+        evaluate(GymPolicy(MatchingEnv()), Stuck(masked=True), 1)
+
+
 @pytest.mark.parametrize(
     ("observation_space", "action_space"),
     [

@@ -141,6 +141,8 @@ class Counting(torch.nn.Module):
         self.count: torch.Tensor
         self.register_buffer("mean", torch.zeros(2))
         self.register_buffer("count", torch.tensor(0))
+        self.mask: torch.Tensor
+        self.register_buffer("mask", torch.tensor([0.0, -torch.inf]))
         self.generate_actions = self.table.generate_actions
         self.get_log_probabilities = self.table.get_log_probabilities
         self.get_parameters = self.table.get_parameters
@@ -156,3 +158,4 @@ def test_buffers_follow_as_parameters_do() -> None:
         trainer.step([0, 1, 2])
     assert reference.mean.tolist() == [1.0, 1.0]
     assert reference.count.item() == 2
+    assert reference.mask.tolist() == [0.0, -torch.inf]

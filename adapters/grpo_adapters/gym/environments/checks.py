@@ -57,7 +57,7 @@ def as_mask(values: Any) -> NDArray[np.bool_]:
         ValueError: if it is told in other numbers than 0 and 1, such as those that are added to logits.
     """
     mask = np.array(values)
-    if mask.dtype != np.bool_ and not (mask.dtype.kind in "iuf" and np.isin(mask, (0, 1)).all()):
+    if mask.dtype != np.bool_ and not (mask.dtype.kind in "iuf" and ((mask == 0) | (mask == 1)).all()):
         raise ValueError(
             f"an action_mask is {values!r:.200}, expected True or False for each choice, or 1 and 0: of what is added "
             f"to logits, 0 or -inf, pass values == 0"
@@ -110,6 +110,11 @@ def check_seed(value: Any, name: str) -> int:
     return value
 
 
+def is_integer(value: Any) -> bool:
+    """Whether it is an integer, Python's or NumPy's, and no switch."""
+    return isinstance(value, int | np.integer) and not isinstance(value, bool)
+
+
 def check_count(value: Any, name: str, what: str) -> int:
     """A number of things, of which there is one at least.
 
@@ -117,7 +122,7 @@ def check_count(value: Any, name: str, what: str) -> int:
         TypeError: if it is no integer.
         ValueError: if it is below 1.
     """
-    if isinstance(value, bool) or not isinstance(value, int | np.integer):
+    if not is_integer(value):
         raise TypeError(f"{name} is {value!r}, expected an integer of at least 1: {what}")
     if value < 1:
         raise ValueError(f"{name} is {value}, expected at least 1: {what}")

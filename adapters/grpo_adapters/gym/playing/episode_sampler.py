@@ -229,9 +229,10 @@ class _Episode:
             raise NonFiniteError(not_finite("observation", observation, self._name, len(self.rewards)))
         self.observations.append(observation)
         if not is_over:
-            mask = info.get("action_mask")
-            self.masks.append(None if mask is None else as_mask(mask))
-            if mask is not None and not allows_something(as_mask(mask), self.sizes):
+            told = info.get("action_mask")
+            mask = None if told is None else as_mask(told)
+            self.masks.append(mask)
+            if mask is not None and not allows_something(mask, self.sizes):
                 raise ValueError(nothing_allowed(self._name, len(self.rewards)))
 
     @property

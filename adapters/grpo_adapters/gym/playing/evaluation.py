@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from grpo import NonFiniteError
 from grpo_adapters.gym.actions.action_batches import one_by_one
-from grpo_adapters.gym.environments.checks import allows_something, check_seed, warn_if_endless
+from grpo_adapters.gym.environments.checks import allows_something, check_count, check_seed, warn_if_endless
 from grpo_adapters.gym.environments.evaluation_slots import Slots, slots_for
 from grpo_adapters.gym.memory.memory_records import beginning, begun_anew, check_remembered, put_back
 from grpo_adapters.gym.memory.memory_states import rows_of
@@ -111,7 +111,7 @@ def evaluate(
         Return, length and seed of each episode, with their mean and its interval.
 
     Raises:
-        TypeError: if ``environment`` is something else, or the seed no integer of at least 0.
+        TypeError: if ``environment`` is something else, ``num_episodes`` no integer, or the seed none of at least 0.
         ValueError: if ``num_episodes`` or ``num_envs`` is below 1, the policy was built for other spaces, or a mask
             allows nothing.
         NonFiniteError: if an observation or a reward is not finite.
@@ -125,8 +125,7 @@ def evaluate(
         >>> result.seeds.tolist()
         [10000, 10001, 10002]
     """
-    if num_episodes < 1:
-        raise ValueError(f"num_episodes is {num_episodes}, expected at least 1")
+    num_episodes = check_count(num_episodes, "num_episodes", "episodes to play")
     seed = check_seed(seed, "seed")
     slots = slots_for(environment, num_envs, num_episodes, seed)
     was_training = getattr(policy, "training", False)

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 from torch import nn
 
+from grpo_adapters.gym.environments.checks import is_integer
+
 
 def check_hidden_sizes(sizes: Any) -> None:
     """The sizes of hidden layers must be numbers of units, None for those by default.
@@ -19,7 +21,7 @@ def check_hidden_sizes(sizes: Any) -> None:
     if sizes is None:
         return
     is_sequence = isinstance(sizes, Sequence) and not isinstance(sizes, str)
-    if not is_sequence or not all(isinstance(size, int | np.integer) and not isinstance(size, bool) for size in sizes):
+    if not is_sequence or not all(map(is_integer, sizes)):
         raise TypeError(
             f"hidden_sizes is {sizes!r}, expected a sequence with the units of each hidden layer, such as (64, 64)"
         )
@@ -35,7 +37,7 @@ def check_normalization_and_seed(normalize_observations: Any, seed: Any) -> None
     """
     if not isinstance(normalize_observations, bool | np.bool_):
         raise TypeError(f"normalize_observations is {normalize_observations!r}, expected True or False")
-    if isinstance(seed, bool) or not isinstance(seed, int | np.integer):
+    if not is_integer(seed):
         raise TypeError(f"seed is {seed!r}, expected an integer")
 
 
