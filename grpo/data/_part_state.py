@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from grpo.data._protocols import type_name
+from grpo.data._generators import check_generator_state, generator_of, generator_state, set_generator_state
+from grpo.data._protocols import kind_of, type_name
 from grpo.data.state import copied, is_stateful, load_state, require_keys
 
 
@@ -36,7 +37,7 @@ def load_part_states(parts: Mapping[str, Any], states: Mapping[str, Any]) -> Non
                 with torch.inference_mode(tensor.is_inference()), torch.no_grad():
                     tensor.copy_(state["tensors"][name])
         if "generator" in state:
-            part.generator.set_state(state["generator"].cpu())
+            set_generator_state(part.generator, state["generator"])
 
 
 def load_whole_part_states(parts: Mapping[str, Any], states: Any, owner: object) -> None:
@@ -59,16 +60,6 @@ def check_part_states(parts: Mapping[str, Any], states: Any, owner: object) -> N
     require_keys(states, set(each_once(parts)), owner)
     for role, part in each_once(parts).items():
         _check_part(part, states[role], f"{role} {type_name(part)}")
-
-
-def check_generator_state(generator: torch.Generator, stored: Any, owner: str) -> None:
-    """Raise a ValueError unless a state is one that the generator can go on from."""
-    size = len(generator.get_state())
-    if not isinstance(stored, Tensor) or stored.dtype != torch.uint8 or stored.shape != (size,):
-        raise ValueError(
-            f"the state of the generator of {owner} is {_kind(stored)}, expected {size} bytes, as generators on "
-            f"{generator.device.type} have: load it where the generator is on the same kind of device as it was"
-        )
 
 
 def modules_in(part: object) -> dict[str, nn.Module]:
@@ -94,8 +85,8 @@ def each_once(named: Mapping[str, Any]) -> dict[str, Any]:
 
 def _part_state(part: Any) -> dict[str, Any]:
     state = {"state": copied(part.state_dict())} if is_stateful(part) else {"tensors": copied(_tensors_of(part))}
-    generator = _generator_of(part)
-    return state if generator is None else state | {"generator": generator.get_state()}
+    generator = generator_of(part)
+    return state if generator is None else state | {"generator": generator_state(generator)}
 
 
 def _tensors_of(part: Any) -> dict[str, Tensor]:
@@ -110,13 +101,8 @@ def named_buffers(part: object) -> dict[str, Tensor]:
     return {f"{prefix}{name}": buffer for prefix, module in modules for name, buffer in module.named_buffers()}
 
 
-def _generator_of(part: Any) -> torch.Generator | None:
-    generator = getattr(part, "generator", None)
-    return generator if isinstance(generator, torch.Generator) else None
-
-
 def _check_part(part: Any, state: Any, owner: str) -> None:
-    generator = _generator_of(part)
+    generator = generator_of(part)
     expected = {"state" if is_stateful(part) else "tensors"} | (set() if generator is None else {"generator"})
     if not isinstance(state, Mapping) or state.keys() != expected:
         came = sorted(state) if isinstance(state, Mapping) else type_name(state)
@@ -125,7 +111,7 @@ def _check_part(part: Any, state: Any, owner: str) -> None:
         )
     if "tensors" in state:
         ours, theirs = (
-            {name: _kind(value) for name, value in own.items()} for own in (_tensors_of(part), state["tensors"])
+            {name: kind_of(value) for name, value in own.items()} for own in (_tensors_of(part), state["tensors"])
         )
         _require_same(ours, theirs, owner)
     elif isinstance(part, nn.Module):
@@ -154,7 +140,3 @@ def _require_same(ours: Mapping[str, str], theirs: Mapping[str, str], owner: str
             f"{name} is {theirs.get(name, 'missing')} in the state, {ours.get(name, 'missing')} in the object; "
             f"construct it in the same way"
         )
-
-
-def _kind(value: Any) -> str:
-    return f"{value.dtype} of shape {list(value.shape)}" if isinstance(value, Tensor) else type_name(value)

@@ -6,6 +6,8 @@ from collections.abc import Iterable
 from functools import cache
 from typing import Any
 
+from torch import Tensor
+
 
 @cache
 def methods_of(protocol: type) -> tuple[str, ...]:
@@ -42,3 +44,8 @@ def require_methods(model: object, protocol: type, role: str) -> None:
 def type_name(value: object) -> str:
     """The name of its class, or its own where it is one."""
     return value.__name__ if isinstance(value, type) else type(value).__name__
+
+
+def kind_of(value: object) -> str:
+    """The dtype and shape of a tensor, the class of anything else."""
+    return f"{value.dtype} of shape {list(value.shape)}" if isinstance(value, Tensor) else type_name(value)

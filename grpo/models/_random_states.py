@@ -12,6 +12,8 @@ from typing import Any
 
 import torch
 
+from grpo.data._generators import generator_of, generator_state, seed_generator, set_generator_state
+
 
 class RestoresRandomStates:
     """A ``with`` block that puts PyTorch's, Python's, NumPy's and the models' own random generators back if it fails.
@@ -20,7 +22,8 @@ class RestoresRandomStates:
     same numbers twice; daemon threads, which serve notebooks and progress bars, do not count.
 
     Args:
-        models: a model that draws from a :class:`torch.Generator` of its own keeps it in an attribute ``generator``.
+        models: a model that draws from a generator of its own, PyTorch's or NumPy's, keeps it in an attribute
+            ``generator``.
 
     Attributes:
         generators: those of the models, with their states at the start of the block.
@@ -31,10 +34,8 @@ class RestoresRandomStates:
 
     def __enter__(self) -> None:
         self._states = global_random_states()
-        generators = (getattr(model, "generator", None) for model in self._models)
-        self.generators = [
-            (generator, generator.get_state()) for generator in generators if isinstance(generator, torch.Generator)
-        ]
+        generators = (generator_of(model) for model in self._models)
+        self.generators = [(generator, generator_state(generator)) for generator in generators if generator is not None]
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
@@ -47,7 +48,7 @@ class RestoresRandomStates:
         if not others_may_draw():
             set_global_random_states(self._states)
         for generator, state in self.generators:
-            generator.set_state(state)
+            set_generator_state(generator, state)
 
 
 def others_may_draw() -> bool:
@@ -87,7 +88,7 @@ def preserved_random_states(models: Sequence[object], seed: int | None = None) -
     """A ``with`` block after which all generators are where they were; in it, they begin with a seed where it is given.
 
     Args:
-        models: each may keep a :class:`torch.Generator` in an attribute ``generator``.
+        models: each may keep a generator of its own in an attribute ``generator``.
         seed: for all of them; None to go on from where they are.
     """
     states = RestoresRandomStates(models)
@@ -98,6 +99,6 @@ def preserved_random_states(models: Sequence[object], seed: int | None = None) -
                 sys.modules["numpy"].random.seed(seed)
             torch.manual_seed(seed)
             for generator, _ in states.generators:
-                generator.manual_seed(seed)
+                seed_generator(generator, seed)
         yield
     states.restore()

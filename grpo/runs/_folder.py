@@ -64,6 +64,8 @@ class RunFolder:
             raise FileExistsError(
                 f"{self.path} holds a run already: choose another folder, or call run.resume() to go on with that one"
             )
+        if not self._is_ours:
+            self._require_own_files()
         text = json.dumps(description, indent=1) + "\n"
         try:
             self.path.mkdir(parents=True, exist_ok=True)
@@ -75,6 +77,15 @@ class RunFolder:
             self._lock.give_back()
             error.add_note(f"the run cannot write into {self.path}: choose a folder that it may write to")
             raise
+
+    def _require_own_files(self) -> None:
+        """Raise a FileExistsError if something else, which is no run, is about to write the lines of this one."""
+        for file in self.files.values():
+            if file.path.exists():
+                raise FileExistsError(
+                    f"{file.path} is there already, and is not this run's: choose another folder for the run or, if a "
+                    f"tracker writes it, for the tracker, such as {self.path / 'tracking'}"
+                )
 
     @contextmanager
     def alone(self) -> Iterator[None]:

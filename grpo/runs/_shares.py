@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from grpo.data._generators import generator_of, seed_generator
 from grpo.data._part_state import each_once
 from grpo.data._protocols import type_name
 from grpo.data.state import is_stateful
@@ -52,9 +53,9 @@ def renew_generators(trainer: Any, rank: int) -> None:
     """Let what a process draws follow from seed, step and rank: the models' own generators, and those of everything."""
     owned = each_once(trainer._owned)
     for role, part in owned.items():
-        generator = getattr(part, "generator", None)
-        if isinstance(generator, torch.Generator):
-            generator.manual_seed(_seed(trainer, rank, role))
+        generator = generator_of(part)
+        if generator is not None:
+            seed_generator(generator, _seed(trainer, rank, role))
     random.seed(_seed(trainer, rank, "Python"))
     torch.manual_seed(_seed(trainer, rank, "PyTorch"))
     numpy = sys.modules.get("numpy")

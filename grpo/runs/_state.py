@@ -55,6 +55,28 @@ def load_into(run: Run, state: Mapping[str, Any]) -> None:
     set_global_random_states(state["random"])
 
 
+def with_other_callbacks(run: Run, state: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """The state for a run whose callbacks are others than when it was saved, and what is told of that.
+
+    Each takes the state of the next one of its class; one that had none begins anew.
+    """
+    saved, parts, told = dict(state["parts"]), {}, []
+    for name, part in _stateful_parts(run).items():
+        same = [other for other in saved if _class_of(other) == _class_of(name)]
+        if same:
+            parts[name] = saved.pop(same[0])
+        else:
+            parts[name] = part.state_dict()
+            told.append(f"{_class_of(name)} begins anew")
+    told += [f"{_class_of(name)} is left out" for name in saved]
+    return {**state, "parts": parts}, told
+
+
+def _class_of(name: str) -> str:
+    """A part's name without its place."""
+    return name.rpartition(" ")[2]
+
+
 def load_or_leave(run: Run, path: Path, state: Mapping[str, Any]) -> None:
     """Put into a run the state of a checkpoint; if it does not fit, nothing has changed.
 

@@ -37,6 +37,7 @@ class _FollowsMetric(Callback, ABC):
         self.best_is = best_is
         self.best: float | None = None
         self._has_warned = False
+        self._run: Run | None = None
 
     def after_step(self, run: Run, metrics: Mapping[str, float]) -> None:
         """Look at the metrics of a step."""
@@ -55,6 +56,7 @@ class _FollowsMetric(Callback, ABC):
         self._warn_if_unknown(run.metrics | run.evaluation, at_end=True)
 
     def _look(self, run: Run, metrics: Mapping[str, float]) -> None:
+        self._follow(run)
         value = metrics.get(self.metric)
         if value is None or math.isnan(value):
             return
@@ -62,6 +64,15 @@ class _FollowsMetric(Callback, ABC):
         if better:
             self.best = value
         self._seen(run, value, is_better=better)
+
+    def _follow(self, run: Run) -> None:
+        """Forget what was seen of another run; a state that was loaded is of this one."""
+        if self._run is not None and self._run is not run:
+            self._begin_anew()
+        self._run = run
+
+    def _begin_anew(self) -> None:
+        self.best, self._has_warned = None, False
 
     def _warn_if_unknown(self, known: Mapping[str, float], *, at_end: bool) -> None:
         """Warn, once, if the metric has never come, though others have; a slip of the pen is told in time."""
@@ -113,7 +124,7 @@ class BestWeights(_FollowsMetric):
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Go on from what ``state_dict`` returned."""
         require_keys(state_dict, {"best"}, self)
-        self.best = state_dict["best"]
+        self.best, self._run = state_dict["best"], None
 
     def _seen(self, run: Run, value: float, *, is_better: bool) -> None:
         if is_better:
@@ -231,6 +242,7 @@ class EarlyStopping(_FollowsMetric):
 
     def start(self, run: Run) -> None:
         """Stop a run that goes on after it was stopped."""
+        self._follow(run)
         self._stop_if_enough(run, self.best)
 
     def state_dict(self) -> dict[str, Any]:
@@ -241,6 +253,11 @@ class EarlyStopping(_FollowsMetric):
         """Go on from what ``state_dict`` returned."""
         require_keys(state_dict, {"best", "num_without_progress"}, self)
         self.best, self.num_without_progress = state_dict["best"], state_dict["num_without_progress"]
+        self._run = None
+
+    def _begin_anew(self) -> None:
+        super()._begin_anew()
+        self.num_without_progress = 0
 
     def _seen(self, run: Run, value: float, *, is_better: bool) -> None:
         self.num_without_progress = 0 if is_better else self.num_without_progress + 1

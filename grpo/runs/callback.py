@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Self
 
 from grpo.data.state import require_whole_state
@@ -61,6 +61,8 @@ def require_callbacks(callbacks: Any) -> list[Callback]:
     """
     if isinstance(callbacks, Callback):
         raise TypeError(f"callbacks is a {type(callbacks).__name__}, expected a sequence of them: pass [callback]")
+    if not isinstance(callbacks, Iterable):
+        raise TypeError(f"callbacks is {callbacks!r}, expected a sequence of callbacks: pass [] for none")
     for callback in callbacks:
         missing = [name for name in CALLBACK_METHODS if not callable(getattr(callback, name, None))]
         if missing or isinstance(callback, type):

@@ -24,7 +24,7 @@ from grpo.runs._shares import (
     require_same_number,
     require_same_source,
 )
-from grpo.runs._state import load_into, load_or_leave, state_of
+from grpo.runs._state import load_into, load_or_leave, state_of, with_other_callbacks
 from grpo.runs.callback import Callback, CallbackError, fulfils, require_callbacks, tell, tell_error
 from grpo.runs.checkpoints import Checkpoints
 from grpo.runs.signals import NotesSignals, RunInterrupted
@@ -228,7 +228,7 @@ class Run:
         checkpoint, and so before its first step, begins anew.
 
         Args:
-            override: go on though settings have changed, as a warning says.
+            override: go on though settings or callbacks have changed, as a warning says.
 
         Returns:
             Whether there was a checkpoint.
@@ -258,6 +258,9 @@ class Run:
         with self._world.together():
             described = description_of(self.trainer)
             changed = folder.changes_since(manifest, described, override=override)
+        if override:
+            state, told = with_other_callbacks(self, state)
+            changed = [*changed, *told]
         num_ranks = manifest.get("ranks", 1)
         is_of_others = num_ranks != self._world.size
         load_or_leave(self, path, as_of_other_ranks(state, self.trainer) if is_of_others else state)

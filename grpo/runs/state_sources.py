@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import islice
 from typing import Any, TypeVar, cast
@@ -214,9 +215,26 @@ class _StatesOfStep:
 
 def source_of(states: Any) -> StateSource[Any]:
     """A source as it is; of a function, what it returns for the step; of a batch, that batch at every step."""
+    if isinstance(states, type):
+        raise TypeError(f"states is the class {states.__name__}, expected an instance: pass {states.__name__}(...)")
     if not missing_methods(states, StateSource):
         return cast("StateSource[Any]", states)
     if callable(states):
+        _require_step_is_taken(states)
         return _StatesOfStep(states)
     check_states(states)
     return _SameStates(states)
+
+
+def _require_step_is_taken(function: Callable[..., Any]) -> None:
+    """Raise a TypeError if a function cannot be called with the step alone."""
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):  # one that is written in C does not tell
+        return
+    try:
+        signature.bind(0)
+    except TypeError as error:
+        raise TypeError(
+            f"states is a function that cannot be called with the step alone ({error}): pass lambda step: ..."
+        ) from error

@@ -119,6 +119,11 @@ class StepMetrics:
         average: float = (sums[2 + self._names.index(name)] / sums[1]).item()
         return average
 
+    @property
+    def has_updated(self) -> bool:
+        """Whether an optimiser step was made."""
+        return bool(self._made)
+
     def end_update(self, grad_norm: float | None) -> None:
         """The optimiser step was made, or would have been if there were parameters."""
         self._averages = None

@@ -283,6 +283,7 @@ def optimizer_over(
         return None
     if optimizer is not None:
         check_optimizer(optimizer, parameters)
+        warn_of_other_settings(optimizer, config)
         return optimizer
     by_parts = by_sharding(list(parameters.values()))
     fused = len(by_parts) == 1 and all(tensor.device.type in ("cpu", "cuda") for tensor in parameters.values())
@@ -317,6 +318,19 @@ def check_optimizer(optimizer: torch.optim.Optimizer, parameters: Mapping[str, T
             f"optimizer {type_name(optimizer)} holds none of the policy's {len(parameters)} trainable parameters: "
             f"build it from policy.get_parameters().values(), the very tensors that the policy computes with"
         )
+
+
+def warn_of_other_settings(optimizer: torch.optim.Optimizer, config: UpdateConfig) -> None:
+    """Tell that what the config says of AdamW holds for the trainer's own only, where it says something else."""
+    group, said = optimizer.param_groups[0], config.model_fields_set
+    for name, key in (("learning_rate", "lr"), ("adam_epsilon", "eps")):
+        value = getattr(config, name)
+        if name in said and key in group and isinstance(value, float | int) and value != group[key]:
+            warnings.warn(
+                f"config.{name}={value:g} is not used, since the trainer was given an optimizer, a "
+                f"{type_name(optimizer)} with {key}={float(group[key]):g}: set it there, and leave {name} out",
+                stacklevel=level_of_caller(),
+            )
 
 
 def check_reference(parameters: Mapping[str, Tensor], reference_parameters: Mapping[str, Tensor]) -> None:

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from grpo.config.update import UpdateConfig
-from grpo.data._part_state import check_generator_state, check_part_states, load_part_states, part_states
+from grpo.data._generators import check_generator_state
+from grpo.data._part_state import check_part_states, load_part_states, part_states
 from grpo.data._protocols import those_with, type_name
 from grpo.data.action_batches import ActionBatch
 from grpo.data.decisions import Terms

@@ -5,6 +5,7 @@ What is sampled, credited and minimised is decided elsewhere.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
@@ -26,6 +27,7 @@ from grpo.data.decisions import Decisions, Terms
 from grpo.data.experience import Experience
 from grpo.data.gathered import gather_experience, own_part
 from grpo.data.needs import Needs, needs_of
+from grpo.data.state import is_stateful
 from grpo.distributed.joins import JoinsWorld
 from grpo.distributed.world import World
 from grpo.divergences.estimators import kl_k3
@@ -40,7 +42,7 @@ from grpo.training._agreement import check_is_not_averaged, check_parts, check_w
 from grpo.training._all_samples import terms_of_all
 from grpo.training._metrics import StepMetrics, value_metrics
 from grpo.training._minibatches import LossWeights, MicroBatch, iterate_minibatches
-from grpo.training._optimization import move_all
+from grpo.training._optimization import level_of_caller, move_all
 from grpo.training._requirements import check_requirements, warn_of_untold_states
 from grpo.training._rollback import UndoesFailedStep
 from grpo.training._sampling_gap import SamplingGap
@@ -141,11 +143,21 @@ class Trainer(PolicyTrainer[StatesT, ActionsT]):
 
     @property
     def _parts(self) -> dict[str, object]:
-        return {
+        parts = {
             "sampler": self.sampler,
             "advantage_estimator": self.advantage_estimator,
             "objective": self.objective,
         }
+        drawn_from = self._drawn_from
+        return parts if drawn_from is None else {**parts, "draw_states": drawn_from}
+
+    @property
+    def _drawn_from(self) -> object:
+        """Where fresh states of dynamic sampling come from, if that has a state: the loader whose ``draw`` it is."""
+        dynamic = self.config.dynamic_sampling
+        draw_states = None if dynamic is None else dynamic.draw_states
+        owner = getattr(draw_states, "__self__", draw_states)
+        return owner if is_stateful(owner) else None
 
     def step(self, states: StatesT, **generation_kwargs: Any) -> dict[str, float]:
         """Sample actions for the states, score them, and update the policy.
@@ -351,7 +363,16 @@ class Trainer(PolicyTrainer[StatesT, ActionsT]):
         """Whether the policy is so far from the one that sampled that the rest of the update is left out."""
         if self.config.target_kl is None:
             return False
-        return metrics.average_of_micro_batches("approx_kl") > EARLY_STOP_TOLERANCE * self.config.target_kl
+        kl = metrics.average_of_micro_batches("approx_kl")
+        is_too_far = kl > EARLY_STOP_TOLERANCE * self.config.target_kl
+        if is_too_far and not metrics.has_updated:
+            warnings.warn(
+                f"target_kl={self.config.target_kl:g} has left out a whole step: approx_kl is {kl:.3g} before its "
+                f"first update, so that the policy gives other log-probs in training mode than it sampled by; turn "
+                f"dropout and batch normalisation off, or leave target_kl out",
+                stacklevel=level_of_caller(),
+            )
+        return is_too_far
 
     def _finish(
         self, experience: Experience, everything: Experience, undo: UndoesFailedStep, metrics: StepMetrics

@@ -648,6 +648,12 @@ def test_wrong_rows_are_told(model: str, row: str, told: str, capsys: pytest.Cap
     assert told in capsys.readouterr().err
 
 
+def test_fewer_rows_than_a_step_takes_are_told(model: str, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("rows.jsonl").write_text('{"prompt": "1"}\n')
+    assert main(["train", "lm", model, *LANGUAGE_MODEL]) == 2
+    assert "rows.jsonl has 1 rows, fewer than --prompts-per-step" in capsys.readouterr().err
+
+
 def test_a_row_ends_where_a_line_ends_and_not_within_a_text(tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").write_text('{"prompt": "a\u2028b"}\n\n{"prompt": "c"}\r\n', encoding="utf-8", newline="")
     assert read_rows(tmp_path / "rows.jsonl") == [{"prompt": "a\u2028b"}, {"prompt": "c"}]

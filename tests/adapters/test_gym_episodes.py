@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 from typing import Any
 
 import gymnasium
@@ -144,6 +145,18 @@ def test_the_same_seed_plays_the_same_and_another_does_not() -> None:
 
     assert play(1) == play(1)
     assert play(1) != play(2)
+
+
+def test_an_environment_that_does_not_follow_its_seed_is_told() -> None:
+    starts = itertools.count()
+
+    class Wilful(ScriptedEnv):
+        def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+            return super().reset(seed=next(starts), options=options)
+
+    policy = GymPolicy(EpisodeSampler(Wilful, 2))
+    with pytest.warns(UserWarning, match="two episodes of one seed began with other observations"):
+        policy.generate_actions([0], 2)
 
 
 def test_episodes_longer_than_the_noise_that_is_drawn_at_once() -> None:

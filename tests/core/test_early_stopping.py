@@ -102,6 +102,29 @@ def test_the_next_step_starts_afresh() -> None:
     assert trainer.num_steps == 3
 
 
+class Unsteady(TablePolicy):
+    """Gives other log-probs in training mode, as dropout does."""
+
+    is_training = False
+
+    def train(self) -> None:
+        self.is_training = True
+
+    def eval(self) -> None:
+        self.is_training = False
+
+    def get_log_probabilities(self, states: Any, actions: Any) -> Tensor:
+        return super().get_log_probabilities(states, actions) - 0.5 * self.is_training
+
+
+def test_a_whole_step_that_is_left_out_is_told() -> None:
+    config = GRPOConfig(target_kl=0.01, num_epochs_per_update=2)
+    trainer = GRPOTrainer(config, Unsteady(), FunctionRewards(lambda state, action: action))
+    with pytest.warns(UserWarning, match=r"target_kl=0.01 has left out a whole step: approx_kl is 0.1.*dropout"):
+        metrics = trainer.step([0, 1])
+    assert metrics["num_updates"] == 0
+
+
 def test_an_objective_must_report_how_far_the_policy_has_moved() -> None:
     def objective(evaluation: Evaluation, decisions: Decisions) -> Terms:
         return Terms(-decisions.advantages * evaluation.log_probs, {"mine": decisions.advantages})

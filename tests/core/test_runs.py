@@ -263,6 +263,17 @@ def test_early_stopping_by_bar_and_by_patience() -> None:
         assert "evaluation/value" in run.stopped_by
 
 
+def test_a_callback_forgets_what_it_saw_of_another_run(tmp_path: Path) -> None:
+    values = iter([5.0, 1.0, 2.0])
+    stopping, best = EarlyStopping("evaluation/value", bar=4.0), BestWeights("evaluation/value")
+    callbacks = [Evaluate(lambda policy: {"value": next(values)}, every=1), stopping, best]
+    make_run(tmp_path / "one", callbacks=callbacks)(Until(steps=1))
+    other = make_run(tmp_path / "other", callbacks=callbacks)
+    other(Until(steps=1))
+    assert (other.num_steps, stopping.best, best.best) == (1, 2.0, 2.0)
+    assert load_best_weights(SoftmaxPolicy(3, torch.Generator()), tmp_path / "other")["step"] == 1
+
+
 def test_a_signal_ends_the_run_after_it_was_saved(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     class Kills(Callback):
         def after_step(self, run: Run, metrics: Mapping[str, float]) -> None:
@@ -470,6 +481,21 @@ def test_another_trainer_and_other_callbacks_are_refused_with_nothing_changed(tm
     assert len(lines(tmp_path / "metrics.jsonl")) == 3
 
 
+def test_callbacks_can_be_changed_on_purpose(tmp_path: Path) -> None:
+    def run(*callbacks: Callback) -> Run:
+        return make_run(tmp_path, checkpoints=Checkpoints(every=2), callbacks=callbacks)
+
+    run(Notes(), EarlyStopping("reward", patience=7), SampleLog(1))(Until(steps=3))
+    stopping, best = EarlyStopping("reward", patience=7), BestWeights("reward")
+    changed = run(stopping, best)
+    with pytest.raises(CheckpointError, match="the same callbacks"):
+        changed.resume()
+    with pytest.warns(UserWarning, match="other settings: BestWeights begins anew; SampleLog is left out"):
+        assert changed.resume(override=True)
+    assert stopping.best is not None
+    assert best.best is None
+
+
 def test_a_run_whose_checkpoints_are_gone_is_told_of(tmp_path: Path) -> None:
     make_run(tmp_path)(Until(steps=2))
     with pytest.raises(CheckpointError, match="no checkpoint that is whole"):
@@ -485,6 +511,12 @@ def test_a_file_that_is_no_runs_is_left_alone(tmp_path: Path) -> None:
     with pytest.raises(FileExistsError, match="holds a run already"):
         run(Until(steps=1))
     assert (tmp_path / "metrics.jsonl").read_text() == "mine"
+
+
+def test_a_file_that_a_tracker_is_about_to_write_is_not_shared_with_it(tmp_path: Path) -> None:
+    (tmp_path / "metrics.jsonl").touch()
+    with pytest.raises(FileExistsError, match=r"metrics.jsonl is there already.*for the tracker, such as .*tracking"):
+        make_run(tmp_path)(Until(steps=1))
 
 
 def test_a_run_killed_before_its_first_step_evaluates_once(tmp_path: Path) -> None:
@@ -562,6 +594,9 @@ def test_epochs_and_seeds_have_orders_of_their_own() -> None:
         (lambda: make_run()(any_value(5)), TypeError, r"until is 5, expected grpo.Until\(steps=...\)"),
         (lambda: Run(any_value("trainer"), []), TypeError, "trainer is 'trainer', expected a trainer"),
         (lambda: make_run(states=[]), ValueError, "states is empty"),
+        (lambda: make_run(states=StateLoader), TypeError, r"states is the class StateLoader.*pass StateLoader\(...\)"),
+        (lambda: make_run(states=lambda: ["state"]), TypeError, "cannot be called with the step alone .*lambda step"),
+        (lambda: make_run(callbacks=None), TypeError, r"callbacks is None.*pass \[\] for none"),
         (lambda: make_run(checkpoints=Checkpoints(every=1)), ValueError, "checkpoints need a folder"),
         (lambda: make_run(callbacks=Callback()), TypeError, r"pass \[callback\]"),
         (lambda: make_run(callbacks=[Callback]), TypeError, "pass an instance|lacks"),

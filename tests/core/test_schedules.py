@@ -97,7 +97,8 @@ def test_a_failed_step_leaves_the_learning_rate_as_it_was(settings: dict[str, in
 def test_a_plain_learning_rate_leaves_an_optimizer_of_your_own_alone() -> None:
     policy = TablePolicy()
     optimizer = torch.optim.SGD([policy.logits], lr=0.125)
-    trainer = GRPOTrainer(GRPOConfig(learning_rate=0.5), policy, FunctionRewards(grade), optimizer=optimizer)
+    with pytest.warns(UserWarning, match="learning_rate=0.5 is not used"):
+        trainer = GRPOTrainer(GRPOConfig(learning_rate=0.5), policy, FunctionRewards(grade), optimizer=optimizer)
     assert trainer.step([0])["learning_rate"] == optimizer.param_groups[0]["lr"] == 0.125
     trainer = GRPOTrainer(GRPOConfig(learning_rate=0.5), TablePolicy(), FunctionRewards(grade))
     assert trainer.step([0])["learning_rate"] == 0.5

@@ -6,6 +6,7 @@ import copy
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from models import (
@@ -42,6 +43,7 @@ from grpo import (
     ReferenceSync,
     ReinforceConfig,
     ReinforceTrainer,
+    StateLoader,
 )
 
 STATES = [0, 1, 2]
@@ -69,6 +71,17 @@ class NoisyRewards(FunctionRewards):
 
     def load_state_dict(self, state_dict: Any) -> None:
         self.num_calls = state_dict["num_calls"]
+
+
+class NumPyRewards(FunctionRewards):
+    """Rewards with noise of a generator of NumPy's."""
+
+    def __init__(self) -> None:
+        super().__init__(rewards)
+        self.generator = np.random.default_rng(3)
+
+    def compute_rewards(self, states: Sequence[Any], actions: Sequence[Any]) -> Tensor:
+        return super().compute_rewards(states, actions) + torch.from_numpy(self.generator.normal(size=len(actions)))
 
 
 class ModulePolicy(nn.Module):
@@ -150,8 +163,8 @@ class CountingSampler:
 class WideMomentum(torch.optim.Optimizer):
     """Momentum that is kept in double precision, whatever the precision of the parameters."""
 
-    def __init__(self, parameters: Any) -> None:
-        super().__init__(parameters, {"lr": 0.1})
+    def __init__(self, parameters: Any, learning_rate: float) -> None:
+        super().__init__(parameters, {"lr": learning_rate})
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
@@ -213,6 +226,12 @@ def dynamic() -> TrainerSteps:
     return TrainerSteps(trainer, STATES)
 
 
+def fresh_states() -> TrainerSteps:
+    loader = StateLoader(STATES, 2)
+    config = GRPOConfig(group_size=2, dynamic_sampling=DynamicSampling(max_rounds=3, draw_states=loader.draw))
+    return TrainerSteps(GRPOTrainer(config, TablePolicy(), FunctionRewards(rewards)), STATES)
+
+
 def reinforce() -> TrainerSteps:
     trainer = ReinforceTrainer(ReinforceConfig(learning_rate=0.05), WalkerPolicy(), StepRewards())
     return TrainerSteps(trainer, STATES)
@@ -249,7 +268,7 @@ class OnlinePreferences(TrainerSteps):
 
 def wide_optimizer() -> TrainerSteps:
     policy = TablePolicy(dtype=torch.float32)
-    return with_policy(policy, optimizer=WideMomentum([policy.logits]))
+    return with_policy(policy, optimizer=WideMomentum([policy.logits], 0.05))
 
 
 CASES: dict[str, Callable[[], TrainerSteps]] = {
@@ -259,6 +278,7 @@ CASES: dict[str, Callable[[], TrainerSteps]] = {
     "module with a generator": lambda: with_policy(ModulePolicy()),
     "module in an attribute": lambda: with_policy(HoldsModule()),
     "rewards with state and generator": lambda: with_policy(TablePolicy(), NoisyRewards()),
+    "rewards with a generator of NumPy's": lambda: with_policy(TablePolicy(), NumPyRewards()),
     "sampler with a generator": lambda: with_policy(TablePolicy(), sampler=DrawingSampler()),
     "sampler with a state": lambda: with_policy(TablePolicy(), sampler=CountingSampler()),
     "optimizer of a wider precision": wide_optimizer,
@@ -267,6 +287,7 @@ CASES: dict[str, Callable[[], TrainerSteps]] = {
     "penalty in the rewards": penalized_rewards,
     "penalty in the loss": penalized_loss,
     "dynamic sampling": dynamic,
+    "dynamic sampling of fresh states": fresh_states,
     "reinforce": reinforce,
     "preferences": preferences,
     "preferences of its own": OnlinePreferences,
@@ -311,13 +332,13 @@ class Refuses(NoisyRewards):
 
 def other_optimizer() -> TrainerSteps:
     policy = TablePolicy()
-    return with_policy(policy, optimizer=torch.optim.SGD([policy.logits], lr=0.1))
+    return with_policy(policy, optimizer=torch.optim.SGD([policy.logits], lr=0.05))
 
 
 def two_groups() -> TrainerSteps:
     policy = TablePolicy()
     groups: list[dict[str, Any]] = [{"params": [policy.logits]}, {"params": []}]
-    return with_policy(policy, optimizer=torch.optim.AdamW(groups, lr=0.1))
+    return with_policy(policy, optimizer=torch.optim.AdamW(groups, lr=0.05))
 
 
 class Frozen(TablePolicy):

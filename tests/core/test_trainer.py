@@ -383,6 +383,15 @@ def test_gradients_of_parameters_that_the_optimizer_does_not_hold_do_not_pile_up
     assert norms[0] == pytest.approx(norms[2])
 
 
+@pytest.mark.parametrize(("setting", "told"), [("learning_rate", "with lr=0.1"), ("adam_epsilon", "with eps=1e-08")])
+def test_what_is_said_of_adamw_beside_an_optimizer_of_ones_own_is_told(setting: str, told: str) -> None:
+    policy = TablePolicy()
+    optimizer = torch.optim.AdamW([policy.logits], lr=0.1)
+    config = GRPOConfig.model_validate({setting: 0.5})
+    with pytest.warns(UserWarning, match=f"config.{setting}=0.5 is not used.* AdamW {told}"):
+        GRPOTrainer(config, policy, FunctionRewards(grade), optimizer=optimizer)
+
+
 def test_an_estimator_that_changes_rewards_in_place_does_not_change_the_metrics() -> None:
     def in_place(experience: Experience) -> torch.Tensor:
         rewards = experience.sample_rewards.values

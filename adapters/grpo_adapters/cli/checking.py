@@ -50,7 +50,8 @@ def check(words: Sequence[str]) -> int:
             num_samples=asked.num_samples,
         )
     except ConformanceError as error:
-        Console(stderr=True).print(Text(str(error)), soft_wrap=True)
+        found = str(error).replace("check_policy_model(..., discrete=False)", "anygrpo check --no-discrete")
+        Console(stderr=True).print(Text(found), soft_wrap=True)
         return FAILED
     Console().print(Text(f"{type(policy).__name__}: nothing is wrong"), soft_wrap=True)
     return 0

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import tyro
-from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
 from grpo import GRPOConfig, PPOConfig, ReinforceConfig
 from grpo_adapters.cli.arguments import config_file, parse, require_fields, take_option
@@ -64,7 +64,7 @@ class GymOptions(RunOptions):
     hidden_sizes: tuple[PositiveInt, ...] = (64, 64)
     normalize_observations: bool = False
     initial_std: PositiveFloat | None = None
-    evaluate_every: int = 0
+    evaluate_every: NonNegativeInt = 0
     evaluation_episodes: PositiveInt = 20
     stop_at: float | None = None
     environments_in_state: Literal["auto", "copy", "restart"] = "auto"

@@ -43,6 +43,7 @@ from grpo_adapters.gym.observations.encoder import spaces_of
 from grpo_adapters.gym.policies.unit_shapes import probed_units
 
 SEEDS_OF_A_RUN = 1_000_000
+EVALUATION_SEED, FINAL_SEED = 1_000_000_000, 2_000_000_000
 MEMORIES = {"gru": GRU, "lstm": LSTM}
 
 
@@ -104,7 +105,7 @@ def _ppo(options: GymPPOOptions, world: World) -> tuple[Any, Any]:
     sampler = FragmentSampler(
         environments_of(options, own.stop - own.start),
         options.num_steps,
-        seed=options.seed * SEEDS_OF_A_RUN + own.start,
+        seed=first_seed(options.seed) + own.start,
         environments_in_state="restart" if options.environments_in_state == "restart" else "copy",
     )
     policy = policy_for(options, sampler)
@@ -146,7 +147,19 @@ def _episodes(options: GymOptions) -> EpisodeSampler:
     return EpisodeSampler(partial(environment_of, options), options.num_envs)
 
 
+def first_seed(seed: int) -> int:
+    """The first of a million seeds for the episodes of a run, which no other run has, nor any evaluation.
+
+    Example:
+        >>> first_seed(3), first_seed(1000), first_seed(1001)
+        (3000000, 1001000000, 1002000000)
+    """
+    for evaluations in (EVALUATION_SEED, FINAL_SEED):
+        seed += seed * SEEDS_OF_A_RUN >= evaluations
+    return seed * SEEDS_OF_A_RUN
+
+
 def _starts(options: GymOptions, count: int) -> Callable[[int], list[int]]:
     """The seeds that the episodes of a step begin with, which no other step has."""
-    first = options.seed * SEEDS_OF_A_RUN
+    first = first_seed(options.seed)
     return lambda step: list(range(first + step * count, first + (step + 1) * count))

@@ -19,11 +19,17 @@ from grpo_adapters.cli.gym_options import (
     load_options,
     parse_options,
 )
-from grpo_adapters.cli.gym_trainers import TRAINERS, environment_of, environments_of, policy_for
+from grpo_adapters.cli.gym_trainers import (
+    EVALUATION_SEED,
+    FINAL_SEED,
+    TRAINERS,
+    environment_of,
+    environments_of,
+    policy_for,
+)
 from grpo_adapters.cli.kinds import EvaluationOptions, Kind
 from grpo_adapters.gym import FragmentSampler, GymPolicy, evaluate, record_video
 
-EVALUATION_SEED, FINAL_SEED = 1_000_000_000, 2_000_000_000
 METRIC = "evaluation/mean_return"
 EVALUATIONS = 20
 MOST_ENVS = 20

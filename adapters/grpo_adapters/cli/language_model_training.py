@@ -11,7 +11,7 @@ from typing import Any
 import torch
 import tyro
 from peft import LoraConfig
-from pydantic import NonNegativeFloat, PositiveInt
+from pydantic import NonNegativeFloat, NonNegativeInt, PositiveInt
 
 from grpo import (
     BestWeights,
@@ -67,7 +67,7 @@ class LanguageModelOptions(GRPOConfig, SamplingConfig, RunOptions):
     reward_weights: tuple[float, ...] = ()
     prompts_per_step: PositiveInt = 8
     held_out: Path | None = None
-    evaluate_every: int = 0
+    evaluate_every: NonNegativeInt = 0
     lora_rank: PositiveInt | None = None
     autocast_bfloat16: bool = False
     gradient_checkpointing: bool = False
@@ -119,10 +119,14 @@ def resolve(options: LanguageModelOptions) -> LanguageModelOptions:
 def build(options: LanguageModelOptions, more: Sequence[Callback], world: World) -> Run:
     """The run of these options."""
     rows = read_rows(options.data)
+    if len(rows) < options.prompts_per_step:
+        raise UsageError(
+            f"{options.data} has {len(rows)} rows, fewer than --prompts-per-step {options.prompts_per_step}: give more "
+            f"rows, or take fewer of them in a step"
+        )
     callbacks: list[Callback] = [SampleLog(options.samples_every, describe=_texts)]
     if options.held_out is not None:
-        evaluation = PolicyEvaluation(read_rows(options.held_out), _reward(options), sampler=MostProbable())
-        callbacks += [Evaluate(evaluation, options.evaluate_every), BestWeights(METRIC)]
+        callbacks += [Evaluate(_evaluation(options), options.evaluate_every), BestWeights(METRIC)]
     reward = _reward(options)
     with as_usage_errors():
         policy = _policy(options)
@@ -140,21 +144,17 @@ def evaluate_run(options: LanguageModelOptions, asked: EvaluationOptions, load: 
     with as_usage_errors():
         policy = _policy(options)
     load(policy)
-    metrics = PolicyEvaluation(read_rows(options.held_out), _reward(options), sampler=MostProbable())(policy)
+    metrics = _evaluation(options)(policy)
     return (
         f"{options.model}, most probable completions of {options.held_out.name}: reward {metrics['reward']:.4g}, "
         f"95% interval of the mean [{metrics['reward_low']:.4g}, {metrics['reward_high']:.4g}]"
     )
 
 
-class MostProbable:
-    """A sampler that takes the likeliest tokens."""
-
-    def sample(
-        self, policy: CausalLMPolicy, states: Sequence[Any], num_actions_per_state: int, **kwargs: Any
-    ) -> list[list[Completion]]:
-        """One completion for each prompt."""
-        return [[completion] for completion in policy.complete(states, **kwargs)]
+def _evaluation(options: LanguageModelOptions) -> PolicyEvaluation:
+    """The reward of the most probable completions of prompts that were held out."""
+    assert options.held_out is not None
+    return PolicyEvaluation(read_rows(options.held_out), _reward(options), generation_kwargs={"top_k": 1})
 
 
 class SavesModel(Callback):

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any, TypeVar, cast
 
 import tyro
-from pydantic import BaseModel, PositiveFloat, PositiveInt
+from pydantic import BaseModel, NonNegativeInt, PositiveFloat, PositiveInt
 
 from grpo import Callback, Checkpoints, Run, Until
 from grpo_adapters.tracking import TrackerName
@@ -36,7 +36,7 @@ class RunOptions(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
     until_steps: PositiveInt | None = None
     until_decisions: PositiveInt | None = None
     until_seconds: PositiveFloat | None = None
-    checkpoint_every: Annotated[int, tyro.conf.arg(metavar="STEPS")] = 0
+    checkpoint_every: Annotated[NonNegativeInt, tyro.conf.arg(metavar="STEPS")] = 0
     trackers: tuple[TrackerName, ...] = ()
     seed: int = 0
     num_threads: PositiveInt | None = None

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import gymnasium
@@ -183,6 +185,7 @@ class EpisodeSampler:
             if decided.memory is not None and playing:
                 rows, begun = zip(*going_on, strict=True)
                 memory = begun_anew(policy, rows_of(decided.memory, list(rows)), torch.tensor(begun))
+        _warn_if_starts_differ(episodes)
         return _trajectories(episodes)
 
 
@@ -218,7 +221,7 @@ class _Episode:
         self.decisions.append(decision)
         self.rewards.append(float(reward))
         warn_if_endless(environment, len(self.rewards))
-        self.terminated = terminated
+        self.terminated = bool(terminated)
         if not np.isfinite(self.rewards[-1]):
             raise NonFiniteError(not_finite("reward", reward, self._name, len(self.rewards) - 1))
         self._observe(encoder.single(observation), info, is_over=terminated or truncated)
@@ -254,6 +257,18 @@ class _Episode:
             masks=_stacked(self.masks, self.sizes),
             memory=self.remembered.stored(len(self.rewards)),
         )
+
+
+def _warn_if_starts_differ(episodes: Sequence[_Episode]) -> None:
+    """Episodes of one seed, which follow each other, must begin with the same observation."""
+    for one, other in pairwise(episodes):
+        if one.seed == other.seed and not np.array_equal(one.observations[0], other.observations[0]):
+            warnings.warn(
+                "two episodes of one seed began with other observations, so that groups compare starts as well: let "
+                "reset(seed=...) of the environment draw from self.np_random, after super().reset(seed=seed)",
+                stacklevel=2,
+            )
+            return
 
 
 def _trajectories(episodes: Sequence[_Episode]) -> list[Trajectory]:
