@@ -404,6 +404,19 @@ def test_masks_of_another_size() -> None:
         episode_trainer(lambda: Odd(masked=True)).step([0, 1])
 
 
+def test_masks_of_a_single_number() -> None:
+    class Odd(MatchingEnv):
+        def mask(self) -> Any:
+            return 1
+
+    for trainer in (
+        fragment_trainer(SyncVectorEnv([lambda: Odd(masked=True)] * 3)),
+        episode_trainer(lambda: Odd(masked=True)),
+    ):
+        with pytest.raises(ValueError, match=r"an action_mask is .*1.*, expected an entry for each option"):
+            trainer.step([0, 1, 2])
+
+
 @pytest.mark.parametrize(
     ("states", "group_size", "message"),
     [

@@ -114,6 +114,7 @@ def test_masks_that_allow_nothing() -> None:
     [
         (spaces.Dict({"a": spaces.Box(-1, 1, (2,)), "b": spaces.Discrete(3)}), spaces.Discrete(2, start=3)),
         (spaces.MultiBinary(4), spaces.MultiDiscrete([2, 3])),
+        (spaces.Box(-1, 1, ()), spaces.Discrete(2)),
         (spaces.Box(-1, 1, (3,)), spaces.Box(-2, 2, (2,))),
     ],
 )
@@ -122,6 +123,32 @@ def test_all_kinds_of_spaces(observation_space: Any, action_space: Any) -> None:
     environment = SpacesEnv(observation_space, action_space)
     result = evaluate(GymPolicy(environment), environment, 2, deterministic=False)
     assert result.lengths.tolist() == [4, 4]
+
+
+def of_old(returned: Any) -> Any:
+    return returned[:-1]
+
+
+@pytest.mark.parametrize(
+    ("method", "change", "message"),
+    [
+        ("reset", of_old, r"returned \(array.* from reset, expected \(observation, info\)"),
+        ("reset", lambda returned: (returned[0], None), "info a dictionary, as gymnasium has it"),
+        ("step", of_old, r"from step, expected \(observation, reward, terminated, truncated, info\)"),
+        ("step", lambda returned: (returned[0], [1.0], *returned[2:]), r"gave the reward \[1.0\], expected one number"),
+        ("step", lambda returned: (returned[0], None, *returned[2:]), "gave the reward None, expected one number"),
+    ],
+)
+def test_environments_that_tell_something_else(method: str, change: Callable[[Any], Any], message: str) -> None:
+    class Odd(ScriptedEnv):
+        pass
+
+    told = getattr(ScriptedEnv, method)
+    setattr(Odd, method, lambda self, *values, **options: change(told(self, *values, **options)))
+    with pytest.raises(TypeError, match=f"environment 0 .*{message}"):
+        evaluate(GymPolicy(ScriptedEnv()), Odd(), 1)
+    with pytest.raises(TypeError, match=f"the environment .seed 0. .*{message}"):
+        GymPolicy(EpisodeSampler(Odd, 1)).generate_actions([0], 1)
 
 
 def test_nothing_to_evaluate() -> None:

@@ -50,13 +50,47 @@ def check_masks(masks: NDArray[np.bool_], real: NDArray[np.bool_], sizes: Sequen
         raise ValueError(nothing_allowed(f"environment {slot} (seed {seed + slot})", step))
 
 
-def as_mask(values: Any) -> NDArray[np.bool_]:
+def check_reset(returned: Any, which: str) -> tuple[Any, Mapping[str, Any]]:
+    """The observation and the information that ``reset`` of an environment returned.
+
+    Raises:
+        TypeError: if it returned something else, as those of before gymnasium do.
+    """
+    if not isinstance(returned, tuple) or len(returned) != 2 or not isinstance(returned[1], Mapping):
+        raise TypeError(
+            f"{which} returned {returned!r:.200} from reset, expected (observation, info), info a dictionary, as "
+            f"gymnasium has it"
+        )
+    return returned
+
+
+def check_step(returned: Any, which: str) -> tuple[Any, float, bool, bool, Mapping[str, Any]]:
+    """The observation, reward, ends and information that ``step`` of an environment returned.
+
+    Raises:
+        TypeError: if it returned something else, as those of before gymnasium do, or the reward is no number.
+    """
+    if not isinstance(returned, tuple) or len(returned) != 5 or not isinstance(returned[4], Mapping):
+        raise TypeError(
+            f"{which} returned {returned!r:.200} from step, expected (observation, reward, terminated, truncated, "
+            f"info), info a dictionary, as gymnasium has it"
+        )
+    observation, reward, terminated, truncated, info = returned
+    if np.ndim(reward) > 0 or np.asarray(reward).dtype.kind not in "biuf":
+        raise TypeError(f"{which} gave the reward {reward!r:.200}, expected one number, a float")
+    return observation, float(reward), bool(terminated), bool(truncated), info
+
+
+def as_mask(values: Any, *, num_dimensions: int = 1) -> NDArray[np.bool_]:
     """Which choices are allowed, as bool, in an array of its own.
 
     Raises:
-        ValueError: if it is told in other numbers than 0 and 1, such as those that are added to logits.
+        ValueError: if it has fewer dimensions, or is told in other numbers than 0 and 1, such as those that are added
+            to logits.
     """
     mask = np.array(values)
+    if mask.ndim < num_dimensions:
+        raise ValueError(f"an action_mask is {values!r:.200}, expected an entry for each option of each choice")
     if mask.dtype != np.bool_ and not (mask.dtype.kind in "iuf" and ((mask == 0) | (mask == 1)).all()):
         raise ValueError(
             f"an action_mask is {values!r:.200}, expected True or False for each choice, or 1 and 0: of what is added "

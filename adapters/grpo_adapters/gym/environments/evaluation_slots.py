@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from typing_extensions import Protocol
 
 from grpo_adapters.gym.actions.action_batches import one_by_one
-from grpo_adapters.gym.environments.checks import as_mask
+from grpo_adapters.gym.environments.checks import as_mask, check_reset, check_step
 from grpo_adapters.gym.environments.vector_environments import VectorEnvironments, is_vector_environment, note_player
 from grpo_adapters.gym.observations.encoder import Features, ObservationEncoder, spaces_of
 
@@ -73,7 +73,7 @@ class SeparateSlots:
         """Reset their environments."""
         for slot, seed in seeds.items():
             note_player(self.environments[slot], self._player)
-            self._observe(slot, *self.environments[slot].reset(seed=seed))
+            self._observe(slot, *check_reset(self.environments[slot].reset(seed=seed), f"environment {slot}"))
 
     def observed(self, playing: Sequence[int]) -> tuple[list[int], Features, Masks]:
         """Those that are played."""
@@ -88,12 +88,13 @@ class SeparateSlots:
         """One after the other."""
         rewards, done = np.zeros(self.num_slots), np.zeros(self.num_slots, dtype=bool)
         for slot, action in zip(slots, one_by_one(actions), strict=True):
-            observation, reward, terminated, truncated, info = self.environments[slot].step(action)
-            rewards[slot], done[slot] = float(reward), terminated or truncated
+            returned = self.environments[slot].step(action)
+            observation, rewards[slot], terminated, truncated, info = check_step(returned, f"environment {slot}")
+            done[slot] = terminated or truncated
             self._observe(slot, observation, info)
         return rewards, done, np.ones(self.num_slots, dtype=bool)
 
-    def _observe(self, slot: int, observation: Any, info: dict[str, Any]) -> None:
+    def _observe(self, slot: int, observation: Any, info: Mapping[str, Any]) -> None:
         mask = info.get("action_mask")
         self._features[slot] = self.encoder.single(observation)
         self._masks[slot] = None if mask is None else as_mask(mask)

@@ -255,7 +255,7 @@ class VectorEnvironments:
         told = np.asarray(infos.get("_action_mask", asked), dtype=bool)
         if masks.dtype == object:
             masks = np.stack([np.zeros_like(masks[told][0]) if mask is None else mask for mask in masks])
-        allowed = as_mask(masks) | ~told[:, None]
+        allowed = as_mask(masks, num_dimensions=2) | ~told[:, None]
         self.masks = allowed if self.masks is None else np.where(asked[:, None], allowed, self.masks)
 
     def _describe(self, error: Exception, resetting: NDArray[np.bool_]) -> str:

@@ -41,7 +41,7 @@ class ObservationPart:
         self.dtype: Any = np.uint8 if is_image(space) else np.float32
         self.shape: tuple[int, ...]
         if isinstance(space, spaces.Box | spaces.MultiBinary):
-            self.shape = tuple(space.shape)
+            self.shape = tuple(space.shape) if name else tuple(space.shape) or (1,)  # a network takes [n, 1], not [n]
         elif isinstance(space, spaces.Discrete):
             self._starts, self._sizes = np.array([space.start]), np.array([space.n])
             self.shape = () if as_numbers else (int(space.n),)
@@ -118,12 +118,12 @@ class ObservationPart:
                     f"{self._where('an image')} came as {given.dtype} from {given.min()} to {given.max()}, expected "
                     f"uint8 from 0 to 255, as its space {self.space} says: {self._other_space}"
                 )
-        self._check_shape(given, self.shape)
+        self._check_shape(given, tuple(self.space.shape or ()))
         if isinstance(self.space, spaces.MultiBinary) and not ((given == 0) | (given == 1)).all():
             outside = ((given != 0) & (given != 1)).reshape(len(given), -1).any(axis=1)
             raise self._not_in_space(given[int(np.argmax(outside))])
         converted: NDArray[Any] = given.astype(self.dtype, copy=False)
-        return converted
+        return converted.reshape(len(given), *self.shape)
 
     def _layout_hint(self, came: tuple[int, ...]) -> str:
         is_mixed = is_image(self.space) and len(came) > 2 and sorted(came) == sorted(self.shape)

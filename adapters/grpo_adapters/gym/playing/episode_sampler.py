@@ -20,8 +20,10 @@ from grpo_adapters.gym.environments.checks import (
     allows_something,
     as_mask,
     check_count,
+    check_reset,
     check_seed,
     check_state,
+    check_step,
     not_finite,
     nothing_allowed,
     warn_if_endless,
@@ -205,9 +207,10 @@ class _Episode:
     def start(self, environment: gymnasium.Env[Any, Any], encoder: ObservationEncoder) -> None:
         """Reset the environment to this episode's seed."""
         try:
-            observation, info = environment.reset(seed=self.seed)
+            returned = environment.reset(seed=self.seed)
         except Exception as error:
             raise EnvironmentFailedError(self._failed(error, "reset")) from error
+        observation, info = check_reset(returned, self._name)
         self._observe(encoder.single(observation), info, is_over=False)
 
     def step(
@@ -215,19 +218,19 @@ class _Episode:
     ) -> bool:
         """Play an action; whether the episode is over."""
         try:
-            observation, reward, terminated, truncated, info = environment.step(action)
+            returned = environment.step(action)
         except Exception as error:
             raise EnvironmentFailedError(self._failed(error, f"step {len(self.rewards)}")) from error
+        observation, reward, self.terminated, truncated, info = check_step(returned, self._name)
         self.decisions.append(decision)
-        self.rewards.append(float(reward))
+        self.rewards.append(reward)
         warn_if_endless(environment, len(self.rewards))
-        self.terminated = bool(terminated)
-        if not np.isfinite(self.rewards[-1]):
+        if not np.isfinite(reward):
             raise NonFiniteError(not_finite("reward", reward, self._name, len(self.rewards) - 1))
-        self._observe(encoder.single(observation), info, is_over=terminated or truncated)
-        return terminated or truncated
+        self._observe(encoder.single(observation), info, is_over=self.terminated or truncated)
+        return self.terminated or truncated
 
-    def _observe(self, observation: Features, info: dict[str, Any], *, is_over: bool) -> None:
+    def _observe(self, observation: Features, info: Mapping[str, Any], *, is_over: bool) -> None:
         if not finite_rows(observation, 0):
             raise NonFiniteError(not_finite("observation", observation, self._name, len(self.rewards)))
         self.observations.append(observation)

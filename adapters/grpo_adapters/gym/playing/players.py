@@ -132,7 +132,7 @@ def decide_once(
     features = placed(tensors(encoded), policy.device, policy.dtype)
     allowed = None
     if masks is not None:
-        choices = as_mask(masks)
+        choices = as_mask(masks, num_dimensions=0)
         _check_mask_shape(choices, (len(features), sum(policy.distribution.sizes)))
         if not allows_something(choices, policy.distribution.sizes).all():
             raise ValueError(f"predict was given masks that allow nothing: {masks}, expected a choice for each")
