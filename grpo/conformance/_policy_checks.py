@@ -61,6 +61,7 @@ class PolicyChecks(Checks):
             pairs = self.check_generation()
             if pairs is not None and self.check_log_probs(*pairs):
                 self.check_purity(*pairs)
+                self.check_training_mode(*pairs)
                 self.check_gradient(*pairs)
                 if self.is_sequential:
                     self.check_agreement(*pairs)
@@ -213,6 +214,21 @@ class PolicyChecks(Checks):
             self.add(
                 "get_log_probabilities gives a pair another value alone than among others: it must not depend on the "
                 "rest of the batch (padding, order, normalisation over the batch)"
+            )
+
+    @torch.no_grad()
+    def check_training_mode(self, states: Any, actions: Any) -> None:
+        """In training mode no pair may move what the others are evaluated by, as batch normalisation lets it."""
+        known, before = self.log_probs(states, actions), self.state()
+        self.call("train")
+        in_training = self.log_probs(states, actions)
+        if known is None or in_training is None or self.close(known, in_training):
+            return
+        if changed(before, self.state()):
+            self.add(
+                "get_log_probabilities gives other values in training mode, and moves buffers, as batch normalisation "
+                "does: updates would compare the policy with another one than has sampled; take nn.LayerNorm, or leave "
+                "those layers in eval mode"
             )
 
     def check_gradient(self, states: Any, actions: Any) -> None:

@@ -283,6 +283,17 @@ def test_modes() -> None:
     assert_found(Freezes(), "changed which parameters require a gradient")
 
 
+def test_what_normalises_over_the_batch_while_it_trains_is_found() -> None:
+    class Normalising(ModulePolicy):
+        def __init__(self, layer: nn.Module) -> None:
+            super().__init__()
+            self.table = nn.Sequential(self.table, layer)  # type: ignore[assignment]
+
+    assert_found(Normalising(nn.BatchNorm1d(4)), "moves buffers, as batch normalisation does")
+    check_policy_model(Normalising(nn.LayerNorm(4)), STATES, num_samples=0)
+    check_policy_model(Normalising(nn.Dropout(0.5)), STATES, num_samples=0)
+
+
 def test_sequential_policies_must_agree_with_themselves() -> None:
     class Disagrees(SequencePolicy):
         def get_log_probabilities(self, states: Any, actions: Any) -> Tensor:
