@@ -187,6 +187,7 @@ def step(harness: Harness) -> dict[str, float] | BaseException:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         warnings.filterwarnings("ignore", "the log-probs that .* drew actions with")  # what broken ones tell is far off
+        warnings.filterwarnings("ignore", "target_kl=.* has left out a whole step")  # and further than it allows
         try:
             metrics: dict[str, float] = harness.trainer.step(harness.states)
         except BaseException as error:
