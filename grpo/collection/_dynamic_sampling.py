@@ -14,6 +14,7 @@ from grpo.collection._scored_samples import ScoredSamples
 from grpo.config.rollout import DynamicSampling
 from grpo.data._checks import check_states
 from grpo.data.batches import select_entries
+from grpo.data.state import is_stateful
 
 
 def sample_until_spread(
@@ -51,6 +52,13 @@ def sample_until_spread(
         rounds.append(replace(samples, slots=slots if samples.slots is None else slots[samples.slots.to(slots.device)]))
         num_resampled += len(again)
     return _kept(first, rounds, num_resampled)
+
+
+def source_of_fresh_states(settings: DynamicSampling | None) -> object:
+    """What has a state of where fresh states come from, such as the loader whose ``draw`` gives them; else None."""
+    draw_states = None if settings is None else settings.draw_states
+    owner = getattr(draw_states, "__self__", draw_states)
+    return owner if is_stateful(owner) else None
 
 
 def _states_in_place_of(equal: ScoredSamples, counts: list[int], settings: DynamicSampling) -> tuple[Any, Tensor]:

@@ -17,6 +17,7 @@ from torch import Tensor
 from grpo.advantages._checks import check_estimate
 from grpo.advantages.estimator import AdvantageEstimate, AdvantageEstimator, estimate_of
 from grpo.advantages.normalization import normalized_advantages
+from grpo.collection._dynamic_sampling import source_of_fresh_states
 from grpo.collection._reward_metrics import rollout_metrics
 from grpo.collection.experience_collector import ExperienceCollector
 from grpo.config.rollout import TrainerConfig
@@ -27,7 +28,6 @@ from grpo.data.decisions import Decisions, Terms
 from grpo.data.experience import Experience
 from grpo.data.gathered import gather_experience, own_part
 from grpo.data.needs import Needs, needs_of
-from grpo.data.state import is_stateful
 from grpo.distributed.joins import JoinsWorld
 from grpo.distributed.world import World
 from grpo.divergences.estimators import kl_k3
@@ -148,16 +148,8 @@ class Trainer(PolicyTrainer[StatesT, ActionsT]):
             "advantage_estimator": self.advantage_estimator,
             "objective": self.objective,
         }
-        drawn_from = self._drawn_from
-        return parts if drawn_from is None else {**parts, "draw_states": drawn_from}
-
-    @property
-    def _drawn_from(self) -> object:
-        """Where fresh states of dynamic sampling come from, if that has a state: the loader whose ``draw`` it is."""
-        dynamic = self.config.dynamic_sampling
-        draw_states = None if dynamic is None else dynamic.draw_states
-        owner = getattr(draw_states, "__self__", draw_states)
-        return owner if is_stateful(owner) else None
+        source = source_of_fresh_states(self.config.dynamic_sampling)
+        return parts if source is None else {**parts, "draw_states": source}
 
     def step(self, states: StatesT, **generation_kwargs: Any) -> dict[str, float]:
         """Sample actions for the states, score them, and update the policy.
