@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import dataclass
 from math import inf
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import AfterValidator, PositiveInt
+from pydantic import AfterValidator, BeforeValidator, PositiveInt
 
 from grpo.config._frozen_model import FrozenModel
 
@@ -53,5 +54,12 @@ class _EndsWithin:
         return number
 
 
-ScheduledFraction = Annotated[float | LinearSchedule, AfterValidator(_EndsWithin(0.0, 1.0))]
-ScheduledNonNegative = Annotated[float | LinearSchedule, AfterValidator(_EndsWithin(0.0))]
+def _require_no_function(given: Any) -> Any:
+    if inspect.isroutine(given):
+        raise ValueError(f"expected a number or LinearSchedule(start=..., end=..., num_steps=...), got {given!r}")
+    return given
+
+
+_NoFunction = BeforeValidator(_require_no_function)
+ScheduledFraction = Annotated[float | LinearSchedule, AfterValidator(_EndsWithin(0.0, 1.0)), _NoFunction]
+ScheduledNonNegative = Annotated[float | LinearSchedule, AfterValidator(_EndsWithin(0.0)), _NoFunction]

@@ -7,11 +7,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from grpo.data.state import copied, is_stateful, load_state, require_keys
+from grpo.data.state import is_stateful, load_state, require_keys, states_of
 from grpo.distributed.errors import RankError, RankLostError
 from grpo.models._random_states import global_random_states, set_global_random_states
 from grpo.runs._ending import COUNTERS
 from grpo.runs._storage import CheckpointError
+from grpo.runs.state_sources import SOURCE
 
 if TYPE_CHECKING:
     from grpo.runs.run import Run
@@ -21,9 +22,10 @@ NAMES = {"trainer", "parts", "counters", "metrics", "evaluation", "folder", "ran
 
 def state_of(run: Run) -> dict[str, Any]:
     """All that a run consists of, copied."""
+    source_before = {} if run._drawn is None else run._drawn.source_before
     return {
         "trainer": run.trainer.state_dict(),
-        "parts": {name: copied(part.state_dict()) for name, part in _stateful_parts(run).items()},
+        "parts": states_of(_stateful_parts(run)) | source_before,
         "counters": {**{name: getattr(run, name) for name in COUNTERS}, "evaluated": list(run._evaluation_of_step)},
         "metrics": dict(run.metrics),
         "evaluation": dict(run.evaluation),
@@ -48,6 +50,7 @@ def load_into(run: Run, state: Mapping[str, Any]) -> None:
     run.trainer.load_state_dict(state["trainer"])
     for name, part in parts.items():
         load_state(part, state["parts"][name], name)
+    run._drawn = None
     _count_from(run, state)
     if run._run_folder is not None and state["folder"] is not None:
         run.world.any(False)  # so that no file is cut before all have taken their states
@@ -93,6 +96,7 @@ def load_or_leave(run: Run, path: Path, state: Mapping[str, Any]) -> None:
         for name, part in _stateful_parts(run).items():
             with suppress(ValueError):  # a file that was cut stays cut
                 load_state(part, before["parts"][name], name)
+        run._drawn = None
         _count_from(run, before)
         set_global_random_states(before["random"])
         if isinstance(error, RankError | RankLostError):
@@ -110,6 +114,6 @@ def _count_from(run: Run, state: Mapping[str, Any]) -> None:
 
 def _stateful_parts(run: Run) -> dict[str, Any]:
     """What has a state besides the trainer, by name."""
-    named: dict[str, Any] = {"states": run._source}
+    named: dict[str, Any] = {SOURCE: run._source}
     named |= {f"{place} {type(callback).__name__}": callback for place, callback in enumerate(run.callbacks)}
     return {name: part for name, part in named.items() if is_stateful(part)}

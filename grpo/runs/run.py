@@ -28,7 +28,7 @@ from grpo.runs._state import load_into, load_or_leave, state_of, with_other_call
 from grpo.runs.callback import Callback, CallbackError, fulfils, require_callbacks, tell, tell_error
 from grpo.runs.checkpoints import Checkpoints
 from grpo.runs.signals import NotesSignals, RunInterrupted
-from grpo.runs.state_sources import source_of
+from grpo.runs.state_sources import DrawnStates, source_of
 from grpo.runs.until import Until
 from grpo.training._optimization import level_of_caller
 from grpo.training.policy_trainer import PolicyTrainer
@@ -105,6 +105,7 @@ class Run:
         self._is_going = False
         self._saved_step: int | None = None
         self._num_states = 0
+        self._drawn: DrawnStates | None = None
         self.num_steps = self.num_samples = self.num_decisions = 0
         self.seconds = 0.0
         self.metrics: dict[str, float] = {}
@@ -166,6 +167,7 @@ class Run:
             with self._on_all():
                 states = self._next_states()
             metrics = self.trainer.step(states)
+            self._drawn = None
             self.seconds = time.perf_counter() - began
             with self._on_all():
                 self._note(metrics)
@@ -189,14 +191,16 @@ class Run:
             raise
 
     def _next_states(self) -> Any:
-        """This process's share of the states of the next step."""
+        """This process's share of the states of the next step; a step that failed is made again with the same."""
         try:
-            states = self._source.next_states(self.num_steps)
+            if self._drawn is None:
+                self._drawn = DrawnStates.of(self._source, self.num_steps)
         except StopIteration as error:
             raise ValueError(
                 f"the states have come to an end after {self.num_steps} steps: end the run earlier, by "
                 f"Until(steps={self.num_steps}), or give it more; a StateLoader goes through rows again and again"
             ) from error
+        states = self._drawn.states
         if self._world.is_alone or states is getattr(getattr(self.trainer, "sampler", None), "states", None):
             return states  # the running environments of a sampler are this process's own
         check_states(states)

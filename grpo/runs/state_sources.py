@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from itertools import islice
-from typing import Any, TypeVar, cast
+from typing import Any, Self, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -15,7 +16,10 @@ from grpo.data._checks import check_states, require_batch, require_positive_inte
 from grpo.data._protocols import missing_methods, type_name
 from grpo.data.batches import select_entries
 from grpo.data.seeds import seeded_generator
-from grpo.data.state import copied, is_stateful, load_state, require_keys
+from grpo.data.state import copied, is_stateful, load_state, require_keys, states_of
+
+SOURCE = "states"
+"""What a source is called in the state of a run."""
 
 StatesT_co = TypeVar("StatesT_co", covariant=True)
 
@@ -195,6 +199,20 @@ class StateLoader:
                     load_state(self._rows, self._beginning, "rows")
         self._position += len(states)
         return states
+
+
+@dataclass(frozen=True)
+class DrawnStates:
+    """States that no step has learnt from yet, and where their source stood before, if it tells."""
+
+    states: Any
+    source_before: dict[str, Any]
+
+    @classmethod
+    def of(cls, source: StateSource[Any], step: int) -> Self:
+        """What a source gives for a step."""
+        before = states_of({SOURCE: source})
+        return cls(source.next_states(step), before)
 
 
 class _SameStates:

@@ -359,8 +359,8 @@ class Trainer(PolicyTrainer[StatesT, ActionsT]):
         is_too_far = kl > EARLY_STOP_TOLERANCE * self.config.target_kl
         if is_too_far and not metrics.has_updated:
             warnings.warn(
-                f"target_kl={self.config.target_kl:g} has left out a whole step: approx_kl is {kl:.3g} before its "
-                f"first update, so that the policy gives other log-probs in training mode than it sampled by; turn "
+                f"target_kl={self.config.target_kl:g} has left out a whole step: approx_kl is beyond it before "
+                f"the first update, so that the policy gives other log-probs in training mode than it sampled by; turn "
                 f"dropout and batch normalisation off, or leave target_kl out",
                 stacklevel=level_of_caller(),
             )

@@ -711,3 +711,34 @@ def test_no_trouble_is_told_of_a_training_that_goes_well() -> None:
     run = make_run(callbacks=[WatchForTrouble(texts.append)])
     run(Until(steps=20))
     assert texts == []
+
+
+@pytest.mark.parametrize("is_loaded_between", [False, True])
+def test_a_step_that_failed_is_made_again_with_its_states(*, is_loaded_between: bool) -> None:
+    seen: list[int] = []
+
+    class Judge(StationaryBandit):
+        is_away = False
+
+        def compute_rewards(self, states: Any, actions: Any) -> Any:
+            if self.is_away:
+                raise ConnectionError("the judge is away")
+            seen.extend(states[::2])
+            return super().compute_rewards(states, actions)
+
+    def new_run(judge: Judge) -> Run:
+        trainer = GRPOTrainer(GRPOConfig(group_size=2), SoftmaxPolicy(3), judge)
+        return Run(trainer, StateLoader(range(12), 2))
+
+    judge = Judge(MEANS)
+    run = new_run(judge)
+    run(Until(steps=2))
+    judge.is_away = True
+    with pytest.raises(ConnectionError):
+        run(Until(steps=6))
+    judge.is_away = False
+    if is_loaded_between:
+        state, run = run.state_dict(), new_run(judge)
+        run.load_state_dict(state)
+    run(Until(steps=6))
+    assert sorted(seen) == list(range(12))

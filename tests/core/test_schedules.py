@@ -192,6 +192,8 @@ def test_what_is_refused_is_told() -> None:
         ValueError, match=r"expected 0 to 1, also at both ends of a schedule, got LinearSchedule\(start"
     ):
         PPOConfig(clip_low=linear(0.0, 2.0))
+    with pytest.raises(ValueError, match=r"expected a number or LinearSchedule\(start=.*got <function"):
+        PPOConfig(learning_rate=lambda remaining: 3e-4 * remaining)
 
 
 @pytest.mark.parametrize("ends", [(1.0, 0.0), (0.0, 1.0)])
