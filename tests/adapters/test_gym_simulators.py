@@ -50,6 +50,17 @@ def play(simulator: Any) -> None:
     sampler.sample(GymActorCritic(sampler), sampler.states, 1)
 
 
+def test_a_mask_is_ignored_where_there_are_no_choices() -> None:
+    class Masked(Counters):
+        def step(self, actions: Tensor) -> Any:
+            *transition, info = super().step(actions)
+            return *transition, info | {"action_mask": torch.zeros(4, 2, dtype=torch.bool)}
+
+    simulator = Masked()
+    simulator.single_action_space = Box(-1.0, 1.0, (2,))
+    play(simulator)
+
+
 @pytest.mark.parametrize("num_steps", [1, 2, 3, 5, 7, 30])
 def test_rollouts_are_those_of_environments_one_by_one(num_steps: int) -> None:
     samplers = (

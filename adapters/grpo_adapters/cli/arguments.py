@@ -72,6 +72,16 @@ def take_option(words: Sequence[str], name: str) -> tuple[str | None, list[str]]
     return value, rest
 
 
+def names_option(words: Sequence[str], *names: str) -> bool:
+    """Whether a word is one of these options, written with hyphens or underscores, with its value or without.
+
+    Example:
+        >>> names_option(["CartPole-v1", "--batch_size=64"], "--batch-size")
+        True
+    """
+    return any(word.partition("=")[0].replace("_", "-") in names for word in words)
+
+
 def config_file(words: Sequence[str], named: Mapping[str, Path] | None = None) -> tuple[dict[str, Any], list[str]]:
     """The settings in the file of ``--config``, and the words without it.
 

@@ -9,7 +9,7 @@ import tyro
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
 from grpo import GRPOConfig, PPOConfig, ReinforceConfig
-from grpo_adapters.cli.arguments import config_file, parse, require_fields, take_option
+from grpo_adapters.cli.arguments import config_file, names_option, parse, require_fields, take_option
 from grpo_adapters.cli.errors import UsageError, as_usage_errors
 from grpo_adapters.cli.gym_presets import preset, zoo_files
 from grpo_adapters.cli.options import RunOptions, explained
@@ -134,12 +134,12 @@ def parse_options(words: Sequence[str]) -> GymOptions:
     require_fields(settings, options, "the file of --config")
     named = rest[0] if rest and not rest[0].startswith("-") else settings.get("environment")
     own = preset(named or "", algorithm)
-    if settings.keys() & ENDS or any(word.replace("_", "-").startswith(END_WORDS) for word in rest):
+    if settings.keys() & ENDS or names_option(rest, *END_WORDS):
         own = {name: value for name, value in own.items() if name not in ENDS}
     given = own | settings | {"algorithm": algorithm} | ({} if named is None else {"environment": named})
     required = () if named is not None else ("environment",)
     parsed = parse(options, rest, command="train gym", given=given, required=required)
-    is_said = "batch_size" in settings or any(word.replace("_", "-").startswith("--batch-size") for word in rest)
+    is_said = "batch_size" in settings or names_option(rest, "--batch-size")
     return parsed if is_said else _in_rows(parsed)
 
 

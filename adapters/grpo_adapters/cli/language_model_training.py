@@ -25,7 +25,7 @@ from grpo import (
     StateLoader,
     World,
 )
-from grpo_adapters.cli.arguments import config_file, parse, require_fields
+from grpo_adapters.cli.arguments import config_file, names_option, parse, require_fields
 from grpo_adapters.cli.errors import UsageError, as_usage_errors
 from grpo_adapters.cli.kinds import EvaluationOptions, Kind
 from grpo_adapters.cli.module_training import attribute
@@ -81,8 +81,7 @@ def parse_options(words: Sequence[str]) -> LanguageModelOptions:
     settings, rest = config_file(words)
     settings.pop("kind", None)
     require_fields(settings, LanguageModelOptions, "the file of --config")
-    is_told = any(word.replace("_", "-").startswith("--lora-rank") for word in rest)
-    adapts = settings.get("lora_rank") is not None or is_told
+    adapts = settings.get("lora_rank") is not None or names_option(rest, "--lora-rank")
     given = {"learning_rate": LEARNING_RATE_OF_LORA if adapts else LEARNING_RATE} | settings
     required = [name for name in ("model", "data") if name not in settings]
     return parse(LanguageModelOptions, rest, command="train lm", given=given, required=required)

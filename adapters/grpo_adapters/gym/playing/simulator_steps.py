@@ -89,7 +89,7 @@ class SimulatedSteps:
                     "observation", int(slots[bad][0]), int(steps[bad][0]) + 1, rollout.next_observations[bad][0]
                 )
             )
-        if self.masks is not None:
+        if self.masks is not None and sizes:
             _check_masks(self.masks, sizes)
         return rollout
 
