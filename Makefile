@@ -57,8 +57,9 @@ docs: $(VENV)/dev  ## the site, into docs/_build/html
 
 page: $(VENV)/dev  ## one page of the site, make page PAGE=learn/gae.md, into docs/_build/one
 	$(if $(PAGE),,$(error which page? for instance: make page PAGE=learn/gae.md))
-	$(BIN)/sphinx-build --fail-on-warning --keep-going -b html -D include_patterns=index.md,measured/raw/*,$(PAGE) \
+	$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going -b html -D include_patterns=index.md,measured/raw/*,$(PAGE) \
 		-D suppress_warnings=mystnb.unknown_mime_type,myst.xref_missing,ref,toc docs docs/_build/one
+	@echo 'Open docs/_build/one/$(basename $(PAGE)).html'
 
 test-site: $(SITE)/ready  ## the pages that `make docs` built, in Chromium
 	PYTHONPATH=$(CURDIR):$(CURDIR)/adapters $(SITE)/bin/python -m pytest --numprocesses 2 --dist worksteal tests/site
