@@ -289,6 +289,17 @@ def test_an_unbounded_density_is_gaussian_and_the_mode_its_mean() -> None:
     np.testing.assert_array_equal(distribution.actions(outputs), outputs.numpy())
 
 
+def test_without_squashing_what_is_drawn_is_gaussian_and_what_is_played_clipped() -> None:
+    distribution = DiagonalGaussian(spaces.Box(-1, 2, (2,)), initial_std=0.5, squash=False)
+    drawn = torch.tensor([[-3.0, 0.25], [1.5, 9.0]])
+    means = torch.zeros(2, 2)
+    expected = torch.distributions.Normal(means, 0.5)
+    log_probs, entropy = distribution.log_probs_and_entropy(means, drawn, None)
+    torch.testing.assert_close(log_probs, expected.log_prob(drawn).sum(-1))
+    torch.testing.assert_close(entropy, expected.entropy().sum(-1))
+    np.testing.assert_array_equal(distribution.actions(drawn), [[-1.0, 0.25], [1.5, 2.0]])
+
+
 def test_a_bounded_density_far_out_is_the_exact_one() -> None:
     """log(1 - tanh²) of what was drawn far out, where tanh itself rounds to 1."""
     distribution = DiagonalGaussian(spaces.Box(-1, 1, (1,)))

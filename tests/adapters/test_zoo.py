@@ -127,9 +127,15 @@ def test_continuous_actions_begin_with_the_standard_deviation_that_is_given() ->
     torch.testing.assert_close(policy.distribution.log_std.exp(), torch.tensor([3.0]))
 
 
+def test_continuous_actions_are_clipped_where_that_is_asked_for() -> None:
+    options = resolve(parse_options(["Pendulum-v1", *SMALL, "--squash", "False", "--folder", "run"]))
+    policy: Any = build(options, [], World()).trainer.policy
+    assert not policy.distribution.squashed.any()
+
+
 def test_discrete_actions_have_no_standard_deviation(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train", "gym", "CartPole-v1", *SMALL, "--initial-std", "3"]) == 2
-    assert "initial_std is 3, but the actions are not continuous: Discrete(2)" in capsys.readouterr().err
+    assert "initial_std is 3.0, but the actions are not continuous: Discrete(2)" in capsys.readouterr().err
 
 
 # What was reached

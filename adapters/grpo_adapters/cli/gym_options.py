@@ -43,6 +43,7 @@ class GymOptions(RunOptions):
         normalize_observations: normalise observations by their running mean and standard deviation.
         initial_std: standard deviation that continuous actions begin with, before they are squashed to their bounds; it
             is 1 where nothing is said. A car or an arm that needs force for a while is moved by 3.
+        squash: squash continuous actions to their bounds by tanh; if not, clip them, as Stable-Baselines3 does.
         evaluate_every: steps between two evaluations of the greedy policy, in an environment of its own; 0 for about a
             twentieth of the run.
         evaluation_episodes: episodes of an evaluation.
@@ -64,6 +65,7 @@ class GymOptions(RunOptions):
     hidden_sizes: tuple[PositiveInt, ...] = (64, 64)
     normalize_observations: bool = False
     initial_std: PositiveFloat | None = None
+    squash: bool = True
     evaluate_every: NonNegativeInt = 0
     evaluation_episodes: PositiveInt = 20
     stop_at: float | None = None

@@ -89,13 +89,16 @@ def _memory(options: GymOptions, environment: Any) -> dict[str, Any]:
 
 
 def _distribution(options: GymOptions, environment: Any) -> Callable[[Any], ActionDistribution]:
-    """What outputs mean, with the standard deviation that was asked for, where one was."""
-    if options.initial_std is None:
+    """What outputs mean, with what was asked for of continuous actions, where something was."""
+    asked: dict[str, Any] = {"initial_std": options.initial_std, "squash": None if options.squash else False}
+    settings = {name: value for name, value in asked.items() if value is not None}
+    if not settings:
         return distribution_for
     space = spaces_of(environment)[1]
     if not isinstance(space, gymnasium.spaces.Box):
-        raise UsageError(f"initial_std is {options.initial_std:g}, but the actions are not continuous: {space}")
-    return partial(DiagonalGaussian, initial_std=options.initial_std)
+        told = ", ".join(f"{name} is {value}" for name, value in settings.items())
+        raise UsageError(f"{told}, but the actions are not continuous: {space}")
+    return partial(DiagonalGaussian, **settings)
 
 
 def _ppo(options: GymPPOOptions, world: World) -> tuple[Any, Any]:

@@ -175,12 +175,14 @@ class DiagonalGaussian(nn.Module):
 
     A dimension with two finite bounds, not more than a million apart, is squashed: a Gaussian ``u`` is drawn and
     stored, and ``tanh(u)``, scaled to the bounds, is played; its density is that of the action. Other dimensions
-    are played as drawn, clipped where one bound is finite.
+    are played as drawn, clipped to bounds that are finite, and so are all without ``squash``: the density is that of
+    ``u`` then.
 
     Args:
         space: the action space, of K numbers in any shape.
         initial_std: standard deviation of ``u`` to start from, above 0.
         state_dependent_std: whether the network gives the standard deviations too; between e^-10 and e^2.
+        squash: whether to squash to two finite bounds, and not to clip.
 
     Raises:
         TypeError: if the space is another.
@@ -197,7 +199,9 @@ class DiagonalGaussian(nn.Module):
         ([[0.0], [90.5]], [[5.0], [10.0]])
     """
 
-    def __init__(self, space: spaces.Box, initial_std: float = 1.0, *, state_dependent_std: bool = False) -> None:
+    def __init__(
+        self, space: spaces.Box, initial_std: float = 1.0, *, state_dependent_std: bool = False, squash: bool = True
+    ) -> None:
         super().__init__()
         check_kind(self, "a Box of floating-point numbers", space, is_continuous(space))
         if not 0 < initial_std < math.inf:
@@ -219,7 +223,7 @@ class DiagonalGaussian(nn.Module):
                 f"out of it by gymnasium.wrappers.TransformAction"
             )
         with np.errstate(over="ignore"):
-            squashed = space.high - space.low < LARGEST_RANGE
+            squashed = (space.high - space.low < LARGEST_RANGE) & squash
         self.squashed_dimensions = squashed
         half_range = np.where(squashed, (np.where(squashed, space.high, 1) - np.where(squashed, space.low, 0)) / 2, 1.0)
         self.squashed: Tensor

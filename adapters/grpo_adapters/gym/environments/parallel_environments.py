@@ -27,8 +27,8 @@ class ParallelVectorEnv(SyncVectorEnv):
 
     This process steps the first block, while each worker steps one of its own; so all cores are at work, and an
     environment costs no process. What comes out is what :class:`gymnasium.vector.SyncVectorEnv` gives, to the last bit.
-    It pays where the steps of a block take longer than a message to another process and back, some 0.4 ms, and cores
-    are idle; those of LunarLander do not.
+    It pays where the steps of a block take several times as long as a message to another process and back, some 0.1 ms,
+    and cores are idle; those of LunarLander do not.
 
     Args:
         env_fns: functions that make the environments.
