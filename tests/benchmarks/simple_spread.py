@@ -14,7 +14,6 @@ from functools import partial
 from typing import Any
 
 import torch
-from mpe2 import simple_spread_v3
 
 from grpo import PPOConfig, PPOTrainer
 from grpo_adapters.gym import EnvironmentReward, GymActorCritic, ParallelAgents
@@ -36,6 +35,9 @@ SETTINGS: dict[str, Any] = {
 
 def trained(groups: dict[str, list[str]], seed: int) -> dict[str, float]:
     """The return of an agent at first and at last."""
+    # Here, since pytest imports this module in search of doctests, and need not have the library.
+    from mpe2 import simple_spread_v3
+
     agents = ParallelAgents(
         partial(simple_spread_v3.parallel_env, max_cycles=25), NUM_STEPS, num_envs=NUM_ENVS, groups=groups, seed=seed
     )
