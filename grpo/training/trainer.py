@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from typing import Any, cast
@@ -40,6 +41,7 @@ from grpo.rollout.importance import importance_weights
 from grpo.rollout.sampler import Sampler, correction_for
 from grpo.training._agreement import check_is_not_averaged, check_parts, check_world
 from grpo.training._all_samples import terms_of_all
+from grpo.training._compiled_gradient import CompiledGradient, CompiledTerms
 from grpo.training._metrics import StepMetrics, value_metrics
 from grpo.training._minibatches import LossWeights, MicroBatch, iterate_minibatches
 from grpo.training._optimization import level_of_caller, move_all
@@ -133,6 +135,7 @@ class Trainer(PolicyTrainer[StatesT, ActionsT]):
         self.last_experience: Experience | None = None
         self._needs = needs
         self._objective_looks_at_all = bool(needs_of(objective).all_samples)
+        self._compiled = CompiledGradient(self._evaluator, objective) if config.compile_updates else None
         self._models["reward_model"] = reward_model
         check_parts({"reward_model": reward_model, **self._parts}, self.world)
         self._join_world([reward_model, self.sampler])
@@ -192,7 +195,8 @@ class Trainer(PolicyTrainer[StatesT, ActionsT]):
         """The whole step, from states to metrics; from the experience on where it is given."""
         metrics, config = StepMetrics(self.world), self.config
         self.last_experience = None
-        with self._whole_step(metrics, self.collector) as undo:
+        tracing = nullcontext() if self._compiled is None else self._compiled.tracing()
+        with tracing, self._whole_step(metrics, self.collector) as undo:
             if experience is None:
                 with torch.no_grad():
                     samples = self.collector.sample(cast("StatesT", states), **generation_kwargs)
@@ -229,8 +233,14 @@ class Trainer(PolicyTrainer[StatesT, ActionsT]):
         self.last_experience = experience
         return metrics.result()
 
-    def _terms(self, batch: ActionBatch, micro_batch: MicroBatch) -> Terms:
+    def _terms(self, batch: ActionBatch, micro_batch: MicroBatch) -> Terms | CompiledTerms:
         """What the objective makes of some rows."""
+        if self._compiled is None or not self._trains:
+            return self._terms_as_they_come(batch, micro_batch)
+        instead = partial(self._terms_as_they_come, batch, micro_batch)
+        return self._compiled(batch, micro_batch, self._optimization.held, instead)
+
+    def _terms_as_they_come(self, batch: ActionBatch, micro_batch: MicroBatch) -> Terms:
         evaluation = self._evaluator.evaluate(batch, micro_batch.rows, requires_gradient=self._trains)
         if self._all_take_part and self._objective_looks_at_all:
             terms: Any = terms_of_all(self.objective, evaluation, micro_batch, self.world)
