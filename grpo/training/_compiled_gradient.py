@@ -1,4 +1,4 @@
-"""The gradient of some rows as one function, which ``torch.compile`` makes of the policy and the objective."""
+"""The gradient of some rows as one function, by ``torch.compile``."""
 
 from __future__ import annotations
 

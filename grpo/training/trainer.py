@@ -108,7 +108,7 @@ class Trainer(PolicyTrainer[StatesT, ActionsT]):
         if not isinstance(config, TrainerConfig):
             raise TypeError(f"config is {config!r}, expected a grpo.TrainerConfig or grpo.GRPOConfig")
         check_is_not_averaged(policy)
-        needs = check_requirements(
+        self._needs = needs = check_requirements(
             config, policy, advantage_estimator, objective, has_reference=reference_policy is not None
         )
         self.collector: ExperienceCollector[StatesT, ActionsT] = ExperienceCollector(
@@ -133,7 +133,6 @@ class Trainer(PolicyTrainer[StatesT, ActionsT]):
         self._sampling_gap = SamplingGap(self.sampler, self._correction)
         self.phases = self.collector.phases
         self.last_experience: Experience | None = None
-        self._needs = needs
         self._objective_looks_at_all = bool(needs_of(objective).all_samples)
         self._compiled = CompiledGradient(self._evaluator, objective) if config.compile_updates else None
         self._models["reward_model"] = reward_model
