@@ -112,9 +112,7 @@ class CompiledGradient:
         instead()
         raise ValueError(
             f"policy {type_name(self._evaluator.model)} and objective {type_name(self._objective)} cannot be compiled "
-            f"into one function, as config.compile_updates asks for: it takes a C++ compiler, and code that computes "
-            f"on tensors alone, without sizes or branches that depend on their values, as memories and language models "
-            f"have; leave compile_updates out (torch.compile says: {_first_line(failure)})"
+            f"into one function, as config.compile_updates asks for: {_reason(failure)}; leave compile_updates out"
         ) from failure
 
 
@@ -158,7 +156,18 @@ def _check(evaluator: Evaluator, objective: Any) -> None:
         )
 
 
-def _first_line(error: Exception) -> str:
-    """The first line of a message that says something; one that ends with a colon only tells who raised the next."""
-    lines = [line for line in str(error).splitlines() if line.strip() and not line.endswith(":")]
-    return lines[0] if lines else type(error).__name__
+def _reason(error: Exception) -> str:
+    """Why something was not compiled."""
+    from torch._dynamo.exc import FailOnRecompileLimitHit
+
+    if isinstance(error, FailOnRecompileLimitHit):
+        return (
+            f"it would be compiled for the {MOST_VERSIONS + 1}th time, since attributes that are no tensors and no "
+            f"numbers, or the lengths of lists, change from step to step"
+        )
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    said = [line for line in lines if not line.endswith(":")]  # those only tell who raised the next
+    return (
+        f"it takes a C++ compiler, and code that computes on tensors alone, without sizes or branches that depend on "
+        f"their values, as memories and language models have (torch.compile says: {(said or lines or ['nothing'])[0]})"
+    )

@@ -28,7 +28,7 @@ from grpo import (
     TensorBatch,
     Terms,
 )
-from grpo.training._compiled_gradient import CompiledTerms
+from grpo.training._compiled_gradient import MOST_VERSIONS, CompiledTerms
 
 
 @pytest.fixture(autouse=True)
@@ -117,6 +117,24 @@ def test_what_cannot_be_compiled_is_named_and_nothing_changes() -> None:
     assert training.num_steps == 0
     assert torch.equal(training.generator.get_state(), generator)
     assert torch.equal(policy.transitions, before["transitions"])
+
+
+def test_what_changes_with_every_step_is_refused_after_a_while() -> None:
+    class Renamed(SequentialTablePolicy):
+        name = "a"
+
+        def evaluate_actions(self, batch: TensorBatch) -> Evaluation:
+            assert self.name != "nobody"
+            return super().evaluate_actions(batch)
+
+    policy = Renamed()
+    training = trainer(policy)
+    for number in range(MOST_VERSIONS):
+        policy.name = f"number {number}"
+        training.step([0, 1, 2])
+    policy.name = "one more"
+    with pytest.raises(ValueError, match=r"Renamed and.*compiled for the 17th time, since attributes.*leave compile_"):
+        training.step([0, 1, 2])
 
 
 def test_errors_of_models_come_by_themselves() -> None:
