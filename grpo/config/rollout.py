@@ -99,9 +99,9 @@ class TrainerConfig(UpdateConfig):
         target_kl: the remaining updates of a rollout are left out once ``approx_kl`` of one would be above 1.5 times
             this, and so is that one: ``num_updates`` tells how many were made. None for no such stop.
         compile_updates: whether ``torch.compile`` makes one function of the policy's evaluation, the objective and
-            their gradient. The first update takes seconds then, the others a half of their time where networks are
+            their gradient. The first update takes seconds then, the others about half of their time where networks are
             small; results differ by rounding. It takes PyTorch 2.13, a compiler for C++, and a policy that computes on
-            tensors alone, in few shapes.
+            tensors alone.
 
     Raises:
         ValueError: if a number is out of its range, or ``dynamic_sampling`` is asked for with groups of one.
