@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 KILLS = 6
-TRAININGS = ["bandit", "cartpole", "compiled", "lunar-lander", "language-model", "preferences"]
+TRAININGS = ["bandit", "cartpole", "lunar-lander", "language-model", "preferences"]
 TESTS = Path(__file__).parent.parent
 
 
