@@ -523,6 +523,17 @@ def test_a_whole_model_does_not_go_where_an_adapter_would_be_loaded_in_its_place
     whole.save_pretrained(tmp_path / "base")
 
 
+def test_an_adapter_that_was_merged_is_not_written_as_one_without_weights(tmp_path: Path) -> None:
+    policy = build_policy(peft_config=LORA)
+    merged = policy.model.merge_and_unload()
+    with pytest.raises(ValueError, match=r"has no weights left.*save what merge_and_unload\(\) returned"):
+        policy.save_pretrained(tmp_path / "taught")
+    assert not (tmp_path / "taught").exists()
+    merged.save_pretrained(tmp_path / "merged")
+    policy.tokenizer.save_pretrained(tmp_path / "merged")
+    assert CausalLMPolicy(tmp_path / "merged").get_parameters()
+
+
 def test_a_config_of_adapters_stays_as_it_was_given_and_serves_again() -> None:
     given = LoraConfig(r=2, target_modules=["c_attn"], fan_in_fan_out=True)
     before = given.to_dict()

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import PeftConfig, PeftModel, get_peft_model
+from peft import PeftConfig, PeftModel, get_peft_model, get_peft_model_state_dict
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.activations import NewGELUActivation
@@ -67,8 +67,14 @@ def check_would_be_loaded(model: Any, folder: Path) -> None:
     """What is written into a folder must be what is loaded from there.
 
     Raises:
-        ValueError: if a whole model is to go where an adapter lies.
+        ValueError: if a whole model is to go where an adapter lies, or an adapter that was merged has no weights left.
     """
+    if isinstance(model, PeftModel) and not get_peft_model_state_dict(model):
+        raise ValueError(
+            f"the adapter of {type(without_adapters(model)).__name__} has no weights left, since it was merged into "
+            f"the model: save what merge_and_unload() returned by its own save_pretrained(folder), and "
+            f"policy.tokenizer.save_pretrained(folder) beside it"
+        )
     if not isinstance(model, PeftModel) and (folder / ADAPTER_CONFIG).is_file():
         raise ValueError(f"{folder} holds an adapter, which would be loaded in place of the model: take another folder")
 
