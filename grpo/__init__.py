@@ -65,6 +65,7 @@ from grpo.models.policy import (
     PolicyModel,
     ReportsMetrics,
     SequentialPolicy,
+    StartsFromData,
 )
 from grpo.models.reward_model import PartialRewards, RewardModel
 from grpo.objectives.grpo_objective import GRPOObjective, Objective
@@ -211,6 +212,7 @@ __all__ = [
     "SequentialPolicy",
     "SigmoidPreferenceLoss",
     "SoftAdaptiveSurrogate",
+    "StartsFromData",
     "StateLoader",
     "StateSource",
     "Stateful",

@@ -20,6 +20,7 @@ from grpo.data._part_state import load_whole_part_states, part_states
 from grpo.data._protocols import missing_methods, require_methods, type_name
 from grpo.data.action_batches import ActionBatch, NoActions
 from grpo.data.batches import join_groups, own_copy, repeat_entries
+from grpo.data.evaluation import ValueEstimates
 from grpo.data.experience import Experience
 from grpo.data.needs import Needs
 from grpo.data.phases import Phases
@@ -192,11 +193,15 @@ class ExperienceCollector(Generic[StatesT, ActionsT]):
             rewards=samples.rewards if is_checked else check_rewards(samples.rewards, batch.samples),
             old_log_probs=self._policy.log_probs(batch, self.rows_per_call) if notes_old else None,
             reference_log_probs=self._reference_log_probs(samples, batch),
-            values=self._policy.estimate_values(batch) if self._notes_values else None,
+            values=self.estimate_values(batch),
             sampling_log_probs=sampling_log_probs,
             metrics=samples.metrics,
             world=self._world,
         )
+
+    def estimate_values(self, batch: ActionBatch) -> ValueEstimates | None:
+        """What the policy's critic expects now; None where it has none or none is needed."""
+        return self._policy.estimate_values(batch) if self._notes_values else None
 
     def state_dict(self) -> dict[str, Any]:
         """What changes in the reward model and the sampler, copied; a policy's state is told by its trainer."""

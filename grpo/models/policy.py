@@ -158,10 +158,26 @@ class FollowsData(Protocol):
     def update_statistics(self, batch: Any) -> None:
         """Take a batch into account. Called once, at the end of a step, so that within a step nothing moves.
 
+        The first one may come earlier, for a policy that is :class:`grpo.StartsFromData`.
+
         Of several processes each is given the batches of all of them, one after the other. A policy that is
         :class:`grpo.JoinsWorld` is given its own only, which has no samples, and nothing but ``samples`` and ``rows``,
         where the process has none; it adds up what it needs of the others itself.
         """
+        ...
+
+
+@runtime_checkable
+class StartsFromData(FollowsData, Protocol):
+    """A policy that follows data and is of little use without, such as one that normalises its observations.
+
+    While it has no statistics, ``update_statistics`` is called in a step as soon as the log-probs of the policy that
+    sampled are noted, and not at its end: values and all updates are then computed with the statistics of the first
+    batch, the ratios of probabilities to the policy without.
+    """
+
+    def has_statistics(self) -> bool:
+        """Whether it has seen data. What it counts by is a buffer, so that a step that fails can put it back."""
         ...
 
 

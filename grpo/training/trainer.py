@@ -21,18 +21,17 @@ from grpo.collection._dynamic_sampling import source_of_fresh_states
 from grpo.collection._reward_metrics import rollout_metrics
 from grpo.collection.experience_collector import ExperienceCollector
 from grpo.config.rollout import TrainerConfig
-from grpo.data._protocols import missing_methods, those_with, type_name
+from grpo.data._protocols import those_with, type_name
 from grpo.data.action_batches import ActionBatch
 from grpo.data.adapts import adapts
 from grpo.data.decisions import Decisions, Terms
 from grpo.data.experience import Experience
 from grpo.data.gathered import gather_experience, own_part
 from grpo.data.needs import Needs, needs_of
-from grpo.distributed.joins import JoinsWorld
 from grpo.distributed.world import World
 from grpo.divergences.estimators import kl_k3
 from grpo.models._masks import require_truncated
-from grpo.models.policy import ActionsT, FollowsData, PolicyModel, ReportsMetrics, StatesT
+from grpo.models.policy import ActionsT, PolicyModel, ReportsMetrics, StatesT
 from grpo.models.reward_model import RewardModel
 from grpo.objectives._checks import check_terms
 from grpo.objectives.grpo_objective import Objective
@@ -43,6 +42,7 @@ from grpo.training._all_samples import terms_of_all
 from grpo.training._metrics import StepMetrics, value_metrics
 from grpo.training._minibatches import LossWeights, MicroBatch, iterate_minibatches
 from grpo.training._optimization import level_of_caller, move_all
+from grpo.training._policy_statistics import PolicyStatistics
 from grpo.training._requirements import check_requirements, warn_of_untold_states
 from grpo.training._rollback import UndoesFailedStep
 from grpo.training._sampling_gap import SamplingGap
@@ -137,7 +137,7 @@ class Trainer(PolicyTrainer[StatesT, ActionsT]):
         check_parts({"reward_model": reward_model, **self._parts}, self.world)
         self._join_world([reward_model, self.sampler])
         self._reporting = those_with(ReportsMetrics, [policy, reward_model, self.sampler])
-        self._follows_data = not missing_methods(policy, FollowsData)
+        self._statistics = PolicyStatistics(policy, self.world)
         self._adapting = list(filter(adapts, (advantage_estimator, objective)))
         warn_of_untold_states(self._adapting)
 
@@ -193,13 +193,17 @@ class Trainer(PolicyTrainer[StatesT, ActionsT]):
         metrics, config = StepMetrics(self.world), self.config
         self.last_experience = None
         with self._whole_step(metrics, self.collector) as undo:
+            starts = experience is None and self._statistics.are_wanted()
             if experience is None:
                 with torch.no_grad():
                     samples = self.collector.sample(cast("StatesT", states), **generation_kwargs)
                     batch = self.collector.encode(samples)
                     num_rows = self._num_rows(batch)
-                    reads_old = self._reads_old_log_probs(num_rows)
+                    reads_old = self._reads_old_log_probs(num_rows) or starts
                     experience = self.collector.evaluate(samples, batch, old_log_probs=reads_old)
+                    if starts:
+                        self._statistics.update(batch)
+                        experience = replace(experience, values=self.collector.estimate_values(batch))
             else:
                 experience = replace(experience, world=self.world)
                 num_rows = self._num_rows(experience.batch)
@@ -225,7 +229,7 @@ class Trainer(PolicyTrainer[StatesT, ActionsT]):
                     if self._has_moved_too_far(metrics):
                         break
                     metrics.end_update(self._make_update(batch, minibatch, undo))
-            self._finish(experience, everything, undo, metrics)
+            self._finish(experience, everything, undo, metrics, moves_statistics=not starts)
         self.last_experience = experience
         return metrics.result()
 
@@ -336,7 +340,7 @@ class Trainer(PolicyTrainer[StatesT, ActionsT]):
         return weights.where(kept, keeps_denominator=masks == "decisions" and averaging != "per_decision")
 
     def _may_fail_after_an_update(self, num_rows: int) -> bool:
-        calls_back = self._follows_data or self._needs.step_kl or bool(self._adapting)
+        calls_back = self._statistics.follow or self._needs.step_kl or bool(self._adapting)
         return calls_back or super()._may_fail_after_an_update(num_rows)
 
     @property
@@ -367,18 +371,21 @@ class Trainer(PolicyTrainer[StatesT, ActionsT]):
         return is_too_far
 
     def _finish(
-        self, experience: Experience, everything: Experience, undo: UndoesFailedStep, metrics: StepMetrics
+        self,
+        experience: Experience,
+        everything: Experience,
+        undo: UndoesFailedStep,
+        metrics: StepMetrics,
+        *,
+        moves_statistics: bool,
     ) -> None:
         """Let everything that follows a training follow this step."""
         if self._needs.step_kl:
             self._measure_kl(experience, metrics)
         if not self.world.is_alone:
             undo.take_buffers_of_rank_0(self.world)
-        if self._follows_data:
-            adds_up = not missing_methods(self.policy, JoinsWorld)
-            for batch in [experience.batch] if adds_up else self.world.gather(experience.batch):
-                if adds_up or len(batch.samples) > 0:
-                    cast("FollowsData", self.policy).update_statistics(batch)
+        if moves_statistics:
+            self._statistics.update(experience.batch)
         for part in self._adapting:
             part.adapt(experience if needs_of(part).all_samples is False else everything, metrics.result())
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from dataclasses import replace
 from typing import Any
 
 import gymnasium
@@ -239,6 +240,56 @@ def test_running_normalisation_is_that_of_all_that_was_seen() -> None:
     torch.testing.assert_close(normalized.mean(0), torch.zeros(3), atol=1e-4, rtol=0)
     torch.testing.assert_close(normalized.var(0, correction=0), torch.ones(3), atol=1e-4, rtol=0)
     assert normalization(torch.tensor([[1e6, -1e6, 100.0]]))[0, :2].tolist() == [10.0, -10.0]
+
+
+@pytest.mark.parametrize("num_epochs_per_update", [1, 2])
+def test_the_first_updates_are_made_with_statistics_of_the_first_rollout(num_epochs_per_update: int) -> None:
+    """As by hand: log-probs of the policy that sampled, then the statistics, then values and updates with them."""
+
+    def make() -> tuple[FragmentSampler, GymActorCritic, PPOTrainer[Any, Any]]:
+        sampler = FragmentSampler(gymnasium.make_vec("CartPole-v1", num_envs=2), 16, seed=1)
+        policy = GymActorCritic(sampler, nn.Linear(4, 2), critic=nn.Linear(4, 1), normalize_observations=True)
+        with torch.no_grad():
+            for parameter in policy.parameters():
+                parameter.copy_(torch.linspace(-1, 1, parameter.numel()).view_as(parameter))
+        settings = PPOConfig(batch_size=None, num_epochs_per_update=num_epochs_per_update, learning_rate=0.1)
+        return sampler, policy, PPOTrainer(settings, policy, EnvironmentReward())
+
+    sampler, policy, trainer = make()
+    assert not policy.has_statistics()
+    trainer.step(sampler.states)
+    assert policy.has_statistics()
+    told = trainer.last_experience
+    assert told is not None
+    assert told.values is not None
+    assert told.old_log_probs is not None
+
+    sampler, by_hand, trainer = make()
+    experience = trainer.collector.collect(sampler.states)
+    torch.testing.assert_close(told.old_log_probs, experience.old_log_probs)
+    batch: Any = experience.batch
+    by_hand.update_statistics(batch)
+    with torch.no_grad():
+        assert not torch.allclose(by_hand.evaluate_actions(batch).log_probs, told.old_log_probs, atol=0.1)
+    assert policy.normalization.count == by_hand.normalization.count == experience.samples.total
+    torch.testing.assert_close(told.values.values, by_hand.estimate_values(batch).values)
+    trainer.update(replace(experience, values=by_hand.estimate_values(batch)))
+    for name, parameter in by_hand.named_parameters():
+        torch.testing.assert_close(policy.get_parameters()[name], parameter)
+
+
+def test_a_first_step_that_fails_takes_its_statistics_back() -> None:
+    class Failing(GymActorCritic):
+        def estimate_values(self, batch: Any) -> Any:
+            if self.has_statistics():
+                raise RuntimeError("no values today")
+            return super().estimate_values(batch)
+
+    sampler = FragmentSampler(gymnasium.make_vec("CartPole-v1", num_envs=2), 16, seed=1)
+    policy = Failing(sampler, normalize_observations=True)
+    with pytest.raises(RuntimeError, match="no values today"):
+        PPOTrainer(PPOConfig(), policy, EnvironmentReward()).step(sampler.states)
+    assert not policy.has_statistics()
 
 
 def test_statistics_move_once_a_step_and_take_in_every_decision() -> None:

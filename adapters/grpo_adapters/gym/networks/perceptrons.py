@@ -175,6 +175,11 @@ class RunningNormalization(nn.Module):
         scale = (self.variance + 1e-8).rsqrt().to(features.dtype)
         return ((features - self.mean.to(features.dtype)) * scale).clamp(-self.CLIP, self.CLIP)
 
+    @property
+    def has_statistics(self) -> bool:
+        """Whether it has seen anything."""
+        return bool(self.count > 0)
+
     @torch.no_grad()
     def update(self, features: Tensor, world: World = ALONE) -> None:
         """Take features [n, *shape] of this process, and those of the others, into account; images as bytes.
@@ -222,6 +227,11 @@ class NormalizedColumns(nn.Module):
         """Columns with those parts normalised."""
         normalised = {name: part(columns[name]) for name, part in zip(self.names, self.parts, strict=True)}
         return Columns(dict(columns.items()) | normalised)
+
+    @property
+    def has_statistics(self) -> bool:
+        """Whether they have seen anything; of no parts there is nothing to see."""
+        return all(part.has_statistics for part in self.parts)
 
     def update(self, columns: Columns, world: World = ALONE) -> None:
         """Take columns of this process, and those of the others, into account."""

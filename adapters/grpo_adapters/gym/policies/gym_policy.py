@@ -71,7 +71,7 @@ class GymPolicy(nn.Module):
         hidden_sizes: of the networks that are built here; None for (64, 64), and for none behind a trunk or a memory.
         distribution: what the outputs mean, from the action space: ``partial(DiagonalGaussian, initial_std=0.5)``, say.
         normalize_observations: normalise features by their running mean and standard deviation, which are part of the
-            policy's state and move once, at the end of a step.
+            policy's state and move once, at the end of a step. Those of the first step are there before its updates.
         seed: of the initial weights and the sampling.
 
     Raises:
@@ -297,6 +297,10 @@ class GymPolicy(nn.Module):
     def join_world(self, world: World) -> None:
         """Normalise by what all processes have seen."""
         self._world = world
+
+    def has_statistics(self) -> bool:
+        """Whether the running normalisation has seen anything, or there is none."""
+        return self.normalization is None or self.normalization.has_statistics
 
     def update_statistics(self, batch: TrajectoryBatch) -> None:
         """Move the running normalisation, if there is one; of a process without samples the batch tells nothing."""
