@@ -45,7 +45,14 @@ class RestoresRandomStates:
 
     def restore(self) -> None:
         """Put all of them back to where they were at the start of the block; global ones only where they are ours."""
-        if not others_may_draw():
+        self._put_back(takes_global_ones=not others_may_draw())
+
+    def put_back(self) -> None:
+        """Put all of them back, whoever else may draw."""
+        self._put_back(takes_global_ones=True)
+
+    def _put_back(self, *, takes_global_ones: bool) -> None:
+        if takes_global_ones:
             set_global_random_states(self._states)
         for generator, state in self.generators:
             set_generator_state(generator, state)
@@ -87,18 +94,23 @@ def set_global_random_states(states: Mapping[str, Any]) -> None:
 def preserved_random_states(models: Sequence[object], seed: int | None = None) -> Iterator[None]:
     """A ``with`` block after which all generators are where they were; in it, they begin with a seed where it is given.
 
+    Other threads do not keep global ones from being put back: left where the seed has them, they would give the same
+    numbers after each block, and a pool of threads that is idle is no reason for that.
+
     Args:
         models: each may keep a generator of its own in an attribute ``generator``.
         seed: for all of them; None to go on from where they are.
     """
     states = RestoresRandomStates(models)
     with states:
-        if seed is not None:
-            random.seed(seed)
-            if "numpy" in sys.modules:
-                sys.modules["numpy"].random.seed(seed)
-            torch.manual_seed(seed)
-            for generator, _ in states.generators:
-                seed_generator(generator, seed)
-        yield
-    states.restore()
+        try:
+            if seed is not None:
+                random.seed(seed)
+                if "numpy" in sys.modules:
+                    sys.modules["numpy"].random.seed(seed)
+                torch.manual_seed(seed)
+                for generator, _ in states.generators:
+                    seed_generator(generator, seed)
+            yield
+        finally:
+            states.put_back()

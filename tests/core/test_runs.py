@@ -7,6 +7,8 @@ import json
 import os
 import signal
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -686,6 +688,26 @@ def test_an_evaluation_by_hand() -> None:
     assert metrics == pytest.approx(
         {"reward": 0.25, "reward_low": 0.25 - half, "reward_high": 0.25 + half, "pass@1": 0.25, "pass@2": 0.5}
     )
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_an_evaluation_puts_global_generators_back_beside_an_idle_thread(fails: bool) -> None:
+    """Otherwise what is trained would draw the same numbers after each of them."""
+
+    class Drawing(StationaryBandit):
+        def compute_rewards(self, states: Any, actions: Any) -> Any:
+            torch.rand(1)
+            if fails:
+                raise RuntimeError("no rewards today")
+            return super().compute_rewards(states, actions)
+
+    evaluate = PolicyEvaluation(["state"], Drawing(MEANS), group_size=4)
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(int).result()
+        before = torch.get_rng_state()
+        with pytest.raises(RuntimeError, match="no rewards today") if fails else nullcontext():
+            evaluate(SoftmaxPolicy(3))
+        assert torch.equal(torch.get_rng_state(), before)
 
 
 @pytest.mark.parametrize(
