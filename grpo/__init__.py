@@ -52,6 +52,7 @@ from grpo.data.preferences import PairLogProbs, Preference
 from grpo.data.seeds import seeded_generator
 from grpo.data.segments import Segments
 from grpo.data.state import Stateful
+from grpo.data.tells_settings import TellsSettings
 from grpo.distributed.errors import RankError, RankLostError
 from grpo.distributed.joins import JoinsWorld
 from grpo.distributed.world import World
@@ -217,6 +218,7 @@ __all__ = [
     "StateSource",
     "Stateful",
     "Surrogate",
+    "TellsSettings",
     "TensorBatch",
     "Terms",
     "Track",

@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from pydantic import BaseModel
 
-from grpo.data._protocols import type_name
+from grpo.data._protocols import missing_methods, type_name
+from grpo.data.tells_settings import TellsSettings
 
 PLAIN = (bool, int, float, complex, str, bytes, Enum, torch.dtype, torch.device, type(None))
 
@@ -23,14 +24,14 @@ def settings_of_all(parts: Mapping[str, Any]) -> dict[str, str]:
 
 
 def settings_of(name: str, part: Any) -> dict[str, str]:
-    """An object's class, and each setting of the library's own ones, by a name that tells where it belongs."""
+    """An object's class, and each setting that is known of it, by a name that tells where it belongs."""
     return dict(_settings(name, part))
 
 
 def _settings(name: str, value: Any) -> Iterator[tuple[str, str]]:
     yield name, text_of(value)
-    for each in _names_of_settings(value):
-        yield from _settings(f"{name}.{each}", getattr(value, each))
+    for each, setting in _settings_in(value).items():
+        yield from _settings(f"{name}.{each}", setting)
 
 
 def text_of(value: Any) -> str:
@@ -61,6 +62,19 @@ def _plain_text(value: Any) -> str:
     if isinstance(value, dict):
         return f"{{{', '.join(f'{_plain_text(key)}: {_plain_text(entry)}' for key, entry in value.items())}}}"
     return repr(value)
+
+
+def _settings_in(value: Any) -> dict[str, Any]:
+    """What an object tells of itself or, where it does not, what is kept of its settings by name."""
+    if isinstance(value, type) or missing_methods(value, TellsSettings):
+        return {name: getattr(value, name) for name in _names_of_settings(value)}
+    told = value.get_settings()
+    if not isinstance(told, Mapping):
+        raise TypeError(
+            f"{type_name(value)}.get_settings returned a {type_name(told)}, expected a mapping from names to settings: "
+            f'return {{"temperature": self.temperature}}, for instance'
+        )
+    return {str(name): setting for name, setting in told.items()}
 
 
 def _names_of_settings(value: Any) -> list[str]:

@@ -72,9 +72,16 @@ def load_state(part: Any, state: Any, role: str) -> None:
         part.load_state_dict(copied(state))
     except Exception as error:
         raise ValueError(
-            f"{role} {type_name(part)} did not take its state back ({type(error).__name__}: {error}): load it into one "
-            f"that was constructed in the same way"
+            f"{role} {type_name(part)} did not take its state back ({type(error).__name__}: {_shortened(error)}): load "
+            f"it into one that was constructed in the same way"
         ) from error
+
+
+def _shortened(error: Exception) -> str:
+    """What an error says, in one line: PyTorch names each of a thousand tensors in a line of its own."""
+    first, *others = [line.strip() for line in str(error).splitlines() if line.strip()] or [""]
+    more = f" ... and {len(others) - 1} more" if len(others) > 1 else ""
+    return " ".join([first, *others[:1]]) + more
 
 
 def is_stateful(part: object) -> bool:

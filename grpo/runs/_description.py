@@ -14,16 +14,13 @@ from grpo.data._protocols import type_name
 from grpo.data._settings import settings_of_all
 from grpo.data._version import VERSION
 
-POLICIES = {"policy", "reference_policy"}
-"""What is known by its parameters instead."""
-
 
 def description_of(trainer: Any) -> dict[str, Any]:
-    """The trainer's class, its config as it was resolved, what it was given, and the versions that it runs with."""
+    """The trainer's class, its config as it was resolved, what it was given and its settings, and the versions."""
     return {
         "trainer": type_name(trainer),
         "config": config_of(trainer),
-        "parts": settings_of_all({role: part for role, part in trainer._owned.items() if role not in POLICIES}),
+        "parts": settings_of_all(trainer._owned),
         "versions": versions(),
     }
 

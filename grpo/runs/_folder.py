@@ -130,8 +130,9 @@ class RunFolder:
                 f"{self.path} holds a run of {manifest['trainer']}, expected one of {now['trainer']}: make the "
                 f"trainer that the run was begun with, or choose another folder"
             )
-        parts = manifest.get("parts", now["parts"])  # earlier versions wrote none
-        changed = [*differing_keys(manifest["config"], now["config"]), *differing_keys(parts, now["parts"])]
+        before = manifest.get("parts", {})
+        parts = {name: text for name, text in now["parts"].items() if name in before}  # earlier versions tell fewer
+        changed = [*differing_keys(manifest["config"], now["config"]), *differing_keys(before, parts)]
         if changed and not override:
             raise CheckpointError(
                 f"{self.path} holds a run that was set up otherwise: {'; '.join(changed)}. Set up the trainer in the "

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import sys
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -162,13 +162,21 @@ class Optimization:
                 f"state_dict holds the state of {_described(came)}, expected {_described(own)}, as optimizer "
                 f"{type_name(self.optimizer)} has: construct it in the same way"
             )
-        optimized = [str(_kind(tensor)) for tensor in self.held]
-        if state_dict["optimized"] != optimized:
-            raise ValueError(
-                f"state_dict holds the state of an optimizer over {state_dict['optimized']}, expected {optimized}, in "
-                f"this order: construct policy and optimizer in the same way"
-            )
+        self._check_tensors(state_dict["optimized"])
         self._check_rates(state_dict["learning_rates"])
+
+    def _check_tensors(self, came: Sequence[str]) -> None:
+        names = {id(tensor): name for name, tensor in self.parameters.items()}
+        pairs = list(zip(came, self.held, strict=True))
+        differing = [(kind, tensor) for kind, tensor in pairs if kind != str(_kind(tensor))]
+        if differing:
+            (kind, tensor), *others = differing
+            more = f", and {len(others)} more differ" if others else ""
+            raise ValueError(
+                f"state_dict holds the state of an optimizer over other tensors: {names.get(id(tensor), 'the first')} "
+                f"is {kind} in the state, expected {_kind(tensor)}{more}: construct policy and optimizer in the same "
+                f"way, with parameters in this order"
+            )
 
     def _check_rates(self, rates: Any) -> None:
         if (

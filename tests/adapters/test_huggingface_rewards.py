@@ -567,7 +567,7 @@ def test_hostile_texts_take_no_time(part: str) -> None:
     assert re.fullmatch(r"[01]\.0", str(FormatReward()([text])[0]))
 
 
-def test_a_state_of_other_functions_or_weights_is_refused() -> None:
+def test_a_state_of_other_functions_is_refused_and_one_of_other_weights_told() -> None:
     def long(completions: Any) -> list[float]:
         return [float(len(completion)) for completion in completions]
 
@@ -578,5 +578,7 @@ def test_a_state_of_other_functions_or_weights_is_refused() -> None:
     FunctionReward([long, short], weights=[1.0, 2.0]).load_state_dict(state)
     with pytest.raises(ValueError, match=r"states of the functions .*'short'.*, expected {'long': \[\]}"):
         FunctionReward(long).load_state_dict(state)
-    with pytest.raises(ValueError, match=r"with the weights \[1\.0, 2\.0\], expected \[2\.0, 1\.0\]"):
-        FunctionReward([long, short], weights=[2.0, 1.0]).load_state_dict(state)
+    other = FunctionReward([long, short], weights=[2.0, 1.0])
+    with pytest.warns(UserWarning, match=r"with the weights \[2\.0, 1\.0\], and its state is one with \[1\.0, 2\.0\]"):
+        other.load_state_dict(state)
+    assert other.state_dict()["weights"] == [2.0, 1.0]

@@ -11,6 +11,8 @@ from models import FunctionRewards, TablePolicy
 from torch import Tensor, nn
 
 from grpo import Experience, ExperienceCollector, GRPOConfig, GRPOTrainer, Needs
+from grpo.data.state import load_state
+from grpo_adapters.bandit import ContextualSoftmaxPolicy
 
 REWARDS = FunctionRewards(lambda state, action: float(action))
 
@@ -56,6 +58,23 @@ def test_a_state_over_tensors_in_another_order_is_refused() -> None:
     other.step(STATES)
     with pytest.raises(ValueError, match=r"state of an optimizer over .* in this order"):
         other.load_state_dict(one.state_dict())
+
+
+def test_of_many_tensors_of_another_shape_the_first_is_named_and_the_others_are_counted() -> None:
+    trainers = [
+        GRPOTrainer(GRPOConfig(), ContextualSoftmaxPolicy(nn.Sequential(*layers)), Values())
+        for layers in ([nn.Linear(2, 9), nn.Linear(9, 3)], [nn.Linear(2, 8), nn.Linear(8, 3)])
+    ]
+    message = r"network\.0\.weight is \(torch\.Size\(\[9, 2\]\), .*expected .*\[8, 2\].*, and 2 more differ: construct"
+    with pytest.raises(ValueError, match=message):
+        trainers[1].load_state_dict(trainers[0].state_dict())
+
+
+def test_what_a_module_says_of_many_tensors_is_told_in_short() -> None:
+    state = nn.Sequential(*[nn.Linear(2, 9) for _ in range(5)]).state_dict()
+    with pytest.raises(ValueError, match=r"size mismatch for 0\.weight.* \.\.\. and 9 more\): load it into") as refused:
+        load_state(nn.Sequential(*[nn.Linear(2, 8) for _ in range(5)]), state, "reward_model")
+    assert len(str(refused.value)) < 400
 
 
 def resize(policy: Linear) -> None:

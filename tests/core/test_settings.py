@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from enum import Enum
 from functools import partial
 from pathlib import Path
@@ -12,7 +13,7 @@ from models import Quiet
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn, tensor
 
-from grpo import Checkpoints, GRPOConfig, GRPOTrainer, Run, Until
+from grpo import CheckpointError, Checkpoints, GRPOConfig, GRPOTrainer, Run, Until
 from grpo.data._settings import settings_of
 from grpo_adapters.bandit import SoftmaxPolicy
 
@@ -90,6 +91,48 @@ def test_a_run_goes_on_whatever_its_reward_model_is_made_of(make: Any, tmp_path:
 
     run()(Until(steps=2))
     assert run().resume()
+
+
+class Cooler(SoftmaxPolicy):
+    """A policy that tells a setting, which no tensor of it shows."""
+
+    def __init__(self, temperature: float) -> None:
+        super().__init__(3)
+        self.temperature = temperature
+
+    def get_settings(self) -> dict[str, Any]:
+        return {"temperature": self.temperature}
+
+
+def cooled(folder: Path, temperature: float) -> Run:
+    trainer = GRPOTrainer(GRPOConfig(group_size=4), Cooler(temperature), Rewarding())
+    return Run(trainer, ["state"], folder=folder, checkpoints=Checkpoints(every=2))
+
+
+def test_what_a_policy_tells_is_written_and_compared(tmp_path: Path) -> None:
+    cooled(tmp_path, 1.0)(Until(steps=2))
+    assert json.loads((tmp_path / "run.json").read_text())["parts"]["policy.temperature"] == "1.0"
+    assert cooled(tmp_path, 1.0).resume()
+    with pytest.raises(CheckpointError, match=r"set up otherwise: policy\.temperature .'1\.0' before, '0\.5' now"):
+        cooled(tmp_path, 0.5).resume()
+    with pytest.warns(UserWarning, match=r"goes on with other settings: policy\.temperature"):
+        assert cooled(tmp_path, 0.5).resume(override=True)
+
+
+def test_what_a_checkpoint_does_not_tell_is_not_compared(tmp_path: Path) -> None:
+    with pytest.MonkeyPatch.context() as earlier:
+        earlier.delattr(Cooler, "get_settings")
+        cooled(tmp_path, 1.0)(Until(steps=2))
+    assert cooled(tmp_path, 0.5).resume()
+
+
+def test_settings_that_are_no_mapping_are_refused() -> None:
+    class TellsNumber(Cooler):
+        def get_settings(self) -> Any:
+            return self.temperature
+
+    with pytest.raises(TypeError, match=r"TellsNumber\.get_settings returned a float, expected a mapping from names"):
+        GRPOTrainer(GRPOConfig(), TellsNumber(1.0), Rewarding())
 
 
 class Settings(BaseModel):

@@ -213,6 +213,7 @@ class DiagonalGaussian(nn.Module):
         self.num_outputs = 2 * self.num_dimensions if state_dependent_std else self.num_dimensions
         self.sizes: list[int] = []
         self.initial_log_std = math.log(initial_std)
+        self.squash = bool(squash)
         self.log_std: Any = None
         if not state_dependent_std:
             self.log_std = nn.Parameter(torch.full((self.num_dimensions,), self.initial_log_std))
@@ -239,6 +240,10 @@ class DiagonalGaussian(nn.Module):
         self.point_weights: Tensor
         self.register_buffer("points", torch.from_numpy(points).float(), persistent=False)
         self.register_buffer("point_weights", torch.from_numpy(weights / weights.sum()).float(), persistent=False)
+
+    def get_settings(self) -> dict[str, Any]:
+        """Whether it squashes and, where the network gives standard deviations, what they are measured by."""
+        return {"squash": self.squash, **({"initial_log_std": self.initial_log_std} if self.log_std is None else {})}
 
     def noise(self, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
         """Standard normal noise, [*shape, K]."""

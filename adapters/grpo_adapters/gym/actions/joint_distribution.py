@@ -65,6 +65,10 @@ class JointDistribution(nn.Module):
     def _parts(self) -> list[Any]:
         return list(self.distributions)
 
+    def get_settings(self) -> dict[str, Any]:
+        """The distributions of the parts."""
+        return dict(zip(self.names, self._parts, strict=True))
+
     def noise(self, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
         """The noise of the parts end to end, [*shape, K]."""
         return torch.cat([part.noise(shape, generator) for part in self._parts], -1)

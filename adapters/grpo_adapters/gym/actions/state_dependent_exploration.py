@@ -55,6 +55,10 @@ class StateDependentExploration(DiagonalGaussian):
         self.log_std: Any = nn.Parameter(torch.full((num_latents, self.num_dimensions), math.log(std)))
         self.num_outputs = self.num_dimensions + num_latents
 
+    def get_settings(self) -> dict[str, Any]:
+        """Whether it squashes, and for how long noise stays the same."""
+        return {**super().get_settings(), "resample_every": self.resample_every}
+
     def noise(self, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
         """Standard normal noise for E, [*shape, L * K], the same for some steps along the first dimension."""
         num_steps, *others = shape

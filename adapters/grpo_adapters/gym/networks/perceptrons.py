@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -60,6 +61,10 @@ class MLP(nn.Module):
         sizes = pairwise([num_inputs, *hidden_sizes, num_outputs])
         gains = [HIDDEN_GAIN] * len(hidden_sizes) + [output_gain]
         self.layers = nn.ModuleList(linear(*own, gain, generator) for own, gain in zip(sizes, gains, strict=True))
+
+    def get_settings(self) -> dict[str, Any]:
+        """The activation."""
+        return {"activation": self.activation}
 
     def forward(self, features: Tensor) -> Tensor:
         """Outputs, [n, num_outputs], for features [n, ...]."""

@@ -145,6 +145,10 @@ class FragmentSampler:
             self._next_seed = seed_from(self._seed, step)
             self._forget_episodes()
 
+    def get_settings(self) -> dict[str, Any]:
+        """The steps of a rollout."""
+        return {"num_steps": self.num_steps}
+
     def state_dict(self) -> dict[str, Any]:
         """What was played, and the environments as plain data or the seed that their next episodes begin with.
 

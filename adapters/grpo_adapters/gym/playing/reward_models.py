@@ -108,6 +108,10 @@ class NormalizedReward(EnvironmentReward):
         self._returns[slot] = value
         return returns
 
+    def get_settings(self) -> dict[str, Any]:
+        """The discount."""
+        return {"discount": self.discount}
+
     def state_dict(self) -> dict[str, Any]:
         """The running statistics, and the returns that go on."""
         return {"spread": self._spread.state_dict(), "returns": dict(self._returns)}

@@ -121,6 +121,10 @@ class SimulatorSampler:
     def _is_stateful(self) -> bool:
         return isinstance(self.simulator, Stateful)
 
+    def get_settings(self) -> dict[str, Any]:
+        """The steps of a rollout."""
+        return {"num_steps": self.num_steps}
+
     def state_dict(self) -> dict[str, Any]:
         """What was played, and the simulator's state, or the seed that its next episodes begin with."""
         state = {"num_envs": len(self.states), "statistics": self.statistics.state_dict()}

@@ -187,6 +187,18 @@ class GymPolicy(nn.Module):
         batch = self.encode_actions(states, actions)
         return batch.samples.sum(self.evaluate_actions(batch).log_probs)
 
+    def get_settings(self) -> dict[str, Any]:
+        """What the outputs mean, what the networks see and are, and how far a memory learns back."""
+        return {
+            "distribution": self.distribution,
+            "normalize_observations": self.normalization is not None,
+            "trunk": self.trunk,
+            "memory": self.memory,
+            "actor": self.actor,
+            "window": self.window,
+            "burn_in": self.burn_in,
+        }
+
     def get_parameters(self) -> dict[str, Tensor]:
         """The parameters of the networks and, for continuous actions, the standard deviations."""
         return dict(self.named_parameters())

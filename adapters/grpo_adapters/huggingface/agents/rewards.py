@@ -52,6 +52,10 @@ class ConversationReward:
         per_token = [value for turn in turns for value in (*[0.0] * (len(turn.completion) - 1), turn.reward)]
         return torch.tensor(per_token, device=self._device)
 
+    def get_settings(self) -> dict[str, Any]:
+        """What a reward is of."""
+        return {"per": self._per}
+
     def train(self) -> None:
         """Nothing to switch."""
 

@@ -141,6 +141,17 @@ class AgentSampler:
         own_of_engine = self._engine.get_metrics() if isinstance(self._engine, ReportsMetrics) else {}
         return {**self._metrics, **own_of_engine}
 
+    def get_settings(self) -> dict[str, Any]:
+        """Who answers the model and samples its turns, and the limits of a conversation."""
+        return {
+            "environment": self._environment,
+            "tools": sorted(self._tools),
+            "engine": self._engine,
+            "max_turns": self._max_turns,
+            "max_tokens": self._max_tokens,
+            "parse": self._parse,
+        }
+
     def state_dict(self) -> dict[str, Any]:
         """The state of the engine; conversations begin anew with each call."""
         return {"engine": self._engine.state_dict() if isinstance(self._engine, Stateful) else None}

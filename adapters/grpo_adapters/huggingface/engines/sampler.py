@@ -214,6 +214,10 @@ class EngineSampler:
         """Of the last use: ``engine/{seconds,weight_seconds,tokens_per_second,retries}``."""
         return dict(self._metrics)
 
+    def get_settings(self) -> dict[str, Any]:
+        """What changes the completions, wherever the servers are."""
+        return {"dialect": self.dialect, "model": self.model, "request_options": self.request_options}
+
     def state_dict(self) -> dict[str, Any]:
         """How often it was used, which seeds follow from, and which weights it saw last."""
         return {"calls": self._calls, "weights_version": self._weights_version, "checksum": self._checksum}

@@ -25,7 +25,7 @@ from grpo_adapters.huggingface.models.token_log_probs import token_log_probs
 from grpo_adapters.huggingface.models.training_mode import noisy_in_training
 from grpo_adapters.huggingface.policies.completion_batch import CompletionBatch, check_fits, length_metrics
 from grpo_adapters.huggingface.policies.peculiarities import warn_of_peculiarities
-from grpo_adapters.huggingface.policies.policy_state import check_policy_state, laid_out_as
+from grpo_adapters.huggingface.policies.policy_state import adapter_settings, check_policy_state, laid_out_as
 from grpo_adapters.huggingface.policies.row_layout import RowLayout
 from grpo_adapters.huggingface.policies.trained_language_model import TrainedLanguageModel
 from grpo_adapters.huggingface.text.completions import Completion
@@ -269,6 +269,15 @@ class CausalLMPolicy(TrainedLanguageModel):
         reference._layout = self._layout.of_copy(shards.root)
         reference._take_part(shards)
         return reference
+
+    def get_settings(self) -> dict[str, Any]:
+        """The sampling, with the temperature of the log-probs, the configs of adapters, precision and dropout."""
+        return {
+            "sampling": self.sampling,
+            "autocast_dtype": self.autocast_dtype,
+            "disable_dropout": self._disables_dropout,
+            **adapter_settings(self.model),
+        }
 
     def state_dict(self) -> dict[str, Any]:
         """What changes in the course of a training, copied.

@@ -11,6 +11,20 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 STATE_NAMES = {"weights", "generator", "completion_lengths"}
+WHEREABOUTS = {"auto_mapping", "base_model_name_or_path", "inference_mode", "peft_version", "revision"}
+"""What the config of an adapter tells besides what it computes."""
+
+
+def adapter_settings(model: Any) -> dict[str, Any]:
+    """The configs of a model's adapters, each setting by its name; none of a model without."""
+    if not isinstance(model, PeftModel):
+        return {}
+    return {
+        f"adapters.{adapter}.{name}": value
+        for adapter, config in model.peft_config.items()
+        for name, value in vars(config).items()
+        if name not in WHEREABOUTS and not name.startswith("_")
+    }
 
 
 def changing_weights(model: Any) -> dict[str, Tensor]:

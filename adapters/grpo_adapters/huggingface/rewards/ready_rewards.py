@@ -84,6 +84,10 @@ class FormatReward:
         self.pattern = re.compile(pattern, re.DOTALL)
         self.__name__ = "format_reward"
 
+    def get_settings(self) -> dict[str, Any]:
+        """The pattern."""
+        return {"pattern": self.pattern.pattern}
+
     def __call__(self, completions: Sequence[Any], **columns: Any) -> list[float]:
         """Rewards of completions, strings or lists of messages."""
         return [float(bool(self.pattern.fullmatch(text_of(completion).strip()))) for completion in completions]
@@ -116,6 +120,10 @@ class OverlongPenalty:
         self.max_length = max_length
         self.buffer = buffer
         self.__name__ = "overlong_penalty"
+
+    def get_settings(self) -> dict[str, Any]:
+        """Where the penalty begins and ends."""
+        return {"max_length": self.max_length, "buffer": self.buffer}
 
     def __call__(self, completion_ids: Sequence[Sequence[int]], **columns: Any) -> list[float]:
         """Rewards of completions as lists of token ids."""

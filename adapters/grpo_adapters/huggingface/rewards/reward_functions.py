@@ -6,6 +6,7 @@ import copy
 import functools
 import inspect
 import math
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, cast
 
@@ -118,6 +119,12 @@ class FunctionReward:
         """``rewards/{function}/mean`` and ``/std`` of the values of the last step, unweighted, where it scored any."""
         return dict(self._metrics)
 
+    def get_settings(self) -> dict[str, Any]:
+        """The functions, each by its name, and their weights."""
+        functions = {f"functions.{name}": function for name, function in self._functions.items()}
+        weights = zip(self._functions, self._weights.tolist(), strict=True)
+        return {**functions, **{f"weights.{name}": weight for name, weight in weights}}
+
     def state_dict(self) -> dict[str, Any]:
         """What changes from call to call, copied: the metrics, and what functions tell of themselves; and the weights.
 
@@ -133,7 +140,10 @@ class FunctionReward:
         """Go on from what ``state_dict`` of this object, or of one constructed in the same way, returned.
 
         Raises:
-            ValueError: if it is the state of other functions, or of other weights; nothing has changed then.
+            ValueError: if it is the state of other functions; nothing has changed then.
+
+        Warns:
+            UserWarning: if it is the state of other weights; those of this object stay.
         """
         own = {name: sorted(state) for name, state in self._function_states().items()}
         told = state_dict.get("functions") if isinstance(state_dict, Mapping) else None
@@ -144,9 +154,10 @@ class FunctionReward:
                 f"state_dict() of one with the same functions returned"
             )
         if state_dict["weights"] != self._weights.tolist():
-            raise ValueError(
-                f"FunctionReward.load_state_dict was given a state with the weights {state_dict['weights']}, expected "
-                f"{self._weights.tolist()}, which this one has: construct it with the same weights"
+            warnings.warn(
+                f"FunctionReward goes on with the weights {self._weights.tolist()}, and its state is one with "
+                f"{state_dict['weights']}: construct it with the same weights unless that is meant",
+                stacklevel=2,
             )
         for name, state in state_dict["functions"].items():
             if "state" in state:

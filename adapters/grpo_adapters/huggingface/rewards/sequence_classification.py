@@ -135,6 +135,10 @@ class SequenceClassificationReward:
             scores[torch.tensor(chosen, device=scores.device)] = logits[:, self.label].float()
         return scores
 
+    def get_settings(self) -> dict[str, Any]:
+        """What the model reads of a sample, and which of its outputs is the reward."""
+        return {"pairs": self.pairs, "label": self.label, "max_length": self.max_length}
+
     def train(self) -> Self:
         """Stay in evaluation mode."""
         return self.eval()
