@@ -271,3 +271,7 @@ __all__ = [
     "with_reference_log_probs",
 ]
 __version__ = VERSION
+
+for _public in [globals()[name] for name in __all__]:  # a traceback names an error as users import it
+    if isinstance(_public, type) and issubclass(_public, BaseException):
+        _public.__module__ = __name__

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from grpo.advantages.normalization import centered_with_std, positive_or_one
+from grpo.data._protocols import shown
 from grpo.data.experience import Experience, GroupedRewards
 from grpo.data.needs import Needs
 from grpo.data.shared_segments import SharedSegments
@@ -135,6 +136,9 @@ class GroupRelative:
                 f"function is {self.function!r}, expected one from grpo.GroupedRewards to advantages [N], such as "
                 f"grpo.group_centered_advantages"
             )
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(function={shown(self.function)!r})"
 
     @property
     def needs(self) -> Needs:

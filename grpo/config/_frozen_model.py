@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Iterator
 from typing import Annotated, Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from grpo.data._protocols import shown
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
@@ -73,6 +76,10 @@ class FrozenModel(BaseModel):
             if isinstance(value, bool) and not _takes_bool(cls.model_fields[name].annotation):
                 raise ValueError(f"{cls.__name__}.{name} is {value}, expected another value: it is no switch")
         return given
+
+    def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
+        """The settings, functions by their names."""
+        return ((name, shown(value)) for name, value in super().__repr_args__())
 
     @classmethod
     def _hint(cls, unknown: str) -> str:

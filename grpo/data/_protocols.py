@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterable
 from functools import cache
 from typing import Any
@@ -44,6 +45,21 @@ def require_methods(model: object, protocol: type, role: str) -> None:
 def type_name(value: object) -> str:
     """The name of its class, or its own where it is one."""
     return value.__name__ if isinstance(value, type) else type(value).__name__
+
+
+class _ShownByName:
+    """A function in the text of what holds it: its name, and not where it lies in memory."""
+
+    def __init__(self, function: Any) -> None:
+        self.name = str(getattr(function, "__qualname__", type_name(function)))
+
+    def __repr__(self) -> str:
+        return self.name
+
+
+def shown(value: Any) -> Any:
+    """What stands for a value where it is shown: a function by its name, anything else as it is."""
+    return _ShownByName(value) if inspect.isroutine(value) else value
 
 
 def kind_of(value: object) -> str:

@@ -13,7 +13,18 @@ from models import Quiet
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn, tensor
 
-from grpo import CheckpointError, Checkpoints, GRPOConfig, GRPOTrainer, Run, Until
+from grpo import (
+    CheckpointError,
+    Checkpoints,
+    DynamicSampling,
+    GroupRelative,
+    GRPOConfig,
+    GRPOTrainer,
+    MonteCarlo,
+    Run,
+    TrainerConfig,
+    Until,
+)
 from grpo.data._settings import settings_of
 from grpo_adapters.bandit import SoftmaxPolicy
 
@@ -173,3 +184,17 @@ def test_a_function_with_some_arguments_given_is_told_by_what_it_is_made_of() ->
 def test_classes_functions_and_other_objects_are_told_by_name() -> None:
     told = [settings_of("part", each)["part"] for each in (Inner, nn.Linear, linked, len, Delegating(), Inner.copy)]
     assert told == ["Inner", "Linear", "linked", "len", "Delegating", "BaseModel.copy"]
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        GroupRelative,
+        lambda function: MonteCarlo(baseline=function),
+        lambda function: Until(steps=1, condition=function),
+        lambda function: TrainerConfig(dynamic_sampling=DynamicSampling(max_rounds=2, draw_states=function)),
+    ],
+)
+def test_a_function_is_shown_by_its_name(make: Any) -> None:
+    assert "=linked" in repr(make(linked))
+    assert " at 0x" not in repr(make(linked))
