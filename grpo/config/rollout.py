@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, PositiveFloat, PositiveInt, StrictInt, model_validator
+from pydantic import Field, PositiveFloat, PositiveInt, StrictInt, field_validator, model_validator
 
+from grpo.config._elsewhere import LOSS_TYPES
 from grpo.config._frozen_model import FrozenModel
 from grpo.config.update import UpdateConfig
 
@@ -115,6 +116,13 @@ class TrainerConfig(UpdateConfig):
     dynamic_sampling: DynamicSampling | None = None
     importance_correction: ImportanceCorrection | Literal["sampler"] | None = "sampler"
     target_kl: PositiveFloat | None = None
+
+    @field_validator("loss_averaging", mode="before")
+    @classmethod
+    def _name_what_is_known_elsewhere(cls, value: Any) -> Any:
+        if isinstance(value, str) and value in LOSS_TYPES:
+            raise ValueError(f"loss_averaging is {value!r}, as other libraries call it: here it is {LOSS_TYPES[value]}")
+        return value
 
     @model_validator(mode="after")
     def _check_dynamic_sampling(self) -> Self:

@@ -18,6 +18,8 @@ from grpo.data.batches import EqualGroups
 def check_states(states: Any, name: str = "states", *, reads_by_index: bool = True) -> None:
     """States must be a batch with at least one entry."""
     expected = "a batch: a list with an entry for each, or a tensor whose first dimension counts them"
+    if isinstance(states, Mapping) and states and all(isinstance(column, list) for column in states.values()):
+        expected += "; these are columns: give rows, of a table list(table.select(range(2))) and not table[:2]"
     require_batch(states, f"{name} is", expected, reads_by_index=reads_by_index)
     if len(states) == 0:
         raise ValueError(f"{name} is empty, expected at least one entry: there is nothing to learn from")

@@ -9,6 +9,18 @@ from typing import Any
 
 from torch import Tensor
 
+READY_MADE = {
+    "PolicyModel": {
+        "name": "grpo_adapters.huggingface.CausalLMPolicy",
+        "module": "grpo_adapters.huggingface.CausalLMPolicy",
+    },
+    "RewardModel": {
+        "name": "grpo_adapters.huggingface.SequenceClassificationReward",
+        "function": "grpo_adapters.huggingface.FunctionReward",
+    },
+}
+"""What makes a model of a protocol of what is often passed in its place."""
+
 
 @cache
 def methods_of(protocol: type) -> tuple[str, ...]:
@@ -30,16 +42,27 @@ def require_methods(model: object, protocol: type, role: str) -> None:
     """Raise a TypeError that names every method the model lacks."""
     missing = missing_methods(model, protocol)
     if missing:
-        hint = (
-            f"pass an instance, not the class: {model.__name__}(...)"
-            if isinstance(model, type)
-            else (f"add {'them' if len(missing) > 1 else 'it'}; grpo.{protocol.__name__} documents each")
-        )
         raise TypeError(
-            f"{role} {type_name(model)} is not a {protocol.__name__}: it lacks {', '.join(missing)}. {hint}"
+            f"{role} {type_name(model)} is not a {protocol.__name__}: it lacks {', '.join(missing)}. "
+            f"{_hint(model, missing, protocol)}"
         )
     if isinstance(model, type):
         raise TypeError(f"{role} is the class {model.__name__}, expected an instance: pass {model.__name__}(...)")
+
+
+def _hint(model: object, missing: list[str], protocol: type) -> str:
+    """What to pass in place of what is no model, where that is plain; else what to add to it."""
+    if isinstance(model, type):
+        return f"pass an instance, not the class: {model.__name__}(...)"
+    wrappers = READY_MADE.get(protocol.__name__, {})
+    if isinstance(model, str) and "name" in wrappers:
+        return f"a name is none: for a language model pass {wrappers['name']}({model!r})"
+    parts = model if isinstance(model, list | tuple) and model else [model]
+    if all(callable(part) and not hasattr(part, "train") for part in parts) and "function" in wrappers:
+        return f"a function is none by itself: wrap it, for language models by {wrappers['function']}(...)"
+    if callable(getattr(model, "generate", None)) and "module" in wrappers:
+        return f"wrap it, for a language model by {wrappers['module']}(model, tokenizer)"
+    return f"add {'them' if len(missing) > 1 else 'it'}; grpo.{protocol.__name__} documents each"
 
 
 def type_name(value: object) -> str:

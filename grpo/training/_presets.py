@@ -24,7 +24,7 @@ SURROGATES = (
 def check_config(config: object, expected: type[UpdateConfig]) -> None:
     """A preset reads the numbers of its own config."""
     if not isinstance(config, expected):
-        raise TypeError(f"config is {config!r}, expected a grpo.{expected.__name__}")
+        raise TypeError(f"config is {config!r:.100}, expected a grpo.{expected.__name__}")
 
 
 def check_estimator(config: TrainerConfig, estimator: object, settings: Set[str]) -> None:

@@ -38,7 +38,7 @@ def check_requirements(
         if needs.reference and not has_reference:
             raise ValueError(
                 f"{part!r} needs a reference policy, but there is none: pass "
-                f"reference_policy=copy.deepcopy(policy), or {instead}"
+                f"reference_policy={reference_from(policy)}, or {instead}"
             )
     if needs_of(objective).all_samples and config.micro_batch_size is not None:
         raise ValueError(
@@ -58,6 +58,11 @@ def check_requirements(
             stacklevel=level_of_caller(),
         )
     return needs
+
+
+def reference_from(policy: object) -> str:
+    """How a reference policy is made of a policy: by its own method, where it has one."""
+    return "policy.reference()" if callable(getattr(policy, "reference", None)) else "copy.deepcopy(policy)"
 
 
 def warn_of_untold_states(parts: Iterable[object]) -> None:

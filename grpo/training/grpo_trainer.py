@@ -15,6 +15,7 @@ from grpo.models.reward_model import RewardModel
 from grpo.objectives.grpo_objective import GRPOObjective, Objective
 from grpo.objectives.surrogates import ClippedSurrogate
 from grpo.rollout.sampler import Sampler
+from grpo.training._other_names import tells_other_names
 from grpo.training._presets import check_config, check_estimator, check_objective
 from grpo.training.trainer import Trainer
 
@@ -57,6 +58,7 @@ class GRPOTrainer(Trainer[StatesT, ActionsT]):
         1
     """
 
+    @tells_other_names
     def __init__(
         self,
         config: GRPOConfig,

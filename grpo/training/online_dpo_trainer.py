@@ -20,6 +20,7 @@ from grpo.rollout.sampler import Sampler
 from grpo.training._agreement import check_is_not_averaged, check_parts, check_world
 from grpo.training._metrics import StepMetrics
 from grpo.training._optimization import move_all
+from grpo.training._other_names import tells_other_names
 from grpo.training._sampling_gap import SamplingGap
 from grpo.training.preference_trainer import PreferenceTrainer
 
@@ -65,6 +66,7 @@ class OnlineDPOTrainer(PreferenceTrainer[StatesT, ActionsT]):
         1
     """
 
+    @tells_other_names
     def __init__(
         self,
         config: DPOConfig,

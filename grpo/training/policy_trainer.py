@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any, Generic, TypeVar, cast
+from typing import Any, Generic, NoReturn, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -156,6 +156,17 @@ class PolicyTrainer(Generic[StatesT, ActionsT]):
     def optimizer(self) -> torch.optim.Optimizer | None:
         """The optimizer; None where the policy has nothing to train."""
         return self._optimization.optimizer
+
+    @property
+    def train(self) -> NoReturn:
+        """What trainers of other libraries have; here the loop is around the trainer.
+
+        :meta private:
+        """
+        raise AttributeError(
+            f"{type(self).__name__} has no train(), since it makes one step at a time: call trainer.step(states), or "
+            f"let a run do so, Run(trainer, StateLoader(rows, batch_size=...))(Until(steps=...))"
+        )
 
     def apply_learning_rate(self) -> None:
         """Train on at ``config.learning_rate``, where a state that was loaded had another.

@@ -17,6 +17,7 @@ from grpo.objectives.grpo_objective import Objective
 from grpo.objectives.ppo_objective import PPOObjective
 from grpo.objectives.surrogates import ClippedSurrogate
 from grpo.rollout.sampler import Sampler
+from grpo.training._other_names import tells_other_names
 from grpo.training._presets import check_config, check_estimator, check_objective
 from grpo.training.trainer import Trainer
 
@@ -57,6 +58,7 @@ class PPOTrainer(Trainer[StatesT, ActionsT]):
         2.0
     """
 
+    @tells_other_names
     def __init__(
         self,
         config: PPOConfig,

@@ -28,8 +28,10 @@ from grpo.objectives.preference_objective import (
 )
 from grpo.training._agreement import check_parts
 from grpo.training._metrics import StepMetrics
+from grpo.training._other_names import tells_other_names
 from grpo.training._preference_batch import PairMicroBatch, PreferenceBatch
 from grpo.training._presets import check_config, refuse_replaced
+from grpo.training._requirements import reference_from
 from grpo.training._rollback import UndoesFailedStep
 from grpo.training.policy_trainer import PolicyTrainer
 
@@ -42,6 +44,7 @@ class PreferenceTrainer(PolicyTrainer[StatesT, ActionsT]):
 
     config: DPOConfig
 
+    @tells_other_names
     def __init__(
         self,
         config: DPOConfig,
@@ -145,8 +148,8 @@ class PreferenceTrainer(PolicyTrainer[StatesT, ActionsT]):
             which = f"preference {known.index(None)}" if None in known else "a preference of another process"
             raise ValueError(
                 f"{which} has no reference_log_probs and there is no reference policy to ask: pass "
-                f"reference_policy=copy.deepcopy(policy), or preferences from grpo.with_reference_log_probs, or set "
-                f"reference_free=True"
+                f"reference_policy={reference_from(self.policy)}, or preferences from "
+                f"grpo.with_reference_log_probs, or set reference_free=True"
             )
         return pairs, pair_log_probs_of(self._reference, preferences, pairs, self._pairs_per_call)
 

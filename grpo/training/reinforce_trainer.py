@@ -19,6 +19,7 @@ from grpo.objectives.grpo_objective import GRPOObjective, Objective
 from grpo.objectives.ppo_objective import PPOObjective
 from grpo.objectives.surrogates import ScoreFunctionSurrogate
 from grpo.rollout.sampler import Sampler
+from grpo.training._other_names import tells_other_names
 from grpo.training._presets import check_config, check_estimator, check_objective
 from grpo.training.trainer import Trainer
 
@@ -56,6 +57,7 @@ class ReinforceTrainer(Trainer[StatesT, ActionsT]):
         2
     """
 
+    @tells_other_names
     def __init__(
         self,
         config: ReinforceConfig,

@@ -42,6 +42,7 @@ from grpo.training._all_samples import terms_of_all
 from grpo.training._metrics import StepMetrics, value_metrics
 from grpo.training._minibatches import LossWeights, MicroBatch, iterate_minibatches
 from grpo.training._optimization import level_of_caller, move_all
+from grpo.training._other_names import tells_other_names
 from grpo.training._policy_statistics import PolicyStatistics
 from grpo.training._requirements import check_requirements, warn_of_untold_states
 from grpo.training._rollback import UndoesFailedStep
@@ -90,6 +91,7 @@ class Trainer(PolicyTrainer[StatesT, ActionsT]):
 
     config: TrainerConfig
 
+    @tells_other_names
     def __init__(
         self,
         config: TrainerConfig,
@@ -104,7 +106,7 @@ class Trainer(PolicyTrainer[StatesT, ActionsT]):
         world: World | None = None,
     ) -> None:
         if not isinstance(config, TrainerConfig):
-            raise TypeError(f"config is {config!r}, expected a grpo.TrainerConfig or grpo.GRPOConfig")
+            raise TypeError(f"config is {config!r:.100}, expected a grpo.TrainerConfig or grpo.GRPOConfig")
         check_is_not_averaged(policy)
         needs = check_requirements(
             config, policy, advantage_estimator, objective, has_reference=reference_policy is not None

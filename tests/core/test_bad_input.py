@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import random
 from collections.abc import Callable
 from dataclasses import replace
@@ -14,23 +15,29 @@ import pytest
 import torch
 from broken import WRONG_LOG_PROBS, set_at
 from models import FunctionRewards, Quiet, SequencePolicy, TablePolicy
-from torch import Tensor
+from pydantic import ValidationError
+from torch import Tensor, nn
 
 from grpo import (
+    DPOTrainer,
     Evaluation,
     GroupRelative,
     GRPOConfig,
     GRPOObjective,
     GRPOTrainer,
     NonFiniteError,
+    OnlineDPOTrainer,
     PPOConfig,
+    PPOTrainer,
+    ReinforceTrainer,
     ScoreFunctionSurrogate,
     Terms,
+    Trainer,
     TrainerConfig,
     Until,
     leave_one_out_advantages,
 )
-from grpo.config._frozen_model import KNOWN_ELSEWHERE_AS
+from grpo.config._elsewhere import KNOWN_ELSEWHERE_AS, LOSS_TYPES
 from grpo_adapters.huggingface import SamplingConfig
 
 
@@ -190,6 +197,7 @@ def test_a_gradient_that_is_not_finite_names_the_sample_and_the_parameter() -> N
         (torch.zeros(0, 2), ValueError, "states is empty"),
         ("prompt", TypeError, "states is a str, expected a batch"),
         (3, TypeError, "states is a int, expected a batch"),
+        ({"prompt": ["a", "b"]}, TypeError, r"these are columns: .*list\(table\.select\(range\(2\)\)\)"),
     ],
 )
 def test_wrong_states(states: Any, error: type[Exception], message: str) -> None:
@@ -306,11 +314,88 @@ class _WholeSequences(Quiet):
         ("num_generations", "it is called group_size here"),
         ("n_epochs", "it is called num_epochs_per_update here"),
         ("vf_coef", "expected some of"),
+        ("max_completion_length", r"here it is SamplingConfig\(max_new_tokens=...\)"),
+        ("reward_weights", r"here it is FunctionReward\(\[...\], weights="),
+        ("max_steps", r"here it is Until\(steps=...\)"),
+        ("save_steps", r"here it is Run\(..., checkpoints=Checkpoints\(every=...\)\)"),
+        ("report_to", r"here it is Run\(..., callbacks=\[Track\("),
     ],
 )
 def test_settings_that_are_not_there_are_told_of_those_that_are(name: str, hint: str) -> None:
     with pytest.raises(ValueError, match=f"GRPOConfig has no setting '{name}': {hint}"):
         GRPOConfig.model_validate({name: 1})
+
+
+def test_all_settings_that_are_not_there_are_told_at_once() -> None:
+    with pytest.raises(ValidationError) as refused:
+        GRPOConfig.model_validate({"num_generations": 1, "max_steps": 1, "one": 1, "another": 1, "grup_size": 1})
+    for told in (
+        "'num_generations': it is called group_size",
+        "'max_steps': here it is Until(steps=...)",
+        "'grup_size': did you mean group_size?",
+        "'one', 'another': expected some of",
+    ):
+        assert f"no setting {told}" in str(refused.value)
+
+
+@pytest.mark.parametrize("name", LOSS_TYPES)
+def test_an_average_of_the_loss_that_others_call_otherwise_is_told(name: str) -> None:
+    with pytest.raises(ValueError, match=f"loss_averaging is '{name}', as other libraries call it: here it is .per|L,"):
+        PPOConfig.model_validate({"loss_averaging": name})
+
+
+@pytest.mark.parametrize("kind", [GRPOTrainer, PPOTrainer, ReinforceTrainer, Trainer, DPOTrainer, OnlineDPOTrainer])
+def test_arguments_of_other_libraries_are_told_what_takes_their_place(kind: Any) -> None:
+    with pytest.raises(TypeError, match=rf"^{kind.__name__} has no argument 'model': here it is policy=") as refused:
+        kind(model="a name", args=None, train_dataset=[], processing_class=None, polici=None, xyzzy=None)
+    for told in (
+        "'args': here it is config=",
+        "'train_dataset': here it is Run(trainer, StateLoader(rows",
+        "'processing_class': here it is CausalLMPolicy(model, tokenizer)",
+        "'polici': did you mean policy?",
+        "'xyzzy': expected some of config, policy, ",
+    ):
+        assert f"no argument {told}" in str(refused.value)
+    assert list(inspect.signature(kind).parameters)[:2] == ["config", "policy"]
+
+
+def test_who_looks_for_train_is_told_of_step() -> None:
+    trainer = GRPOTrainer(GRPOConfig(), TablePolicy(), FunctionRewards(grade))
+    assert not hasattr(trainer, "train")
+    with pytest.raises(AttributeError, match=r"GRPOTrainer has no train\(\).*call trainer.step\(states\)"):
+        trainer.train()
+
+
+class Generating(nn.Module):
+    """What a language model of Transformers looks like from here."""
+
+    def generate(self) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"reward_model": grade}, r"wrap it, for language models by grpo_adapters\.huggingface\.FunctionReward\("),
+        ({"reward_model": [grade, partial(grade, 1)]}, r"a function is none by itself: wrap it"),
+        ({"reward_model": "a/name"}, r"pass grpo_adapters\.huggingface\.SequenceClassificationReward\('a/name'\)"),
+        ({"reward_model": nn.Linear(1, 1)}, r"it lacks compute_rewards\. add it; grpo\.RewardModel documents each"),
+        ({"policy": "a/name"}, r"for a language model pass grpo_adapters\.huggingface\.CausalLMPolicy\('a/name'\)"),
+        ({"policy": Generating()}, r"for a language model by grpo_adapters\.huggingface\.CausalLMPolicy\(model, "),
+        ({"policy": grade}, r"add them; grpo\.PolicyModel documents each"),
+    ],
+)
+def test_what_is_no_model_is_told_what_makes_one_of_it(given: dict[str, Any], message: str) -> None:
+    models: dict[str, Any] = {"policy": TablePolicy(), "reward_model": FunctionRewards(grade)}
+    with pytest.raises(TypeError, match=message):
+        GRPOTrainer(GRPOConfig(), **models | given)
+
+
+@pytest.mark.parametrize(("name", "made"), [("reference", r"policy\.reference\(\)"), ("other", r"copy\.deepcopy")])
+def test_a_coefficient_without_a_reference_is_told_how_to_make_one(name: str, made: str) -> None:
+    policy = TablePolicy()
+    setattr(policy, name, lambda: policy)
+    with pytest.raises(ValueError, match=f"needs a reference policy, but there is none: pass reference_policy={made}"):
+        GRPOTrainer(GRPOConfig(kl_coefficient=0.1), policy, FunctionRewards(grade))
 
 
 def test_what_others_call_a_setting_is_a_setting_here() -> None:

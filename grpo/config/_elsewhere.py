@@ -1,0 +1,111 @@
+"""What stands here for the names of other libraries."""
+
+KNOWN_ELSEWHERE_AS = {
+    "n_epochs": "num_epochs_per_update",
+    "ppo_epochs": "num_epochs_per_update",
+    "num_iterations": "num_epochs_per_update",
+    "minibatch_size": "batch_size",
+    "per_device_train_batch_size": "micro_batch_size",
+    "num_generations": "group_size",
+    "lr": "learning_rate",
+    "eps": "adam_epsilon",
+    "gamma": "discount",
+    "lam": "gae_lambda",
+    "clip_range": "clip_low",
+    "clip_coef": "clip_low",
+    "cliprange": "clip_low",
+    "epsilon": "clip_low",
+    "epsilon_high": "clip_high",
+    "delta": "dual_clip",
+    "clip_range_vf": "value_clip",
+    "cliprange_value": "value_clip",
+    "vf_coef": "value_coefficient",
+    "ent_coef": "entropy_coefficient",
+    "beta": "kl_coefficient",
+    "kl_coef": "kl_coefficient",
+    "normalize_advantage": "advantage_normalization",
+    "norm_adv": "advantage_normalization",
+    "mask_truncated_completions": "mask_truncated",
+    "loss_type": "loss_averaging",
+    "loss_agg_mode": "loss_averaging",
+    "sync_ref_model": "reference_sync",
+    "max_completion_length": "max_new_tokens",
+    "stop": "stop_strings",
+}
+"""What other libraries call a setting, and what it is called here; where it is two, the first of them."""
+
+STANDS_ELSEWHERE = {
+    **{
+        name: f"SamplingConfig({own}=...), the sampling of a language model's policy"
+        for name, own in {
+            "max_completion_length": "max_new_tokens",
+            "max_new_tokens": "max_new_tokens",
+            "temperature": "temperature",
+            "top_p": "top_p",
+            "top_k": "top_k",
+            "min_p": "min_p",
+        }.items()
+    },
+    "reward_funcs": "FunctionReward([...]), the trainer's reward_model",
+    "reward_weights": "FunctionReward([...], weights=[...]), the trainer's reward_model",
+    "scale_rewards": "GroupRelative(...), the trainer's advantage_estimator",
+    "importance_sampling_level": "GRPOObjective(surrogate=SampleClippedSurrogate(...)), the trainer's objective",
+    "max_steps": "Until(steps=...), which a Run is called with",
+    "num_train_epochs": "Until(steps=...), which a Run is called with",
+    "total_timesteps": "Until(decisions=...), which a Run is called with",
+    "n_steps": "num_steps of the sampler, FragmentSampler(envs, num_steps=...)",
+    "output_dir": "Run(trainer, states, folder=...)",
+    "save_steps": "Run(..., checkpoints=Checkpoints(every=...))",
+    "save_strategy": "Run(..., checkpoints=Checkpoints(every=...))",
+    "save_total_limit": "Run(..., checkpoints=Checkpoints(keep_last=...))",
+    "resume_from_checkpoint": "run.resume(), before the run is called",
+    "eval_steps": "Run(..., callbacks=[Evaluate(..., every=...)])",
+    "eval_strategy": "Run(..., callbacks=[Evaluate(..., every=...)])",
+    "num_generations_eval": "PolicyEvaluation(..., group_size=...), for Evaluate among the callbacks of a Run",
+    "logging_steps": "Run(..., callbacks=[Track(tracker)]), of every step, as metrics.jsonl in its folder",
+    "logging_dir": "a tracker's, for Track(tracker) among the callbacks of a Run",
+    "report_to": "Run(..., callbacks=[Track(tracker)]), with a tracker of grpo_adapters.tracking",
+    "run_name": "a tracker's, for Track(tracker) among the callbacks of a Run",
+    "log_completions": "Run(..., callbacks=[SampleLog(every=...)])",
+    "num_completions_to_print": "Run(..., callbacks=[SampleLog(every=..., count=...)])",
+    "shuffle_dataset": "StateLoader(rows, batch_size=..., shuffle=...), the states of a Run",
+    "gradient_accumulation_steps": "group_size times the states of a step, or batch_size; micro_batch_size for memory",
+    "lr_scheduler_type": "learning_rate=LinearSchedule(...)",
+    "warmup_steps": "learning_rate=LinearSchedule(...)",
+    "warmup_ratio": "learning_rate=LinearSchedule(...)",
+    "bf16": "CausalLMPolicy(..., autocast_dtype=torch.bfloat16)",
+    "gradient_checkpointing": "CausalLMPolicy(..., gradient_checkpointing=True)",
+    "use_vllm": "EngineSampler(...), the trainer's sampler",
+}
+"""What other libraries have among the settings of a trainer, and where it stands here."""
+
+LOSS_TYPES = {
+    "grpo": "'per_sample'",
+    "dapo": "'per_decision'",
+    "bnpo": "'per_decision'",
+    "dr_grpo": "L, the longest a sample can be, such as max_new_tokens of the sampling",
+    "token-mean": "'per_decision'",
+    "seq-mean-token-mean": "'per_sample'",
+}
+"""What other libraries call an average of the loss, and the ``loss_averaging`` that it is here."""
+
+ARGUMENTS_ELSEWHERE = {
+    "model": "policy=..., for language models grpo_adapters.huggingface.CausalLMPolicy(model, tokenizer)",
+    "env": "policy=..., for gymnasium grpo_adapters.gym.GymActorCritic(FragmentSampler(env, ...))",
+    "ref_model": "reference_policy=..., policy.reference() for instance",
+    "reward_funcs": "reward_model=..., for language models grpo_adapters.huggingface.FunctionReward([...])",
+    "args": "config=..., the settings",
+    "train_dataset": "Run(trainer, StateLoader(rows, batch_size=...)), or trainer.step(rows) in a loop of your own",
+    "eval_dataset": "Run(..., callbacks=[Evaluate(PolicyEvaluation(rows, reward_model), every=...)])",
+    "processing_class": "CausalLMPolicy(model, tokenizer)",
+    "tokenizer": "CausalLMPolicy(model, tokenizer)",
+    "reward_processing_classes": "SequenceClassificationReward(model, tokenizer)",
+    "peft_config": "CausalLMPolicy(..., peft_config=...)",
+    "quantization_config": "that of the model that CausalLMPolicy(model, tokenizer) is given",
+    "callbacks": "Run(trainer, states, callbacks=[...])",
+    "optimizers": "optimizer=..., one",
+    "tools": "sampler=AgentSampler(tools=[...])",
+    "environment_factory": "sampler=AgentSampler(trl_environment(factory))",
+    "rollout_func": "sampler=..., a grpo.Sampler",
+}
+"""What other libraries pass to a trainer, and what takes its place here."""
