@@ -35,7 +35,8 @@ def check_policy_model(
 
     The last is tested by how often each action comes, where most come again and again; where they hardly do, as long
     sequences and densities, by whether other parameters, fitted to some of the samples, explain others so much better
-    that chance would do it less than once in a million times.
+    that chance would do it less than once in a million times. A policy that is new acts nearly alike in all states, so
+    that it is tested again, by a quarter of the samples, with parameters that make one action of each state likely.
 
     Args:
         policy: the policy. Its parameters and buffers and the random generators are left as they were, and so is its

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -148,6 +150,7 @@ class PolicyChecks(Checks):
 
     def check_generation(self) -> tuple[Any, Any] | None:
         """The right number of groups and actions; the pairs to evaluate, None without any."""
+        self.check_keywords()
         before = self.state()
         everything = torch.arange(len(self.states))
         counts = (1, 3) if self.num_actions_per_state is None else (self.num_actions_per_state,)
@@ -157,6 +160,18 @@ class PolicyChecks(Checks):
         if groups[-1] is None:
             return None
         return repeat_entries(self.states, Segments(len(self.states), counts[-1])), join_groups(groups[-1])
+
+    def check_keywords(self) -> None:
+        """What a step is given besides the states is handed on to the policy, where it samples itself."""
+        if "generate_actions" in self.missing or not isinstance(self.sampler, PolicySampler):
+            return
+        with suppress(TypeError, ValueError):  # written in C, and does not tell
+            kinds = [each.kind for each in inspect.signature(self.model.generate_actions).parameters.values()]
+            if inspect.Parameter.VAR_KEYWORD not in kinds:
+                self.add(
+                    "generate_actions takes no **kwargs: a trainer hands on to it what step is given besides the "
+                    "states, so that it must take any keyword, and may leave it unused"
+                )
 
     def log_probs(self, states: Any, actions: Any) -> Tensor | None:
         """Log-probs [N] in float64; None where they are not as they must be, which is noted."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -12,6 +13,8 @@ from torch import Tensor
 SIGNIFICANCE = 1e-6
 STEP_SIZES = [4.0**exponent for exponent in range(-5, 3)]
 SAMPLES_PER_CALL = 256
+LogProbsOf = Callable[[Tensor], Tensor | None]
+"""Log π of the samples at some indices, [K], float64, nats; None where it cannot tell."""
 
 
 def frequency_problem(
@@ -57,7 +60,7 @@ def frequency_problem(
 
 
 def likelihood_ratio_problem(
-    log_probs_of: Callable[[Tensor], Tensor | None],
+    log_probs_of: LogProbsOf,
     num_samples: int,
     parameters: Sequence[Tensor],
     *,
@@ -107,9 +110,32 @@ def likelihood_ratio_problem(
     ), True
 
 
-def _gradient(
-    log_probs_of: Callable[[Tensor], Tensor | None], indices: Tensor, parameters: Sequence[Tensor]
-) -> list[Tensor] | None:
+@contextmanager
+def told_apart(log_probs_of: LogProbsOf, num_pairs: int, parameters: Sequence[Tensor]) -> Iterator[bool]:
+    """A block in which parameters make pairs of a state and an action likely; whether there are such.
+
+    A policy that is new is nearly uniform in every state, so that thousands of samples would not show whether they are
+    of another state or of another action.
+
+    Args:
+        log_probs_of: log π of the pairs.
+        num_pairs: a pair of each state, with actions that differ.
+        parameters: those of the policy, moved and put back.
+    """
+    pairs = torch.arange(num_pairs)
+    direction = _gradient(log_probs_of, pairs, parameters)
+    if direction is None:
+        yield False
+        return
+    values = [tensor.detach().clone() for tensor in parameters]
+    try:
+        size = _best_size(log_probs_of, pairs, parameters, values, direction)
+        yield _move(parameters, values, direction, size)
+    finally:
+        _move(parameters, values, direction, 0.0)
+
+
+def _gradient(log_probs_of: LogProbsOf, indices: Tensor, parameters: Sequence[Tensor]) -> list[Tensor] | None:
     """Gradient of the log-likelihood, scaled to a norm of 1; None where there is none."""
     sums = [torch.zeros_like(tensor) for tensor in parameters]
     for part in indices.split(SAMPLES_PER_CALL):
@@ -127,7 +153,7 @@ def _gradient(
 
 
 def _best_size(
-    log_probs_of: Callable[[Tensor], Tensor | None],
+    log_probs_of: LogProbsOf,
     indices: Tensor,
     parameters: Sequence[Tensor],
     values: Sequence[Tensor],
@@ -152,7 +178,7 @@ def _move(parameters: Sequence[Tensor], values: Sequence[Tensor], direction: Seq
     return size > 0
 
 
-def _total(log_probs_of: Callable[[Tensor], Tensor | None], indices: Tensor) -> float | None:
+def _total(log_probs_of: LogProbsOf, indices: Tensor) -> float | None:
     """Log-likelihood of the samples; None where it is not known or not finite: a step may lead anywhere."""
     total = 0.0
     for part in indices.split(SAMPLES_PER_CALL):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from grpo.conformance._sampling import SIGNIFICANCE, frequency_problem, likelihood_ratio_problem
+from grpo.conformance._sampling import SIGNIFICANCE, LogProbsOf, frequency_problem, likelihood_ratio_problem, told_apart
 from grpo.conformance._values import Identity, value_of
 from grpo.data.batches import join_groups, repeat_entries, select_entries
 from grpo.data.segments import Segments
@@ -29,16 +29,39 @@ def check_sampling(checks: PolicyChecks, num_samples: int, given_part: Callable[
             checks.add(problem)
         return
     first = select_entries(checks.states, torch.arange(min(MAX_STATES, len(checks.states))))
+    groups = _check_states(checks, first, num_samples, given_part)
+    if groups is None or checks.problems or not checks.trainable:
+        return
+    with told_apart(_log_probs_of(checks, first, _one_of_each(groups)), len(first), checks.trainable) as is_moved:
+        if is_moved and _check_states(checks, first, max(num_samples // 4, 1), given_part) is None:
+            checks.problems = [f"{problem}; with parameters that tell the states apart" for problem in checks.problems]
+
+
+def _check_states(checks: PolicyChecks, first: Any, num_samples: int, given_part: Callable[[Any], Any] | None) -> Any:
+    """The groups of these states; None where something is wrong, which is noted."""
     groups = checks.generate(first, num_samples)  # of all at once, so that groups in another order are seen
     if groups is None:
-        return
+        return None
     actions, places = join_groups(groups), torch.arange(len(first) * num_samples)
     for index, own in enumerate(places.split(num_samples)):
         state = select_entries(checks.states, torch.tensor([index]))
         found = len(checks.problems)
         _check_state(checks, repeat_entries(state, Segments(1, num_samples)), select_entries(actions, own), given_part)
         if len(checks.problems) > found:
-            return
+            return None
+    return groups
+
+
+def _one_of_each(groups: Any) -> Any:
+    """An action of each group, none of which an earlier one has where that can be."""
+    taken: list[Hashable] = []
+    chosen = []
+    for group in groups:
+        names = [value_of(action) for action in group]
+        chosen.append(next((place for place, name in enumerate(names) if name not in taken), 0))
+        taken.append(names[chosen[-1]])
+    firsts = torch.tensor(chosen) + torch.arange(len(groups)) * len(groups[0])
+    return select_entries(join_groups(groups), firsts)
 
 
 def _sample_all(checks: PolicyChecks, num_samples: int) -> tuple[Any, Any] | None:
@@ -100,12 +123,16 @@ def _frequency_problem(
 
 def _ratio_problem(checks: PolicyChecks, states: Any, actions: Any) -> tuple[str | None, bool]:
     """What the split likelihood-ratio test finds, and whether it could be made."""
+    if not checks.trainable:
+        return None, False
+    log_probs_of = _log_probs_of(checks, states, actions)
+    kind = "distribution" if checks.discrete else "density"
+    return likelihood_ratio_problem(log_probs_of, len(actions), checks.trainable, tolerance=checks.tolerance, kind=kind)
 
+
+def _log_probs_of(checks: PolicyChecks, states: Any, actions: Any) -> LogProbsOf:
     def log_probs_of(indices: Tensor) -> Tensor | None:
         own = checks.model.get_log_probabilities(select_entries(states, indices), select_entries(actions, indices))
         return own.double() if isinstance(own, Tensor) and own.shape == indices.shape else None
 
-    if not checks.trainable:
-        return None, False
-    kind = "distribution" if checks.discrete else "density"
-    return likelihood_ratio_problem(log_probs_of, len(actions), checks.trainable, tolerance=checks.tolerance, kind=kind)
+    return log_probs_of

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from typing_extensions import Protocol, runtime_checkable
@@ -84,8 +85,9 @@ class Track(Callback):
 
 
 class SampleLog(Callback):
-    """Writes samples to look at, the first few of every so many steps, to ``samples.jsonl`` in the run's folder.
+    """Writes samples to look at, a few of every so many steps, to ``samples.jsonl`` in the run's folder.
 
+    They are the first of each group, then the second of each, as far as ``count`` goes: of as many states as can be.
     A line has the step, the state, the action, the reward, and the index of the group. Of several processes the first
     writes, and of its own samples.
 
@@ -137,7 +139,7 @@ class SampleLog(Callback):
             return
         rewards = experience.sample_rewards.values.tolist()
         groups = experience.group_of_sample.tolist()
-        for sample in range(min(self.count, len(rewards))):
+        for sample in _spread(groups, self.count):
             state, action = self.describe(experience.states[sample], experience.actions[sample])
             line = {"step": run.num_steps, "state": state, "action": action, "reward": rewards[sample]}
             self._file.write({**line, "group": groups[sample]})
@@ -161,6 +163,16 @@ class SampleLog(Callback):
         self._length = state_dict["length"]
         if self._file is not None:
             self._file.go_on_from(self._length)
+
+
+def _spread(groups: Sequence[int], count: int) -> list[int]:
+    """Indices of so many samples, in order: one of each group before there is a second of any."""
+    seen: Counter[int] = Counter()
+    rounds = []
+    for group in groups:
+        rounds.append(seen[group])
+        seen[group] += 1
+    return sorted(sorted(range(len(groups)), key=rounds.__getitem__)[:count])
 
 
 def _as_texts(state: Any, action: Any) -> tuple[str, str]:

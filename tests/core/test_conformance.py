@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -21,6 +23,8 @@ from models import (
 from torch import Tensor, nn
 
 from grpo import ConformanceError, Evaluation, TensorBatch, ValueEstimates, check_policy_model, check_reward_model
+from grpo_adapters.bandit import ContextualSoftmaxPolicy
+from grpo_adapters.gym.networks.perceptrons import MLP
 
 STATES = [0, 1, 2]
 
@@ -621,3 +625,57 @@ def test_what_is_told_of_some_batches_only() -> None:
             return evaluation if len(batch.rows) == 1 else replace(evaluation, entropy=evaluation.log_probs.exp())
 
     assert_found(Forgetful(), "evaluate_actions gives rows other entropy")
+
+
+class Fresh(ContextualSoftmaxPolicy):
+    """A network as it is new, which is nearly uniform; ``change`` makes other groups [S, G] of its own."""
+
+    def __init__(self, seed: int, change: Callable[[Tensor], Tensor]) -> None:
+        generator = torch.Generator().manual_seed(seed)
+        hidden = MLP(4, (16,), 4, output_gain=0.01, generator=generator)
+        super().__init__(hidden)
+        self.change = change
+
+    def generate_actions(self, states: Any, num_actions_per_state: int, **kwargs: Any) -> Tensor:
+        return self.change(super().generate_actions(states, num_actions_per_state))
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize(
+    ("change", "is_wrong"),
+    [
+        (lambda groups: groups.flip(0), True),
+        (lambda groups: groups.T.reshape(groups.shape), True),
+        (lambda groups: (groups + 1) % 4, True),
+        (lambda groups: groups, False),
+    ],
+    ids=["mixed", "transposed", "shifted", "right"],
+)
+def test_a_network_that_is_new_shows_what_is_wrong_with_its_samples(seed: int, change: Any, is_wrong: bool) -> None:
+    policy = Fresh(seed, change)
+    before = copy.deepcopy(policy.state_dict())
+    states = torch.randn(3, 4, generator=torch.Generator().manual_seed(seed))
+    torch.manual_seed(seed)
+    if is_wrong:
+        with pytest.raises(ConformanceError, match="with parameters that tell the states apart"):
+            check_policy_model(policy, states)
+    else:
+        check_policy_model(policy, states)
+    assert all(torch.equal(value, before[name]) for name, value in policy.state_dict().items())
+
+
+def test_keywords_that_a_trainer_hands_on_must_be_taken() -> None:
+    class TakesNone(TablePolicy):
+        def generate_actions(self, states: Any, num_actions_per_state: int) -> Any:  # type: ignore[override]
+            return super().generate_actions(states, num_actions_per_state)
+
+    policy: Any = TakesNone()
+    assert_found(policy, "generate_actions takes no **kwargs: a trainer hands on to it what step is given")
+    check_policy_model(policy, STATES, sampler=PlaysThem())
+
+
+class PlaysThem:
+    """A sampler that asks the policy for nothing but actions."""
+
+    def sample(self, policy: Any, states: Any, num_actions_per_state: int, **kwargs: Any) -> Any:
+        return policy.generate_actions(states, num_actions_per_state)

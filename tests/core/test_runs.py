@@ -165,6 +165,19 @@ def test_the_folder_tells_the_run(tmp_path: Path) -> None:
     assert described["config"]["group_size"] == 4
 
 
+@pytest.mark.parametrize(
+    ("count", "states", "groups"),
+    [(2, "ab", [0, 1]), (3, "abc", [0, 1, 2]), (5, "aabbc", [0, 0, 1, 1, 2]), (99, "aaaabbbbcccc", None)],
+)
+def test_samples_to_look_at_are_of_as_many_states_as_can_be(
+    count: int, states: str, groups: list[int] | None, tmp_path: Path
+) -> None:
+    make_run(tmp_path, ["a", "b", "c"], callbacks=[SampleLog(every=1, count=count)])(Until(steps=1))
+    samples = lines(tmp_path / "samples.jsonl")
+    assert "".join(sample["state"] for sample in samples) == states
+    assert groups is None or [sample["group"] for sample in samples] == groups
+
+
 def test_a_folder_that_holds_a_run_is_not_written_over(tmp_path: Path) -> None:
     make_run(tmp_path)(Until(steps=1))
     with pytest.raises(FileExistsError, match=r"holds a run already: choose another folder"):
