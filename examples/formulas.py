@@ -36,8 +36,8 @@ class Writer(nn.Sequential):  # of formulas [N, LONGEST], productions from the o
     def generate_actions(self, states: list[str], num_actions_per_state: int, **_: Any) -> Tensor:
         formulas = torch.full((len(states) * num_actions_per_state, LONGEST), END)
         for place in range(LONGEST):
-            is_open = MORE[formulas].sum(1) >= 0
-            formulas[is_open, place] = self.choices(formulas[is_open]).sample()
+            if (is_open := MORE[formulas].sum(1) >= 0).any():
+                formulas[is_open, place] = self.choices(formulas[is_open]).sample()
         return formulas.view(len(states), num_actions_per_state, LONGEST)
 
     def encode_actions(self, states: list[str], actions: Tensor) -> TensorBatch:
