@@ -80,7 +80,8 @@ WRONG: list[tuple[Callable[[], Any], type[Exception], str]] = [
     (
         lambda: GymPolicy(SpacesEnv(BOX, BOX), hidden_sizes=(32,), distribution=StateDependentExploration),
         ValueError,
-        r"actor returned shape \[2, 35\] for 2 observations, but .* takes \[n, 67\]: end the network with 67 outputs",
+        r"actor returned shape \[2, 35\] for 2 observations, but .* takes \[n, 67\]: end the network with 67 outputs, "
+        r"3 means and num_latents=64 units to explore by, or pass distribution=.*as the last hidden layer has",
     ),
     (
         lambda: GymPolicy(SpacesEnv(spaces.Graph(BOX, None), TWO)),

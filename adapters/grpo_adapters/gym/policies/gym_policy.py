@@ -130,8 +130,19 @@ class GymPolicy(nn.Module):
             self._unit_shape = tuple(probed_units(self).shape[1:])
         num_outputs = self.distribution.num_outputs
         self.actor = self._default_actor() if actor is None else actor
-        fix = f"{action_space} takes [n, {num_outputs}]: end the network with {num_outputs} outputs"
-        check_head(self, "actor", self.actor, {(2, num_outputs)}, fix, is_own=actor is not None)
+        check_head(self, "actor", self.actor, {(2, num_outputs)}, self._wanted_outputs(), is_own=actor is not None)
+
+    def _wanted_outputs(self) -> str:
+        """What the actor is to end with."""
+        num_outputs = self.distribution.num_outputs
+        wanted = f"{self.action_space} takes [n, {num_outputs}]: end the network with {num_outputs} outputs"
+        if not isinstance(self.distribution, StateDependentExploration):
+            return wanted
+        num_means, num_latents = self.distribution.num_dimensions, self.distribution.num_latents
+        return (
+            f"{wanted}, {num_means} means and num_latents={num_latents} units to explore by, or pass "
+            f"distribution=partial(StateDependentExploration, num_latents=...) as many as the last hidden layer has"
+        )
 
     def _default_actor(self) -> nn.Module:
         size, shows_hidden = self.distribution.num_outputs, False
