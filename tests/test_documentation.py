@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib.util
 import json
 import pkgutil
 import re
@@ -263,6 +264,25 @@ def test_the_references_name_every_paper() -> None:
     named = set(number.findall((ROOT / "docs/reference/papers.md").read_text()))
     missing = {str(path): cited for path in sources if (cited := set(number.findall(path.read_text())) - named)}
     assert not missing
+
+
+def fields_of(module: str, file: str, name: str) -> set[str]:
+    """The fields of a data class of a package, which is not imported."""
+    found = importlib.util.find_spec(module)
+    assert found is not None
+    assert found.submodule_search_locations is not None
+    tree = ast.parse((Path(found.submodule_search_locations[0]) / file).read_text(encoding="utf-8"))
+    [body] = [node.body for node in tree.body if isinstance(node, ast.ClassDef) and node.name == name]
+    return {line.target.id for line in body if isinstance(line, ast.AnnAssign) and isinstance(line.target, ast.Name)}
+
+
+def test_every_option_of_trl_is_told() -> None:
+    own = fields_of("trl", "trainer/grpo_config.py", "GRPOConfig")
+    inherited = fields_of("transformers", "training_args.py", "TrainingArguments")
+    assert {"num_generations", "max_steps"} <= own | inherited
+    rows = [line for line in (ROOT / "docs/how-to/coming-from-trl.md").read_text().splitlines() if line[:1] == "|"]
+    told = {name for row in rows for code in re.findall(r"`([^`]+)`", row) for name in re.findall(r"\w+", code)}
+    assert not (own | inherited) - told
 
 
 def test_versions_agree() -> None:
