@@ -28,8 +28,9 @@ class JSONLinesTracker(CheckedTracker):
 
     Args:
         path: of the file; folders on the way are made. It is made at once, that of a table with its first row.
-        append: go on with the file of an earlier run. Steps that both have are there twice, the later ones below. A
-            last line that was only half written, when the earlier run was killed, is removed.
+        append: go on with the file of an earlier run. Steps that both have are there twice, the later ones below,
+            unless :meth:`load_state_dict` takes back what came after a checkpoint, as :class:`grpo.Track` has it do
+            where a run is resumed. A last line that was only half written, when the earlier run was killed, is removed.
 
     Raises:
         FileExistsError: if the file holds something and ``append`` is not set: a mix of two runs would look like one.
