@@ -38,13 +38,14 @@ from grpo import (
     KLPenalizedRewards,
     KLPenaltySurrogate,
     PartialRewards,
+    PolicyEvaluation,
     PPOConfig,
     PPOObjective,
     PPOTrainer,
     Preference,
 )
 from grpo_adapters.bandit import SoftmaxPolicy, StationaryBandit
-from grpo_adapters.gym import EnvironmentReward, FragmentSampler, GymActorCritic
+from grpo_adapters.gym import EnvironmentReward, FragmentSampler, GymActorCritic, evaluate
 from grpo_adapters.huggingface import ConversationReward
 from snippets import SNIPPET, run_snippets
 
@@ -153,7 +154,9 @@ def test_the_glossary_defines_every_metric() -> None:
         sequences.step([1, 2]),
         pairs.step([Preference("the only state", chosen=2, rejected=0)]),
     ]
-    assert set().union(*reported) == defined
+    evaluated = PolicyEvaluation(["the only state"], bandit.reward_model)(bandit.policy)
+    played = evaluate(cart.policy, gymnasium.make("CartPole-v1"), num_episodes=1).to_metrics()
+    assert set().union(*reported) | {f"evaluation/{name}" for name in evaluated | played} == defined
 
 
 MODULES = sorted(path for package in ("grpo", "adapters") for path in (ROOT / package).rglob("*.py"))
