@@ -26,6 +26,10 @@ class PolicyModel(Protocol[StatesT_contra, ActionsT]):
     The two type parameters are the types of a batch: ``PolicyModel[list[str], list[str]]`` takes and gives
     lists of strings, ``PolicyModel[Tensor, Tensor]`` stacked tensors.
 
+    One that draws from a ``torch.Generator`` of its own, or one of NumPy's, keeps it in an attribute ``generator``. It
+    is then saved with the trainer, put back after a step that fails and after an evaluation, and seeded apart on each
+    of several processes. PyTorch's, Python's and NumPy's global ones are saved by a :class:`grpo.Run`.
+
     Example:
         >>> import torch
         >>> class Coin:

@@ -39,6 +39,10 @@ class PartialRewards:
 class RewardModel(Protocol[StatesT_contra, ActionsT_contra]):
     """Everything that a custom reward model must have. There is nothing to inherit.
 
+    One that draws random numbers, noisy rewards for instance, keeps the ``torch.Generator`` that it draws from, or a
+    generator of NumPy's, in an attribute ``generator``. It is then saved with the trainer, put back after a step that
+    fails and after an evaluation, and seeded apart on each of several processes.
+
     Example:
         >>> class PrefersHeads:
         ...     def compute_rewards(self, states, actions):

@@ -32,6 +32,9 @@ class CausalLMActorCritic(CausalLMPolicy):
         tokenizer: the same.
         options: the same.
 
+    Attributes:
+        value_head: the linear layer, besides the attributes of :class:`CausalLMPolicy`.
+
     Raises:
         TypeError: as :class:`CausalLMPolicy` does, and if the model is not a body with a linear head.
 

@@ -61,6 +61,14 @@ class CausalLMPolicy(TrainedLanguageModel):
         trust_remote_code: execute code that comes with a model from the hub.
         seed: of the sampling.
 
+    Attributes:
+        model: what is trained: the model of Hugging Face, in its :class:`peft.PeftModel` where there are adapters.
+        causal_model: the model without what adapters wrap it in; the same object as ``model`` where there are none.
+        tokenizer: its tokenizer.
+        sampling: how completions are sampled, a :class:`SamplingConfig`.
+        with_entropy: whether the entropy of each decision is told.
+        generator: of the sampling, on the model's device.
+
     Raises:
         OSError: if there is no such model; the message says what to download and where to put it.
         TypeError, ValueError: if the model and its tokenizer do not go together, a PEFT method trains no weights, or a
