@@ -135,7 +135,8 @@ def test_the_glossary_defines_every_metric() -> None:
     sampler = FragmentSampler(gymnasium.make_vec("CartPole-v1", num_envs=2), num_steps=64)
     penalty = KLPenaltySurrogate(coefficient=AdaptiveKLCoefficient(target=0.01))
     objective = PPOObjective(surrogate=penalty)
-    cart = PPOTrainer(PPOConfig(), GymActorCritic(sampler), EnvironmentReward(), objective=objective)
+    player = GymActorCritic(sampler)
+    cart = PPOTrainer(PPOConfig(), player, EnvironmentReward(), objective=objective)
     sequences = GRPOTrainer(
         GRPOConfig(dynamic_sampling=DynamicSampling(max_rounds=1), importance_correction=ImportanceCorrection()),
         TellingSequencePolicy(),
@@ -155,7 +156,7 @@ def test_the_glossary_defines_every_metric() -> None:
         pairs.step([Preference("the only state", chosen=2, rejected=0)]),
     ]
     evaluated = PolicyEvaluation(["the only state"], bandit.reward_model)(bandit.policy)
-    played = evaluate(cart.policy, gymnasium.make("CartPole-v1"), num_episodes=1).to_metrics()
+    played = evaluate(player, gymnasium.make("CartPole-v1"), num_episodes=1).to_metrics()
     assert set().union(*reported) | {f"evaluation/{name}" for name in evaluated | played} == defined
 
 
