@@ -18,6 +18,13 @@ def generator_of(model: object) -> Any | None:
     return generator if isinstance(generator, torch.Generator) or _is_numpys(generator) else None
 
 
+def generators_of(model: object) -> list[Any]:
+    """The generator of a model, and those that it tells in its attribute ``generators``, of parts of it that draw."""
+    own = generator_of(model)
+    parts = getattr(model, "generators", None)
+    return ([] if own is None else [own]) + (list(parts) if isinstance(parts, list | tuple) else [])
+
+
 def generator_state(generator: Any) -> Any:
     """Its state, a copy."""
     return copy.deepcopy(generator.bit_generator.state) if _is_numpys(generator) else generator.get_state()

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from grpo.data._generators import generator_of, generator_state, seed_generator, set_generator_state
+from grpo.data._generators import generator_state, generators_of, seed_generator, set_generator_state
 
 
 class RestoresRandomStates:
@@ -34,8 +34,8 @@ class RestoresRandomStates:
 
     def __enter__(self) -> None:
         self._states = global_random_states()
-        generators = (generator_of(model) for model in self._models)
-        self.generators = [(generator, generator_state(generator)) for generator in generators if generator is not None]
+        generators = (generator for model in self._models for generator in generators_of(model))
+        self.generators = [(generator, generator_state(generator)) for generator in generators]
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None

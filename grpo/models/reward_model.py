@@ -41,7 +41,8 @@ class RewardModel(Protocol[StatesT_contra, ActionsT_contra]):
 
     One that draws random numbers, noisy rewards for instance, keeps the ``torch.Generator`` that it draws from, or a
     generator of NumPy's, in an attribute ``generator``. It is then saved with the trainer, put back after a step that
-    fails and after an evaluation, and seeded apart on each of several processes.
+    fails and after an evaluation, and seeded apart on each of several processes. One with parts that draw tells their
+    generators in a list ``generators``, and saves them in its own ``state_dict``.
 
     Example:
         >>> class PrefersHeads:

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from grpo.data._generators import generator_of, seed_generator
+from grpo.data._generators import generators_of, seed_generator
 from grpo.data._part_state import each_once
 from grpo.data._protocols import type_name
 from grpo.data.state import is_stateful
@@ -53,9 +53,8 @@ def renew_generators(trainer: Any, rank: int) -> None:
     """Let what a process draws follow from seed, step and rank: the models' own generators, and those of everything."""
     owned = each_once(trainer._owned)
     for role, part in owned.items():
-        generator = generator_of(part)
-        if generator is not None:
-            seed_generator(generator, _seed(trainer, rank, role))
+        for place, generator in enumerate(generators_of(part)):
+            seed_generator(generator, _seed(trainer, rank, f"{role} {place}" if place else role))
     random.seed(_seed(trainer, rank, "Python"))
     torch.manual_seed(_seed(trainer, rank, "PyTorch"))
     numpy = sys.modules.get("numpy")

@@ -13,7 +13,7 @@ from torch import Tensor, distributed
 from torch.nn.parallel import DistributedDataParallel
 
 from grpo.config.update import UpdateConfig
-from grpo.data._generators import generator_of, seed_generator, seed_of
+from grpo.data._generators import generators_of, seed_generator, seed_of
 from grpo.data._part_state import modules_in
 from grpo.data._protocols import type_name
 from grpo.data._settings import settings_of, settings_of_all
@@ -131,8 +131,7 @@ def sample_apart(models: Iterable[object], world: World) -> None:
     if world.rank == 0:
         return
     for model in models:
-        generator = generator_of(model)
-        if generator is not None:
+        for generator in generators_of(model):
             seed_generator(generator, world.own_seed(seed_of(generator)))
     torch.manual_seed(world.own_seed(torch.initial_seed()))
     random.seed(world.own_seed(random.getrandbits(63)))

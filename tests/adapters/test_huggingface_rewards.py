@@ -20,6 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from grpo import NonFiniteError, PartialRewards, RewardModel, check_reward_model
+from grpo.models._random_states import RestoresRandomStates
 from grpo_adapters.huggingface import (
     Completion,
     FormatReward,
@@ -565,6 +566,42 @@ def test_hostile_texts_take_no_time(part: str) -> None:
     FormatReward()(texts)
     assert time.perf_counter() - start < 5
     assert re.fullmatch(r"[01]\.0", str(FormatReward()([text])[0]))
+
+
+class Noisy:
+    """A reward function that draws."""
+
+    __name__ = "noisy"
+
+    def __init__(self, generator: Any) -> None:
+        self.generator = generator
+
+    def __call__(self, completions: Sequence[Any], **columns: Any) -> list[float]:
+        if isinstance(self.generator, torch.Generator):
+            return torch.rand(len(completions), generator=self.generator).tolist()
+        return [float(value) for value in self.generator.random(len(completions))]
+
+
+@pytest.mark.parametrize("make", [lambda: torch.Generator().manual_seed(0), lambda: np.random.default_rng(0)])
+def test_generators_of_functions_are_saved_and_put_back(make: Callable[[], Any]) -> None:
+    reward = FunctionReward([lengths, Noisy(make())])
+    reward.compute_rewards(["a"], [ONE])
+    state = reward.state_dict()
+
+    def draw(model: FunctionReward) -> list[float]:
+        rewards = model.compute_rewards(["a", "b"], [ONE, TWO])
+        assert isinstance(rewards, torch.Tensor)
+        return rewards.tolist()
+
+    expected = draw(reward)
+    assert draw(reward) != expected
+    other = FunctionReward([lengths, Noisy(make())])
+    other.load_state_dict(state)
+    states = RestoresRandomStates([other])
+    with states:
+        assert draw(other) == expected
+        states.restore()
+    assert draw(other) == expected
 
 
 def test_a_state_of_other_functions_is_refused_and_one_of_other_weights_told() -> None:

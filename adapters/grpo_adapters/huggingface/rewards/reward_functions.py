@@ -163,7 +163,7 @@ class FunctionReward:
             if "state" in state:
                 cast("Any", self._functions[name]).load_state_dict(copy.deepcopy(state["state"]))
             if "generator" in state:
-                cast("Any", self._functions[name]).generator.set_state(state["generator"].cpu())
+                _set_state(cast("Any", self._functions[name]).generator, state["generator"])
         self._metrics = dict(state_dict["metrics"])
 
     def _function_states(self) -> dict[str, dict[str, Any]]:
@@ -172,9 +172,14 @@ class FunctionReward:
         for name, function in self._functions.items():
             if isinstance(function, Stateful):
                 states[name]["state"] = copy.deepcopy(function.state_dict())
-            if isinstance(getattr(function, "generator", None), torch.Generator):
-                states[name]["generator"] = cast("Any", function).generator.get_state()
+            if _draws(function):
+                states[name]["generator"] = _state_of(cast("Any", function).generator)
         return states
+
+    @property
+    def generators(self) -> list[Any]:
+        """The random generators of functions that keep one in an attribute ``generator``, PyTorch's or NumPy's."""
+        return [cast("Any", function).generator for function in self._functions.values() if _draws(function)]
 
     def train(self) -> None:
         """Nothing to switch."""
@@ -338,3 +343,20 @@ def _statistics(names: Iterable[str], scores: Tensor, scored: Tensor) -> dict[st
             statistics[f"rewards/{name}/mean"] = values[own].mean().item()
             statistics[f"rewards/{name}/std"] = values[own].std().item() if own.sum() > 1 else 0.0
     return statistics
+
+
+def _draws(function: object) -> bool:
+    generator = getattr(function, "generator", None)
+    return isinstance(generator, torch.Generator) or hasattr(generator, "bit_generator")
+
+
+def _state_of(generator: Any) -> Any:
+    is_torchs = isinstance(generator, torch.Generator)
+    return generator.get_state() if is_torchs else copy.deepcopy(generator.bit_generator.state)
+
+
+def _set_state(generator: Any, state: Any) -> None:
+    if isinstance(generator, torch.Generator):
+        generator.set_state(state.cpu())
+    else:
+        generator.bit_generator.state = state
