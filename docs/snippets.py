@@ -36,6 +36,7 @@ def run_snippets(page: str, text: str) -> None:
         try:
             with redirect_stdout(io.StringIO()), warnings.catch_warnings(action="error"):
                 warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)  # by peft
+                warnings.filterwarnings("ignore", ".torch.jit.", DeprecationWarning)  # by torch.compile
                 exec(compile(snippet, name, "exec"), names)  # noqa: S102
         except Exception as error:
             raised, cause = "".join(traceback.format_exception_only(error)), error

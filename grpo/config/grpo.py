@@ -7,7 +7,7 @@ from typing import Literal, Self
 from pydantic import NonNegativeFloat, model_validator
 
 from grpo.config.rollout import TrainerConfig
-from grpo.config.schedules import LinearSchedule, ScheduledFraction, ScheduledNonNegative
+from grpo.config.schedules import LinearSchedule, ScheduledFraction, ScheduledNonNegative, largest
 
 KLEstimator = Literal["k1", "k2", "k3"]
 
@@ -53,6 +53,5 @@ class GRPOConfig(TrainerConfig):
 
 def check_dual_clip(dual_clip: float | None, clip_high: float | LinearSchedule) -> None:
     """The dual clip bounds what the clip range leaves unbounded, so it must be the wider bound."""
-    widest = max(clip_high.start, clip_high.end) if isinstance(clip_high, LinearSchedule) else clip_high
-    if dual_clip is not None and dual_clip <= 1 + widest:
-        raise ValueError(f"dual_clip is {dual_clip}, expected more than 1 + clip_high = {1 + widest}")
+    if dual_clip is not None and dual_clip <= 1 + largest(clip_high):
+        raise ValueError(f"dual_clip is {dual_clip}, expected more than 1 + clip_high = {1 + largest(clip_high)}")

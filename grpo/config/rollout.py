@@ -99,6 +99,10 @@ class TrainerConfig(UpdateConfig):
             ``"sampler"`` for what the sampler recommends (:class:`grpo.DiffersFromPolicy`), none for most.
         target_kl: the remaining updates of a rollout are left out once ``approx_kl`` of one would be above 1.5 times
             this, and so is that one: ``num_updates`` tells how many were made. None for no such stop.
+        compile_updates: whether ``torch.compile`` makes one function of the policy's evaluation, the objective and
+            their gradient. The first update takes seconds then, the others two thirds of their time where networks
+            are small; results differ by rounding. It takes PyTorch 2.13, a compiler for C++, and a policy that
+            computes on tensors alone.
 
     Raises:
         ValueError: if a number is out of its range, or ``dynamic_sampling`` is asked for with groups of one.
@@ -116,6 +120,7 @@ class TrainerConfig(UpdateConfig):
     dynamic_sampling: DynamicSampling | None = None
     importance_correction: ImportanceCorrection | Literal["sampler"] | None = "sampler"
     target_kl: PositiveFloat | None = None
+    compile_updates: bool = False
 
     @field_validator("loss_averaging", mode="before")
     @classmethod

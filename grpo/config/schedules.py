@@ -8,6 +8,7 @@ from math import inf
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BeforeValidator, PositiveInt
+from torch import Tensor
 
 from grpo.config._frozen_model import FrozenModel
 
@@ -30,14 +31,21 @@ class LinearSchedule(FrozenModel):
     end: float
     num_steps: PositiveInt
 
-    def at(self, step: int) -> float:
-        """The number in the step before which the trainer has made ``step`` others."""
-        return self.start + (self.end - self.start) * min(step / self.num_steps, 1.0)
+    def at(self, step: int | Tensor) -> float | Tensor:
+        """The number in the step before which the trainer has made ``step`` others; a tensor for a tensor."""
+        part = step / self.num_steps
+        reached = part.clamp(max=1.0) if isinstance(part, Tensor) else min(part, 1.0)
+        return self.start + (self.end - self.start) * reached
 
 
-def at_step(number: float | LinearSchedule, step: int) -> float:
+def at_step(number: float | LinearSchedule, step: int | Tensor) -> float | Tensor:
     """A number, or what its schedule says for a step."""
     return number.at(step) if isinstance(number, LinearSchedule) else number
+
+
+def largest(number: float | LinearSchedule) -> float:
+    """A number, or the largest one that its schedule comes to."""
+    return max(number.start, number.end) if isinstance(number, LinearSchedule) else number
 
 
 @dataclass(frozen=True)

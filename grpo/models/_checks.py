@@ -215,7 +215,12 @@ def full_precision(values: Tensor) -> Tensor:
 
 
 def _is_finite(*columns: Tensor) -> bool:
-    """Whether all entries of columns of one length are finite numbers, which their sum nearly always tells."""
+    """Whether all entries of columns of one length are finite numbers, which their sum nearly always tells.
+
+    What is being compiled has no numbers yet: who compiles it asks for itself.
+    """
+    if torch.compiler.is_compiling():
+        return True
     values = columns[0].detach() if len(columns) == 1 else torch.stack([column.detach() for column in columns])
     return math.isfinite(values.sum().item()) or bool(values.isfinite().all())
 

@@ -59,6 +59,11 @@ class Evaluator:
         self.computes_together = not world.is_alone and not missing_methods(policy, ComputesTogether)
 
     @property
+    def has_others(self) -> bool:
+        """Whether there are other processes."""
+        return not self._world.is_alone
+
+    @property
     def has_critic(self) -> bool:
         """Whether the policy estimates values."""
         return not missing_methods(self.model, SequentialPolicy) and not missing_methods(self.model, ActorCriticPolicy)
@@ -122,9 +127,20 @@ class Evaluator:
             rows: int64 of shape [K].
             requires_gradient: whether the log-probs must depend on parameters.
         """
-        part, segments = (batch, batch.rows) if rows is None else (batch.select(rows), batch.rows.select(rows))
-        evaluation = self.policy.evaluate_actions(part)
-        evaluation = check_evaluation(evaluation, segments, self.source, partial(self.locate, batch, rows))
+        part, segments = self.selected(batch, rows)
+        return self.evaluation_of(
+            part, segments, partial(self.locate, batch, rows), requires_gradient=requires_gradient
+        )
+
+    def selected(self, batch: ActionBatch, rows: Tensor | None) -> tuple[ActionBatch, Segments]:
+        """The given rows as a batch of their own, and their decisions; all of them for None."""
+        return (batch, batch.rows) if rows is None else (batch.select(rows), batch.rows.select(rows))
+
+    def evaluation_of(
+        self, part: ActionBatch, rows: Segments, locate: Callable[[int], str], *, requires_gradient: bool
+    ) -> Evaluation:
+        """Evaluation of all ``rows`` of a batch; ``locate`` tells where a decision comes from, to name in errors."""
+        evaluation = check_evaluation(self.policy.evaluate_actions(part), rows, self.source, locate)
         if requires_gradient:
             check_gradient_connection(evaluation.log_probs, self.source)
         return evaluation

@@ -13,7 +13,7 @@ from typing_extensions import Protocol
 
 from grpo.config._frozen_model import FrozenModel
 from grpo.config.grpo import KLEstimator
-from grpo.config.schedules import ScheduledNonNegative, at_step
+from grpo.config.schedules import ScheduledNonNegative, at_step, largest
 from grpo.data.adapts import adapt
 from grpo.data.decisions import Decisions, Terms
 from grpo.data.evaluation import Evaluation
@@ -102,15 +102,14 @@ class GRPOObjective(FrozenModel):
             metrics["kl"] = kl.detach()
         if evaluation.entropy is not None:
             metrics["entropy"] = evaluation.entropy.detach()
-        entropy_coefficient = at_step(self.entropy_coefficient, decisions.step)
-        if entropy_coefficient > 0:
+        if largest(self.entropy_coefficient) > 0:
             if evaluation.entropy is None:
                 raise ValueError(
                     f"entropy_coefficient={self.entropy_coefficient} needs an entropy, but the policy's evaluation has "
                     f"none: return Evaluation(log_probs, entropy) from evaluate_actions, or set it to 0"
                 )
             require_gradient("entropy", evaluation.entropy, evaluation.log_probs, "set entropy_coefficient to 0")
-            loss = torch.sub(loss, evaluation.entropy, alpha=entropy_coefficient)
+            loss = _less(loss, evaluation.entropy, at_step(self.entropy_coefficient, decisions.step))
         return Terms(loss, metrics)
 
     def _kl(self, log_probs: Tensor, decisions: Decisions) -> Tensor:
@@ -126,3 +125,10 @@ class GRPOObjective(FrozenModel):
                 return kl * self.surrogate.ratio(log_ratio, decisions)
             return kl * log_ratio.exp()
         return kl
+
+
+def _less(loss: Tensor, bonus: Tensor, coefficient: float | Tensor) -> Tensor:
+    """The loss minus a multiple of the bonus, in one operation where it can be."""
+    if isinstance(coefficient, Tensor):
+        return loss - coefficient * bonus
+    return torch.sub(loss, bonus, alpha=coefficient)

@@ -93,7 +93,11 @@ def clipped_surrogate(
 
 
 def _clipped_loss(
-    ratio: Tensor, advantages: Tensor, clip_low: float, clip_high: float, dual_clip: float | None
+    ratio: Tensor,
+    advantages: Tensor,
+    clip_low: float | Tensor,
+    clip_high: float | Tensor,
+    dual_clip: float | None,
 ) -> tuple[Tensor, Tensor]:
     """The loss of :func:`clipped_surrogate`, and whether it is that of the clipped ratio, bool [D].
 

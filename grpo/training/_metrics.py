@@ -15,7 +15,6 @@ from grpo.data.shared_segments import SharedSegments
 from grpo.distributed.world import ALONE, World
 from grpo.models.policy import ReportsMetrics
 from grpo.objectives._checks import RESERVED_METRICS
-from grpo.training._minibatches import WeightedRows
 
 
 def value_metrics(decisions: Decisions, world: World = ALONE) -> dict[str, float]:
@@ -34,6 +33,18 @@ def value_metrics(decisions: Decisions, world: World = ALONE) -> dict[str, float
     spread, unexplained = everything.sums((wide - means[0]).square(), (error - means[1]).square())
     is_spread = spread / totals[2] > rounding.double().square()
     return {"explained_variance": torch.where(is_spread, 1 - unexplained / spread, 0.0).item()}
+
+
+ReportedSums = tuple[tuple[str, ...], Tensor]
+"""Names in alphabetical order, and [2 + M]: the loss, 1, and what is reported by each name, weighted and summed."""
+
+
+@torch.no_grad()
+def weighted_sums(terms: Terms, weight: Tensor) -> ReportedSums:
+    """What is reported of entries with these weights."""
+    names = tuple(sorted(terms.metrics))
+    entries = (terms.loss, torch.ones_like(weight), *(terms.metrics[name] for name in names))
+    return names, (torch.stack(entries).to(weight.dtype) * weight).sum(1)
 
 
 class StepMetrics:
@@ -77,26 +88,23 @@ class StepMetrics:
             raise ValueError(f"{source} returned names that are taken, {', '.join(clashes)}: choose others")
         self._noted.update(_mean_over_processes(reported, self._world))
 
-    def add_micro_batch(self, micro_batch: WeightedRows, terms: Terms) -> None:
-        """Add a part of the optimiser step under way: the loss, and what is reported, of each of its entries."""
-        values = terms.metrics
+    def add(self, reported: ReportedSums) -> None:
+        """Add what is reported of a part of the optimiser step under way."""
+        names, sums = reported
         if self._names is None:
-            taken = values.keys() & self._noted.keys()
+            taken = self._noted.keys() & set(names)
             if taken:
                 raise ValueError(
                     f"objective returned metrics {sorted(taken)}, which a model's get_metrics "
                     f"returned as well: choose other names there"
                 )
-            self._names = tuple(sorted(values))
-        if values.keys() != set(self._names):
+            self._names = names
+        if names != self._names:
             raise ValueError(
-                f"objective returned metrics {sorted(values)}, but {list(self._names)} before: return the same "
+                f"objective returned metrics {list(names)}, but {list(self._names)} before: return the same "
                 f"ones each time"
             )
-        weight = micro_batch.weight
-        entries = (terms.loss, torch.ones_like(weight), *(values[name] for name in self._names))
-        with torch.no_grad():
-            self._pending.append((torch.stack(entries).to(weight.dtype) * weight).sum(1))
+        self._pending.append(sums)
 
     def sums_of_micro_batches(self) -> Tensor:
         """Of the optimiser step under way, on this process: loss, weight, and what is reported, in one order on all."""

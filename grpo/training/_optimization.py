@@ -117,7 +117,7 @@ class Optimization:
     def follow_schedule(self, step: int) -> None:
         """Set the rates of a step: the first group's to what the schedule says, the others' in proportion."""
         if isinstance(self._config.learning_rate, LinearSchedule):
-            self._set_rates(at_step(self._config.learning_rate, step))
+            self._set_rates(float(at_step(self._config.learning_rate, step)))
 
     def apply_learning_rate(self) -> None:
         """Set the rates to the config's, where that is no schedule."""
@@ -297,7 +297,7 @@ def optimizer_over(
     fused = len(by_parts) == 1 and all(tensor.device.type in ("cpu", "cuda") for tensor in parameters.values())
     return torch.optim.AdamW(
         list({id(parameter): parameter for parameter in parameters.values()}.values()),
-        lr=at_step(config.learning_rate, 0),
+        lr=float(at_step(config.learning_rate, 0)),
         eps=config.adam_epsilon,
         weight_decay=0.0,
         fused=fused,

@@ -35,8 +35,9 @@ from grpo.training._agreement import (
     sample_apart,
 )
 from grpo.training._all_samples import TermsOfAll
+from grpo.training._compiled_gradient import CompiledTerms
 from grpo.training._diagnosis import describe_bad_gradient
-from grpo.training._metrics import StepMetrics
+from grpo.training._metrics import StepMetrics, weighted_sums
 from grpo.training._minibatches import WeightedRows
 from grpo.training._optimization import Optimization, check_reference, move_all
 from grpo.training._reference_sync import buffers_to_follow, check_has_own_parameters, mix_parameters
@@ -46,6 +47,7 @@ FIXED = {"config", "policy", "reference_policy", "reward_model", "sampler", "wor
 
 
 PartT = TypeVar("PartT", bound=WeightedRows)
+TermsOf = Callable[[PartT], Terms | CompiledTerms]
 
 
 class PolicyTrainer(Generic[StatesT, ActionsT]):
@@ -307,7 +309,7 @@ class PolicyTrainer(Generic[StatesT, ActionsT]):
         if together:
             self.world.agree()
 
-    def _accumulate(self, parts: Sequence[PartT], terms_of: Callable[[PartT], Terms], metrics: StepMetrics) -> None:
+    def _accumulate(self, parts: Sequence[PartT], terms_of: TermsOf[PartT], metrics: StepMetrics) -> None:
         """Make the gradient of an optimiser step, of all processes, and note what is reported of it.
 
         Args:
@@ -319,8 +321,7 @@ class PolicyTrainer(Generic[StatesT, ActionsT]):
         if self.world.is_alone:
             for part in parts:
                 terms = terms_of(part)
-                self._backward(terms, part.weight)
-                metrics.add_micro_batch(part, terms)
+                self._backward(terms, part.weight, metrics)
             return
         gradients = self._optimization.gradient_sum(self.world)
         gradients.clear()
@@ -334,8 +335,7 @@ class PolicyTrainer(Generic[StatesT, ActionsT]):
                 part, terms = parts[place], terms_of(parts[place])
                 self._agree_on_backward(together)
                 with gradients.during(is_last):
-                    self._backward(terms, part.weight)
-                metrics.add_micro_batch(part, terms)
+                    self._backward(terms, part.weight, metrics)
             else:
                 nothing = self._evaluate_nothing()
                 self._agree_on_backward(together)
@@ -343,8 +343,13 @@ class PolicyTrainer(Generic[StatesT, ActionsT]):
                     nothing.backward()
         metrics.take_sums(gradients.finish(metrics.sums_of_micro_batches()))
 
-    def _backward(self, terms: Terms, weight: Tensor) -> None:
+    def _backward(self, terms: Terms | CompiledTerms, weight: Tensor, metrics: StepMetrics) -> None:
         """Add the gradient of a micro-batch, that of (weight * loss).sum(), to that of the optimiser step."""
+        if isinstance(terms, CompiledTerms):
+            terms.add_to(self._optimization.held)
+            metrics.add(terms.reported)
+            return
+        metrics.add(weighted_sums(terms, weight))
         if self.optimizer is None:
             return
         if isinstance(terms, TermsOfAll):

@@ -27,7 +27,7 @@ from grpo.objectives.preference_objective import (
     SigmoidPreferenceLoss,
 )
 from grpo.training._agreement import check_parts
-from grpo.training._metrics import StepMetrics
+from grpo.training._metrics import StepMetrics, weighted_sums
 from grpo.training._other_names import tells_other_names
 from grpo.training._preference_batch import PairMicroBatch, PreferenceBatch
 from grpo.training._presets import check_config, refuse_replaced
@@ -118,7 +118,7 @@ class PreferenceTrainer(PolicyTrainer[StatesT, ActionsT]):
         metrics = StepMetrics()
         for part in pairs.all(self._pairs_per_call, self._weights_dtype):
             terms = self._terms(pairs, reference_log_probs, part, trains=False)
-            metrics.add_micro_batch(part, terms)
+            metrics.add(weighted_sums(terms, part.weight))
         metrics.end_update(None)
         return metrics.averages()
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from typing import Any, cast
@@ -39,6 +40,7 @@ from grpo.rollout.importance import importance_weights
 from grpo.rollout.sampler import Sampler, correction_for
 from grpo.training._agreement import check_is_not_averaged, check_parts, check_world
 from grpo.training._all_samples import terms_of_all
+from grpo.training._compiled_gradient import CompiledGradient, CompiledTerms
 from grpo.training._metrics import StepMetrics, value_metrics
 from grpo.training._minibatches import LossWeights, MicroBatch, iterate_minibatches
 from grpo.training._optimization import level_of_caller, move_all
@@ -108,7 +110,7 @@ class Trainer(PolicyTrainer[StatesT, ActionsT]):
         if not isinstance(config, TrainerConfig):
             raise TypeError(f"config is {config!r:.100}, expected a grpo.TrainerConfig or grpo.GRPOConfig")
         check_is_not_averaged(policy)
-        needs = check_requirements(
+        self._needs = needs = check_requirements(
             config, policy, advantage_estimator, objective, has_reference=reference_policy is not None
         )
         self.collector: ExperienceCollector[StatesT, ActionsT] = ExperienceCollector(
@@ -133,8 +135,8 @@ class Trainer(PolicyTrainer[StatesT, ActionsT]):
         self._sampling_gap = SamplingGap(self.sampler, self._correction)
         self.phases = self.collector.phases
         self.last_experience: Experience | None = None
-        self._needs = needs
         self._objective_looks_at_all = bool(needs_of(objective).all_samples)
+        self._compiled = CompiledGradient(self._evaluator, objective) if config.compile_updates else None
         self._models["reward_model"] = reward_model
         check_parts({"reward_model": reward_model, **self._parts}, self.world)
         self._join_world([reward_model, self.sampler])
@@ -194,7 +196,8 @@ class Trainer(PolicyTrainer[StatesT, ActionsT]):
         """The whole step, from states to metrics; from the experience on where it is given."""
         metrics, config = StepMetrics(self.world), self.config
         self.last_experience = None
-        with self._whole_step(metrics, self.collector) as undo:
+        compiled = nullcontext() if self._compiled is None else self._compiled.for_a_step(self._optimization.held)
+        with compiled, self._whole_step(metrics, self.collector) as undo:
             starts = experience is None and self._statistics.are_wanted()
             if experience is None:
                 with torch.no_grad():
@@ -235,8 +238,14 @@ class Trainer(PolicyTrainer[StatesT, ActionsT]):
         self.last_experience = experience
         return metrics.result()
 
-    def _terms(self, batch: ActionBatch, micro_batch: MicroBatch) -> Terms:
+    def _terms(self, batch: ActionBatch, micro_batch: MicroBatch) -> Terms | CompiledTerms:
         """What the objective makes of some rows."""
+        if self._compiled is None or not self._trains:
+            return self._terms_as_they_come(batch, micro_batch)
+        instead = partial(self._terms_as_they_come, batch, micro_batch)
+        return self._compiled(batch, micro_batch, self._optimization.held, instead)
+
+    def _terms_as_they_come(self, batch: ActionBatch, micro_batch: MicroBatch) -> Terms:
         evaluation = self._evaluator.evaluate(batch, micro_batch.rows, requires_gradient=self._trains)
         if self._all_take_part and self._objective_looks_at_all:
             terms: Any = terms_of_all(self.objective, evaluation, micro_batch, self.world)

@@ -1,7 +1,8 @@
 """Environment steps per second of PPO: this library beside Stable-Baselines3 and hand-written loops.
 
 All of them take turns in one process on one thread: the same environments with rl-zoo3's settings, a rollout and its
-updates at a time. This library's takes part once more with half of the environments in a second process.
+updates at a time. This library's takes part once more with ``compile_updates``, compiled in the turn that does not
+count, and once more with half of the environments in a second process.
 Stable-Baselines3 runs as its ``make_vec_env`` sets it up, which asks LunarLander for frames that nobody looks at, and
 once more without them. Then follows what ``recurrent_speed.py`` and ``atari_speed.py`` measure. The last line holds
 all ratios of the medians as JSON.
@@ -29,7 +30,7 @@ from grpo_adapters.gym import EnvironmentReward, FragmentSampler, GymActorCritic
 from hand_written_ppo import CART_POLE, LUNAR_LANDER, HandTunedPPO, HandWrittenPPO, Settings
 from stable_baselines3_ppo import their_environments, their_iteration, their_ppo
 
-OURS_IN_TWO = "ours in two processes"
+OURS = ("ours", "ours compiled", "ours in two processes")
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ class Options:
     """Rollouts of CartPole in a turn, 256 steps each."""
 
 
-def config_of(settings: Settings) -> PPOConfig:
+def config_of(settings: Settings, *, compile_updates: bool = False) -> PPOConfig:
     """The settings of the hand-written loop as this library's."""
     num_updates = settings.total_steps // (settings.num_envs * settings.num_steps)
     rate: float | LinearSchedule = settings.learning_rate
@@ -64,10 +65,13 @@ def config_of(settings: Settings) -> PPOConfig:
         value_coefficient=settings.value_coefficient,
         max_grad_norm=settings.max_grad_norm,
         seed=settings.seed,
+        compile_updates=compile_updates,
     )
 
 
-def our_ppo(settings: Settings, world: World | None = None, *, in_two_processes: bool = False) -> PPOTrainer[Any, Any]:
+def our_ppo(
+    settings: Settings, world: World | None = None, *, in_two_processes: bool = False, compile_updates: bool = False
+) -> PPOTrainer[Any, Any]:
     """This library's trainer."""
     envs: Any = gymnasium.make_vec(
         settings.environment,
@@ -79,7 +83,8 @@ def our_ppo(settings: Settings, world: World | None = None, *, in_two_processes:
         envs = ParallelVectorEnv([functools.partial(gymnasium.make, settings.environment)] * settings.num_envs)
     sampler = FragmentSampler(envs, settings.num_steps, seed=settings.seed, environments_in_state="restart")
     policy = GymActorCritic(sampler, seed=settings.seed)
-    return PPOTrainer(config_of(settings), policy, EnvironmentReward(), world=world)
+    config = config_of(settings, compile_updates=compile_updates)
+    return PPOTrainer(config, policy, EnvironmentReward(), world=world)
 
 
 def stable_baselines3_ppo(settings: Settings, render_mode: str | None = None) -> Callable[[], None]:
@@ -92,11 +97,10 @@ def stable_baselines3_ppo(settings: Settings, render_mode: str | None = None) ->
 
 def jobs(settings: Settings) -> dict[str, Callable[[], object]]:
     """One rollout and its updates, of each."""
-    trainer, in_two_processes = our_ppo(settings), our_ppo(settings, in_two_processes=True)
+    ours = our_ppo(settings), our_ppo(settings, compile_updates=True), our_ppo(settings, in_two_processes=True)
     slots = list(range(settings.num_envs))
     found: dict[str, Callable[[], object]] = {
-        "ours": lambda: trainer.step(slots),
-        OURS_IN_TWO: lambda: in_two_processes.step(slots),
+        **{name: functools.partial(trainer.step, slots) for name, trainer in zip(OURS, ours, strict=True)},
         "hand-written": HandWrittenPPO(settings).iteration,
         "hand-tuned": HandTunedPPO(settings).iteration,
         "SB3": stable_baselines3_ppo(settings, render_mode="rgb_array"),
@@ -169,10 +173,10 @@ def main(options: Options) -> None:
         print(settings.environment)
         for name, speed in speeds.items():
             print(f"  {name:22s} {speed:8,.0f} steps/s")
-            if name not in ("ours", OURS_IN_TWO):
+            if name not in OURS:
                 ratios[f"{settings.environment} / {name}"] = round(speeds["ours"] / speed, 3)
-        in_two = speeds[OURS_IN_TWO] / speeds["SB3"]
-        ratios[f"{settings.environment} / SB3, {OURS_IN_TWO}"] = round(in_two, 3)
+                for other in OURS[1:]:
+                    ratios[f"{settings.environment} / {name}, {other}"] = round(speeds[other] / speed, 3)
         for phase, milliseconds in profile(settings, iterations=iterations).items():
             print(f"    {phase:26s} {milliseconds:7.1f} ms of an iteration")
     print("CartPole-v1 with an LSTM")

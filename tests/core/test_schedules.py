@@ -143,7 +143,7 @@ def test_trainers_hand_the_schedule_and_the_step_to_the_objective(make: type[GRP
     objective = trainer.objective
     assert objective.surrogate.clip_low == low
     assert objective.surrogate.clip_high == high
-    steps: list[int] = []
+    steps: list[Any] = []
 
     def noting(evaluation: Any, decisions: Decisions) -> Any:
         steps.append(decisions.step)

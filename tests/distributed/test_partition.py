@@ -167,3 +167,9 @@ def test_samples_that_are_not_finite_are_skipped_on_all(bad: tuple[int, ...]) ->
 @settings(max_examples=5)
 def test_an_objective_that_looks_at_all_samples(case: Case) -> None:
     check_the_same(case)
+
+
+@pytest.mark.parametrize("policy", ["table", "episode"])
+def test_compiled_updates(policy: str) -> None:
+    settings = {"compile_updates": True, "batch_size": 8, "micro_batch_size": 3, "num_epochs_per_update": 2}
+    check_the_same(Case(policy=policy, settings=settings), sizes=(2,))

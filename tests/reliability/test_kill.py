@@ -8,16 +8,16 @@ import sys
 from pathlib import Path
 
 KILLS = 6
-TRAININGS = ["bandit", "cartpole", "lunar-lander", "language-model", "preferences"]
+TRAININGS = ["bandit", "cartpole", "compiled", "lunar-lander", "language-model", "preferences"]
 TESTS = Path(__file__).parent.parent
 
 
-def test_what_was_killed_and_resumed_is_bitwise_what_was_not() -> None:
-    """In a process of its own, which has no threads."""
+def test_what_was_killed_and_resumed_is_bitwise_what_was_not(tmp_path: Path) -> None:
+    """In a process of its own, which has no threads, and without anything that was compiled before."""
     path = os.pathsep.join([str(TESTS), *filter(None, [os.environ.get("PYTHONPATH")])])
     result = subprocess.run(
         [sys.executable, str(TESTS / "reliability" / "kill.py"), "--kills", str(KILLS)],
-        env=os.environ | {"PYTHONPATH": path},
+        env=os.environ | {"PYTHONPATH": path, "TORCHINDUCTOR_CACHE_DIR": str(tmp_path)},
         capture_output=True,
         text=True,
         check=False,

@@ -116,7 +116,9 @@ def adapters(dropout: float = 0.0) -> LoraConfig:
     return LoraConfig(r=2, init_lora_weights=False, lora_dropout=dropout, fan_in_fan_out=True)
 
 
-def ppo(sampler: FragmentSampler, folder: Path, num_steps: int, checkpoints: Checkpoints) -> tuple[Run, Until]:
+def ppo(
+    sampler: FragmentSampler, folder: Path, num_steps: int, checkpoints: Checkpoints, **settings: Any
+) -> tuple[Run, Until]:
     """PPO in running environments, with observations that are normalised by what was seen so far."""
     policy = GymActorCritic(sampler, normalize_observations=True, hidden_sizes=(16,), seed=10)
     config = PPOConfig(
@@ -124,6 +126,7 @@ def ppo(sampler: FragmentSampler, folder: Path, num_steps: int, checkpoints: Che
         num_epochs_per_update=2,
         learning_rate=LinearSchedule(start=3e-3, end=0.0, num_steps=num_steps),
         target_kl=0.02,
+        **settings,
     )
     run = Run(
         PPOTrainer(config, policy, EnvironmentReward()),
@@ -135,14 +138,19 @@ def ppo(sampler: FragmentSampler, folder: Path, num_steps: int, checkpoints: Che
     return run, Until(steps=num_steps)
 
 
-def cartpole(folder: Path) -> tuple[Run, Until]:
+def cartpole(folder: Path, **settings: Any) -> tuple[Run, Until]:
     """Episodes that go on from where they were."""
     seed_everything(10)
     envs = gymnasium.make_vec("CartPole-v1", num_envs=4, vectorization_mode="sync")
     for space in (envs.action_space, envs.observation_space, envs.single_action_space, envs.single_observation_space):
         space.seed(11)  # nobody draws from them, but they are in the state
     sampler = FragmentSampler(envs, num_steps=16, seed=11)
-    return ppo(sampler, folder, 20, Checkpoints(every=3, keep_last=2, keep_every=9, asynchronous=True))
+    return ppo(sampler, folder, 20, Checkpoints(every=3, keep_last=2, keep_every=9, asynchronous=True), **settings)
+
+
+def compiled(folder: Path) -> tuple[Run, Until]:
+    """The same with updates that are compiled, in sizes and with a clip that change."""
+    return cartpole(folder, compile_updates=True, clip_low=LinearSchedule(start=0.3, end=0.1, num_steps=10))
 
 
 def lunar_lander(folder: Path) -> tuple[Run, Until]:
@@ -209,6 +217,7 @@ def preferences(folder: Path) -> tuple[Run, Until]:
 TRAININGS: dict[str, MakeRun] = {
     "bandit": grpo_on_bandit,
     "cartpole": cartpole,
+    "compiled": compiled,
     "lunar-lander": lunar_lander,
     "language-model": language_model,
     "preferences": preferences,

@@ -225,7 +225,7 @@ class DiagonalGaussian(nn.Module):
             )
         with np.errstate(over="ignore"):
             squashed = (space.high - space.low < LARGEST_RANGE) & squash
-        self.squashed_dimensions = squashed
+        self.squashes = bool(squashed.any())
         half_range = np.where(squashed, (np.where(squashed, space.high, 1) - np.where(squashed, space.low, 0)) / 2, 1.0)
         self.squashed: Tensor
         self.log_half_range: Tensor
@@ -272,7 +272,7 @@ class DiagonalGaussian(nn.Module):
         deviation = (decisions - means) / std
         log_probs = -deviation.square() / 2 - log_std - math.log(2 * math.pi) / 2
         entropy = (log_std + (1 + math.log(2 * math.pi)) / 2).expand_as(means)
-        if self.squashed_dimensions.any():
+        if self.squashes:
             log_probs = log_probs - self._log_slope(decisions)
             at_points = self._log_slope(means.unsqueeze(-2) + self.points.unsqueeze(-1) * std.unsqueeze(-2))
             entropy = entropy + torch.einsum("p,npk->nk", self.point_weights, at_points)

@@ -1,0 +1,215 @@
+"""The gradient of some rows as one function, by ``torch.compile``."""
+
+from __future__ import annotations
+
+import inspect
+import math
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from grpo.data._protocols import type_name
+from grpo.data.action_batches import ActionBatch
+from grpo.data.adapts import adapts
+from grpo.data.decisions import Decisions, Terms
+from grpo.data.needs import needs_of
+from grpo.data.segments import Segments
+from grpo.models._evaluator import Evaluator
+from grpo.objectives._checks import check_terms
+from grpo.training._metrics import ReportedSums, weighted_sums
+from grpo.training._minibatches import MicroBatch
+
+MOST_VERSIONS = 16
+OPTIONS = {
+    "fallback_random": True,  # dropout draws as it does otherwise
+    "compile_threads": 1,  # no thread stays behind
+}
+
+
+@dataclass(frozen=True, slots=True)
+class CompiledTerms:
+    """What is kept of the terms of some rows once they are differentiated.
+
+    Attributes:
+        reported: of the rows.
+        gradients: of each tensor, in the order given; None where the loss does not depend on it.
+    """
+
+    reported: ReportedSums
+    gradients: Sequence[Tensor | None]
+
+    def add_to(self, tensors: Sequence[Tensor]) -> None:
+        """Add the gradients to those that the tensors have.
+
+        What is kept is a copy, since it will be scaled in place: a gradient may be one of the numbers that it was
+        computed from, or that of two tensors.
+        """
+        pairs = [(tensor, own) for tensor, own in zip(tensors, self.gradients, strict=True) if own is not None]
+        copies = torch._foreach_mul([own for _, own in pairs], 1.0) if pairs else []
+        for (tensor, _), gradient in zip(pairs, copies, strict=True):
+            if tensor.grad is not None:
+                tensor.grad.add_(gradient)
+            elif gradient.stride() == tensor.stride():
+                tensor.grad = gradient
+            else:
+                tensor.grad = torch.empty_like(tensor).copy_(gradient)
+
+
+class CompiledGradient:
+    """Evaluates rows, and differentiates their weighted loss, in one compiled function.
+
+    Sizes are arguments of it, and the count of the steps, which schedules read, is a tensor: nothing is compiled anew
+    when they change. Any other number is a part of what is compiled, and is compiled anew when it changes.
+
+    Args:
+        evaluator: of the policy.
+        objective: what is minimised.
+
+    Raises:
+        ValueError: if this PyTorch cannot do it, or the objective is of a kind for which it makes no sense.
+    """
+
+    def __init__(self, evaluator: Evaluator, objective: Any) -> None:
+        _check(evaluator, objective)
+        self._evaluator = evaluator
+        self._objective = objective
+        compiled: Any = torch.compile
+        self._function = compiled(
+            _differentiated,
+            fullgraph=True,
+            dynamic=True,
+            options=OPTIONS,
+            recompile_limit=MOST_VERSIONS,
+            isolate_recompiles=True,
+        )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return CompiledGradient, (self._evaluator, self._objective)
+
+    @contextmanager
+    def for_a_step(self, tensors: Sequence[Tensor]) -> Iterator[None]:
+        """While this is open what is not compiled yet can be; to open it for each call takes too long.
+
+        Args:
+            tensors: leaves.
+
+        Raises:
+            ValueError: if one has a hook, which would not be called.
+        """
+        import torch._dynamo.config as dynamo
+
+        _require_no_hooks(tensors)
+        with dynamo.patch(
+            trace_autograd_ops=True,
+            accumulated_recompile_limit=sys.maxsize,
+            specialize_float=True,  # operations that take no symbol for a number keep the first one for ever
+            skip_nnmodule_hook_guards=False,
+        ):
+            yield
+
+    def __call__(
+        self, batch: ActionBatch, micro_batch: MicroBatch, tensors: Sequence[Tensor], instead: Callable[[], Terms]
+    ) -> CompiledTerms | Terms:
+        """Evaluate some rows, and differentiate their loss by ``tensors``.
+
+        Args:
+            batch: all rows.
+            micro_batch: those asked for.
+            tensors: leaves.
+            instead: does the same without compilation. It is asked where something is wrong, since it tells what.
+        """
+        part, rows = self._evaluator.selected(batch, micro_batch.rows)
+        step = torch.tensor(float(micro_batch.decisions.step), dtype=torch.float64)
+        decisions = replace(micro_batch.decisions, step=step)
+        trained = [tensor for tensor in tensors if tensor.requires_grad]
+        arguments = part, rows, decisions, micro_batch.weight, trained
+        try:
+            gradients, reported, total = self._function(self._evaluator, self._objective, *arguments)
+        except Exception as error:
+            failure = error
+        else:
+            if not math.isfinite(total.item()):
+                return instead()
+            of = dict(zip(map(id, trained), gradients, strict=True))
+            return CompiledTerms(reported, [of.get(id(tensor)) for tensor in tensors])
+        instead()
+        raise ValueError(
+            f"policy {type_name(self._evaluator.model)} and objective {type_name(self._objective)} cannot be compiled "
+            f"into one function, as config.compile_updates asks for: {_reason(failure)}; leave compile_updates out"
+        ) from failure
+
+
+def _differentiated(
+    evaluator: Evaluator,
+    objective: Any,
+    part: ActionBatch,
+    rows: Segments,
+    decisions: Decisions,
+    weight: Tensor,
+    tensors: list[Tensor],
+) -> tuple[Sequence[Tensor | None], ReportedSums, Tensor]:
+    """The gradients, what is reported, and a sum that is finite where all that was evaluated is."""
+    evaluation = evaluator.evaluation_of(part, rows, str, requires_gradient=True)
+    terms = check_terms(objective(evaluation, decisions), decisions.samples, str, requires_gradient=True)
+    loss = terms.loss
+    gradients = torch.autograd.grad(loss, tensors, weight.to(loss.dtype), allow_unused=True)
+    evaluated = (evaluation.log_probs, evaluation.entropy, evaluation.values, loss)
+    total = torch.stack([column.detach().double().sum() for column in evaluated if column is not None]).sum()
+    return gradients, weighted_sums(terms, weight), total
+
+
+def _check(evaluator: Evaluator, objective: Any) -> None:
+    import torch._dynamo.config as dynamo
+
+    asked = inspect.signature(torch.compile).parameters.keys()
+    if not hasattr(dynamo, "trace_autograd_ops") or not {"isolate_recompiles", "recompile_limit"} <= asked:
+        raise ValueError(
+            f"compile_updates needs PyTorch 2.13 or newer, and this is {torch.__version__}: install it, or leave "
+            f"compile_updates out"
+        )
+    if needs_of(objective).all_samples and evaluator.has_others:
+        raise ValueError(
+            f"objective {type_name(objective)} looks at the samples of all processes, and cannot be compiled into one "
+            f"function with the policy: leave compile_updates out, or choose another objective"
+        )
+    if adapts(objective):
+        raise ValueError(
+            f"objective {type_name(objective)} adapts from step to step, and would be compiled anew each time: leave "
+            f"compile_updates out, or choose another objective"
+        )
+    if evaluator.computes_together:
+        raise ValueError(
+            f"policy {type_name(evaluator.model)} computes together with other processes, and cannot be compiled into "
+            f"one function with the objective: leave compile_updates out"
+        )
+
+
+def _require_no_hooks(tensors: Sequence[Tensor]) -> None:
+    for tensor in tensors:
+        if tensor._backward_hooks or getattr(tensor, "_post_accumulate_grad_hooks", None):
+            raise ValueError(
+                f"a parameter of shape {list(tensor.shape)} has a hook, which compiled updates would not call: remove "
+                f"it, or leave compile_updates out"
+            )
+
+
+def _reason(error: Exception) -> str:
+    """Why something was not compiled."""
+    from torch._dynamo.exc import FailOnRecompileLimitHit
+
+    if isinstance(error, FailOnRecompileLimitHit):
+        return (
+            f"it would be compiled for the {MOST_VERSIONS + 1}th time, since attributes that are no tensors, "
+            f"such as numbers, or the lengths of lists, change from step to step"
+        )
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    said = [line for line in lines if not line.endswith(":")]  # those only tell who raised the next
+    return (
+        f"it takes a C++ compiler, and code that computes on tensors alone, without sizes or branches that depend on "
+        f"their values, as memories and language models have (torch.compile says: {(said or lines or ['nothing'])[0]})"
+    )
