@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from math import inf
 from typing import Annotated, Any
 
+import torch
 from pydantic import AfterValidator, BeforeValidator, PositiveInt
 from torch import Tensor
 
@@ -31,14 +32,20 @@ class LinearSchedule(FrozenModel):
     end: float
     num_steps: PositiveInt
 
-    def at(self, step: int | Tensor) -> float | Tensor:
-        """The number in the step before which the trainer has made ``step`` others; a tensor for a tensor."""
-        part = step / self.num_steps
-        reached = part.clamp(max=1.0) if isinstance(part, Tensor) else min(part, 1.0)
+    def at(self, step: int) -> float | Tensor:
+        """The number in the step before which the trainer has made ``step`` others.
+
+        In what ``torch.compile`` compiles it is a tensor, so that nothing is compiled anew for the next step.
+        """
+        reached: float | Tensor
+        if torch.compiler.is_compiling():
+            reached = (torch.full((), step, dtype=torch.float64) / self.num_steps).clamp(max=1.0)
+        else:
+            reached = min(step / self.num_steps, 1.0)
         return self.start + (self.end - self.start) * reached
 
 
-def at_step(number: float | LinearSchedule, step: int | Tensor) -> float | Tensor:
+def at_step(number: float | LinearSchedule, step: int) -> float | Tensor:
     """A number, or what its schedule says for a step."""
     return number.at(step) if isinstance(number, LinearSchedule) else number
 

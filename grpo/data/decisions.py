@@ -25,8 +25,7 @@ class Decisions:
         old_values: what the critic expected before the update, [D]; None without one.
         importance_weights: what the advantages are multiplied by to correct for a sampler whose log-probs are not the
             policy's, [D]; None for nothing.
-        step: steps that the trainer made before this one, for whatever follows a schedule: an integer, or a tensor of
-            no dimensions where updates are compiled.
+        step: steps that the trainer made before this one, for whatever follows a schedule.
 
     Example:
         >>> import torch
@@ -45,7 +44,7 @@ class Decisions:
     returns: Tensor | None = None
     old_values: Tensor | None = None
     importance_weights: Tensor | None = None
-    step: int | Tensor = 0
+    step: int = 0
 
     def select(self, positions: Tensor) -> Decisions:
         """Those at ``positions``, int64 of shape [K], each taken for a sample of its own."""

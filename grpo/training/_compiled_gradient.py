@@ -7,16 +7,18 @@ import math
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.modules.module import _has_any_global_hook
 
 from grpo.data._protocols import type_name
 from grpo.data.action_batches import ActionBatch
 from grpo.data.adapts import adapts
 from grpo.data.decisions import Decisions, Terms
+from grpo.data.errors import NonFiniteError
 from grpo.data.needs import needs_of
 from grpo.data.segments import Segments
 from grpo.models._evaluator import Evaluator
@@ -63,8 +65,9 @@ class CompiledTerms:
 class CompiledGradient:
     """Evaluates rows, and differentiates their weighted loss, in one compiled function.
 
-    Sizes are arguments of it, and the count of the steps, which schedules read, is a tensor: nothing is compiled anew
-    when they change. Any other number is a part of what is compiled, and is compiled anew when it changes.
+    Sizes are arguments of it, and so is the count of the steps, which schedules read: nothing is compiled anew when
+    they change, once they are above 1. Any other number is a part of what is compiled, and is compiled anew when it
+    changes.
 
     Args:
         evaluator: of the policy.
@@ -77,7 +80,7 @@ class CompiledGradient:
     def __init__(self, evaluator: Evaluator, objective: Any) -> None:
         _check(evaluator, objective)
         self._evaluator = evaluator
-        self._objective = objective
+        self._first_objective = objective
         compiled: Any = torch.compile
         self._function = compiled(
             _differentiated,
@@ -89,7 +92,7 @@ class CompiledGradient:
         )
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return CompiledGradient, (self._evaluator, self._objective)
+        return CompiledGradient, (self._evaluator, self._first_objective)
 
     @contextmanager
     def for_a_step(self, tensors: Sequence[Tensor]) -> Iterator[None]:
@@ -113,33 +116,45 @@ class CompiledGradient:
             yield
 
     def __call__(
-        self, batch: ActionBatch, micro_batch: MicroBatch, tensors: Sequence[Tensor], instead: Callable[[], Terms]
-    ) -> CompiledTerms | Terms:
+        self,
+        objective: Any,
+        batch: ActionBatch,
+        micro_batch: MicroBatch,
+        tensors: Sequence[Tensor],
+        instead: Callable[[], Terms],
+    ) -> CompiledTerms:
         """Evaluate some rows, and differentiate their loss by ``tensors``.
 
         Args:
+            objective: of the trainer, which may have been given another one.
             batch: all rows.
             micro_batch: those asked for.
             tensors: leaves.
             instead: does the same without compilation. It is asked where something is wrong, since it tells what.
+
+        Raises:
+            NonFiniteError: if what was computed is not finite.
+            ValueError: if it cannot be compiled.
         """
         part, rows = self._evaluator.selected(batch, micro_batch.rows)
-        step = torch.tensor(float(micro_batch.decisions.step), dtype=torch.float64)
-        decisions = replace(micro_batch.decisions, step=step)
         trained = [tensor for tensor in tensors if tensor.requires_grad]
-        arguments = part, rows, decisions, micro_batch.weight, trained
+        arguments = part, rows, micro_batch.decisions, micro_batch.weight, trained
         try:
-            gradients, reported, total = self._function(self._evaluator, self._objective, *arguments)
+            gradients, reported, total = self._function(self._evaluator, objective, *arguments)
         except Exception as error:
             failure = error
         else:
             if not math.isfinite(total.item()):
-                return instead()
+                instead()
+                raise NonFiniteError(
+                    f"{self._evaluator.source} or the objective computed what is not finite in a compiled update, and "
+                    f"finite numbers when it was asked again without: leave compile_updates out to find out where"
+                )
             of = dict(zip(map(id, trained), gradients, strict=True))
             return CompiledTerms(reported, [of.get(id(tensor)) for tensor in tensors])
         instead()
         raise ValueError(
-            f"policy {type_name(self._evaluator.model)} and objective {type_name(self._objective)} cannot be compiled "
+            f"policy {type_name(self._evaluator.model)} and objective {type_name(objective)} cannot be compiled "
             f"into one function, as config.compile_updates asks for: {_reason(failure)}; leave compile_updates out"
         ) from failure
 
@@ -190,6 +205,11 @@ def _check(evaluator: Evaluator, objective: Any) -> None:
 
 
 def _require_no_hooks(tensors: Sequence[Tensor]) -> None:
+    if _has_any_global_hook():
+        raise ValueError(
+            "a hook of all modules is registered, which compiled updates would not call: remove it, or leave "
+            "compile_updates out"
+        )
     for tensor in tensors:
         if tensor._backward_hooks or getattr(tensor, "_post_accumulate_grad_hooks", None):
             raise ValueError(

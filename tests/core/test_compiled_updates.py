@@ -18,6 +18,7 @@ from off_policy_updates import OBJECTIVES, Policy, every_objective, reward, upda
 from state_laws import TrainerSteps, check_goes_on
 from torch import Tensor
 from torch._dynamo.backends.debugging import aot_eager
+from torch.nn.modules.module import register_module_forward_pre_hook
 
 from grpo import (
     AdaptiveKLCoefficient,
@@ -207,6 +208,48 @@ def test_hooks_of_parameters_are_refused_and_those_of_modules_called() -> None:
     assert hooked.step([0, 1, 2])["grad_norm"] == 0
 
 
+def test_hooks_of_all_modules_are_refused() -> None:
+    handle = register_module_forward_pre_hook(lambda module, given: None)
+    try:
+        with pytest.raises(ValueError, match="a hook of all modules is registered"):
+            trainer(SequentialTablePolicy()).step([0, 1, 2])
+    finally:
+        handle.remove()
+
+
+def test_a_step_that_is_looked_up_is_the_right_one() -> None:
+    def looked_up(evaluation: Evaluation, decisions: Decisions) -> Terms:
+        factor = {0: 3.0, 1: 2.0}.get(decisions.step, 1.0)
+        return Terms(-factor * evaluation.log_probs * decisions.advantages, {})
+
+    norms = []
+    for compiled in (False, True):
+        torch.manual_seed(0)
+        training = trainer(SequentialTablePolicy(), objective=looked_up, compile_updates=compiled)
+        norms.append([training.step([0, 1, 2])["grad_norm"] for _ in range(4)])
+    assert norms[1] == pytest.approx(norms[0])
+
+
+@pytest.mark.parametrize("non_finite", ["raise", "skip"])
+def test_what_is_not_finite_by_chance_is_not_drawn_again(non_finite: Any) -> None:
+    class NowAndThen(SequentialTablePolicy):
+        def evaluate_actions(self, batch: TensorBatch) -> Evaluation:
+            evaluation = super().evaluate_actions(batch)
+            factor = torch.where(torch.rand(()) < 0.5, float("inf"), 1.0) if torch.is_grad_enabled() else 1.0
+            return Evaluation(evaluation.log_probs * factor)
+
+    torch.manual_seed(0)
+    training = trainer(NowAndThen(), non_finite=non_finite, batch_size=None)
+    outcomes = []
+    for _ in range(8):
+        try:
+            outcomes.append(training.step([0, 1, 2])["skipped_updates"])
+        except NonFiniteError:
+            outcomes.append(1.0)
+            torch.rand(7)
+    assert 0 < sum(outcomes) < 8
+
+
 def test_frozen_tensors_of_the_optimizer_stay_as_they_are() -> None:
     policy = SequentialTablePolicy()
     frozen = torch.ones(2)
@@ -232,6 +275,17 @@ def test_a_gradient_that_is_the_weight_itself_leaves_the_weight_alone() -> None:
         trainer(policy, objective=decay, compile_updates=compiled, max_grad_norm=0.1).step([0, 1, 2])
         changes.append(policy.logits.detach())
     torch.testing.assert_close(changes[1], changes[0])
+
+
+def test_another_objective_is_the_one_that_counts() -> None:
+    training = trainer(SequentialTablePolicy(), objective=GRPOObjective())
+    assert training.step([0, 1, 2])["grad_norm"] > 0
+
+    def nothing(evaluation: Evaluation, decisions: Decisions) -> Terms:
+        return Terms(0 * evaluation.log_probs, {})
+
+    training.objective = nothing
+    assert training.step([0, 1, 2])["grad_norm"] == 0
 
 
 def test_a_trainer_is_copied() -> None:
