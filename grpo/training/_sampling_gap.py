@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import warnings
 
+from torch import Tensor
+
 from grpo.config.rollout import ImportanceCorrection
 from grpo.data._protocols import type_name
 from grpo.data.experience import Experience
-from grpo.rollout.importance import corrected_fraction, sampling_metrics
+from grpo.rollout.importance import corrected_fraction, importance_weights, sampling_metrics
 from grpo.training._optimization import level_of_caller
 
 WIDE_GAP = 0.1
 
 
 class SamplingGap:
-    """Reports the gap between the sampler's log-probs and the policy's, and warns the first time that it is wide.
+    """The gap between the sampler's log-probs and the policy's: reported, corrected for, warned of where it is wide.
 
     Args:
         sampler: who makes the actions.
@@ -38,6 +40,24 @@ class SamplingGap:
             )
         self._warn_of(metrics["sampling/log_prob_gap"])
         return metrics
+
+    def weights(self, experience: Experience) -> Tensor | None:
+        """What each decision counts to correct the loss for the gap, [D]; None where it is not corrected.
+
+        Raises:
+            ValueError: if the batch does not tell the log-probs that it was sampled with.
+        """
+        if self._correction is None:
+            return None
+        if experience.sampling_log_probs is None or experience.old_log_probs is None:
+            raise ValueError(
+                f"importance_correction needs to know the log-probs that actions were drawn with, but "
+                f"{type_name(experience.batch)} does not tell: give the batches of encode_actions an attribute "
+                f"sampling_log_probs, as grpo.HasSamplingLogProbs documents, or set it to None in the config"
+            )
+        return importance_weights(
+            experience.old_log_probs, experience.sampling_log_probs, experience.samples, self._correction
+        )
 
     def _warn_of(self, gap: float) -> None:
         if gap <= WIDE_GAP or self._has_warned:

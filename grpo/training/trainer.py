@@ -36,7 +36,6 @@ from grpo.models.policy import ActionsT, PolicyModel, ReportsMetrics, StatesT
 from grpo.models.reward_model import RewardModel
 from grpo.objectives._checks import check_terms
 from grpo.objectives.grpo_objective import Objective
-from grpo.rollout.importance import importance_weights
 from grpo.rollout.sampler import Sampler, correction_for
 from grpo.training._agreement import check_is_not_averaged, check_parts, check_world
 from grpo.training._all_samples import terms_of_all
@@ -131,8 +130,7 @@ class Trainer(PolicyTrainer[StatesT, ActionsT]):
         self.advantage_estimator = advantage_estimator
         self.objective = objective
         self.sampler = self.collector.sampler
-        self._correction = correction_for(self.sampler, config.importance_correction)
-        self._sampling_gap = SamplingGap(self.sampler, self._correction)
+        self._sampling_gap = SamplingGap(self.sampler, correction_for(self.sampler, config.importance_correction))
         self.phases = self.collector.phases
         self.last_experience: Experience | None = None
         self._objective_looks_at_all = bool(needs_of(objective).all_samples)
@@ -315,7 +313,7 @@ class Trainer(PolicyTrainer[StatesT, ActionsT]):
         advantages = estimate.advantages
         if self.config.advantage_normalization == "per_step":
             advantages = normalized_advantages(advantages, world=self.world)
-        critic = experience.values
+        critic, weights = experience.values, self._sampling_gap.weights(experience)
         return Decisions(
             advantages.to(self._weights_dtype),
             experience.old_log_probs,
@@ -323,24 +321,9 @@ class Trainer(PolicyTrainer[StatesT, ActionsT]):
             experience.samples,
             returns=None if critic is None else estimate.returns,
             old_values=None if critic is None else critic.values,
-            importance_weights=self._importance_weights(experience),
+            importance_weights=None if weights is None else weights.to(self._weights_dtype),
             step=self.num_steps,
         )
-
-    def _importance_weights(self, experience: Experience) -> Tensor | None:
-        correction = self._correction
-        if correction is None:
-            return None
-        if experience.sampling_log_probs is None or experience.old_log_probs is None:
-            raise ValueError(
-                f"importance_correction needs to know the log-probs that actions were drawn with, but "
-                f"{type_name(experience.batch)} does not tell: give the batches of encode_actions an attribute "
-                f"sampling_log_probs, as grpo.HasSamplingLogProbs documents, or set it to None in the config"
-            )
-        weights = importance_weights(
-            experience.old_log_probs, experience.sampling_log_probs, experience.samples, correction
-        )
-        return weights.to(self._weights_dtype)
 
     def _loss_weights(self, experience: Experience) -> LossWeights:
         averaging, masks = self.config.loss_averaging, self.config.mask_truncated
