@@ -24,6 +24,7 @@ from grpo_adapters.gym import (
     ParallelVectorEnv,
     evaluate,
 )
+from grpo_adapters.gym.environments import environment_workers
 
 
 def cart_poles(count: int) -> list[Callable[[], gymnasium.Env[Any, Any]]]:
@@ -53,6 +54,7 @@ def assert_same(left: Any, right: Any) -> None:
             assert_same(own, other)
     else:
         np.testing.assert_array_equal(left, right)
+        assert np.asarray(left).dtype == np.asarray(right).dtype
 
 
 @contextmanager
@@ -87,6 +89,68 @@ def test_it_plays_as_a_synchronous_one(mode: AutoresetMode, num_workers: int) ->
         assert num_ended > 5
 
 
+class Varied(gymnasium.Env[Any, Any]):
+    """Observations of one kind of space, and of everything else all kinds that an environment may give."""
+
+    def __init__(self, kind: str) -> None:
+        self.pixels = kind == "pixels"
+        box = gymnasium.spaces.Box(0, 255, (2, 3), np.uint8 if self.pixels else np.float64)
+        self.observation_space = gymnasium.spaces.Dict({"box": box}) if kind == "columns" else box
+        self.action_space = gymnasium.spaces.Dict({"box": gymnasium.spaces.Discrete(250)})
+        self.is_keyed = kind == "columns"
+
+    def observed(self, number: int) -> Any:
+        seen = np.full((2, 3), number, np.uint8 if self.pixels else np.float64) / (1 if self.pixels else 3)
+        seen = seen.astype(np.uint8) if self.pixels else seen
+        return {"box": seen} if self.is_keyed else seen
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
+        super().reset(seed=seed)
+        self.at = 0
+        return self.observed(0), {}
+
+    def step(self, action: Any) -> Any:
+        self.at += 1
+        reward = [0.1, 1, np.float32(0.1), np.float64(0.1)][self.at % 4]
+        truncated = np.bool_(self.at == 11) if self.at % 2 else self.at == 20
+        info = {"at": self.at} if self.at % 5 == 0 else {}
+        return self.observed(int(action["box"])), reward, False, truncated, info
+
+
+@pytest.mark.parametrize("kind", ["pixels", "numbers", "columns"])
+def test_whatever_environments_give_comes_out_as_of_a_synchronous_one(kind: str) -> None:
+    functions = [lambda: Varied(kind)] * 4
+    with (
+        closing(SyncVectorEnv(functions, autoreset_mode=AutoresetMode.SAME_STEP)) as sync,
+        parallel(functions) as envs,
+    ):
+        assert_same(sync.reset(seed=3), envs.reset(seed=3))
+        for at in range(30):
+            actions = {"box": np.arange(4) + 7 * at}
+            expected, came = sync.step(actions), envs.step(actions)
+            for own, other in zip(expected, came, strict=True):
+                assert_same(own, other)
+
+
+def test_an_interrupt_leaves_no_answer_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    with closing(SyncVectorEnv(cart_poles(4))) as sync, parallel(cart_poles(4)) as envs:
+        sync.reset(seed=3)
+        envs.reset(seed=3)
+        [worker] = envs._workers
+        actions = np.array([0, 1, 1, 0])
+
+        def interrupted(*_: Any) -> None:
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch:
+            patch.setattr(environment_workers, "_wait", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                envs.step(actions)
+        worker._is_awaited = False  # as where it was interrupted between sending and noting so
+        sync.step(actions)
+        np.testing.assert_array_equal(sync.step(actions)[0], envs.step(actions)[0])
+
+
 def test_training_and_evaluation_do_not_see_it() -> None:
     def trained(envs: Any) -> list[float]:
         sampler = FragmentSampler(envs, num_steps=16, environments_in_state="restart")
@@ -116,6 +180,15 @@ def test_an_environment_that_fails_is_named_and_the_next_rollout_starts_anew(pla
             sampler.sample(policy, sampler.states, 1)
         [[fragment], *_] = sampler.sample(policy, sampler.states, 1)
         assert len(fragment) == 8
+
+
+def test_too_few_actions_are_refused_as_by_a_synchronous_one() -> None:
+    with closing(SyncVectorEnv(cart_poles(4))) as sync, parallel(cart_poles(4)) as envs:
+        for each in (sync, envs):
+            each.reset(seed=0)
+            with pytest.raises(ValueError, match=r"argument 2 is longer|shorter"):
+                each.step(np.zeros(2, dtype=np.int64))
+        assert envs.get_attr("_elapsed_steps") == sync.get_attr("_elapsed_steps") == (1, 1, 0, 0)
 
 
 class Tells(gymnasium.Wrapper[Any, Any, Any, Any]):
@@ -161,6 +234,33 @@ def test_what_cannot_be_sent_is_said() -> None:
         with pytest.raises(RuntimeError, match=r"cannot be sent to another process: cannot pickle '_thread.lock'"):
             envs.reset(seed=0)
         assert envs.get_attr("_elapsed_steps") == (0, 0)
+
+
+def raises(message: str) -> None:
+    raise ArithmeticError(message)
+
+
+class OnlyThere:
+    """Cannot be unpickled."""
+
+    def __reduce__(self) -> Any:
+        return raises, ("not here",)
+
+
+class TellsOnlyThere(gymnasium.Wrapper[Any, Any, Any, Any]):
+    """What it tells can be sent, but not received."""
+
+    def step(self, action: Any) -> Any:
+        observation, reward, terminated, truncated, _ = super().step(action)
+        return observation, reward, terminated, truncated, {"told": OnlyThere()}
+
+
+def test_what_cannot_be_received_is_said() -> None:
+    with parallel([lambda: TellsOnlyThere(gymnasium.make("CartPole-v1"))] * 2) as envs:
+        envs.reset(seed=0)
+        with pytest.raises(RuntimeError, match=r"environments 1 to 1 gave what cannot be unpickled.*not here"):
+            envs.step(np.zeros(2, dtype=np.int64))
+        assert envs.get_attr("_elapsed_steps") == (1, 1)
 
 
 def test_a_state_asks_for_a_restart() -> None:

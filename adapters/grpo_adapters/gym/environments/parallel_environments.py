@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 import multiprocessing
-import pickle
-import signal
-from collections import deque
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from functools import partial
 from itertools import pairwise
-from multiprocessing.connection import Connection
 from typing import Any
 
 import gymnasium
 import numpy as np
+from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
-from gymnasium.vector.utils import CloudpickleWrapper, iterate
+from gymnasium.vector.utils import iterate
 
-Call = tuple[int, str, tuple[Any, ...], dict[str, Any]]
-"""Which environment of a process is to do what."""
+from grpo_adapters.gym.environments.environment_workers import CALL, DESCRIBE, GET, Call, EnvironmentWorker, Steps
 
 
 class ParallelVectorEnv(SyncVectorEnv):
@@ -28,7 +23,8 @@ class ParallelVectorEnv(SyncVectorEnv):
     This process steps the first block, while each worker steps one of its own; so all cores are at work, and an
     environment costs no process. What comes out is what :class:`gymnasium.vector.SyncVectorEnv` gives, to the last bit.
     It pays where the steps of a block take several times as long as a message to another process and back, some 0.1 ms,
-    and cores are idle; those of LunarLander do not.
+    and cores are idle; those of LunarLander do not. Where there is a core for each of the processes, one that waits
+    keeps its own busy for a millisecond before it goes to sleep, since waking up takes as long as such a message.
 
     Args:
         env_fns: functions that make the environments.
@@ -66,11 +62,21 @@ class ParallelVectorEnv(SyncVectorEnv):
         bounds = np.linspace(0, len(env_fns), num_workers + 2).astype(int).tolist()
         process_context = multiprocessing.get_context(context)
         self._workers = [
-            _Worker(process_context, env_fns[start:end], range(start, end), autoreset_mode)
+            EnvironmentWorker(
+                process_context,
+                env_fns[start:end],
+                range(start, end),
+                resets_at_once=autoreset_mode is AutoresetMode.SAME_STEP,
+                num_processes=num_workers + 1,
+            )
             for start, end in pairwise(bounds[1:])
         ]
         near = env_fns[: bounds[1]]
-        far = [partial(_same, own) for worker in self._workers for own in worker.environments]
+        far = [
+            partial(_FarEnvironment, worker, number)
+            for worker in self._workers
+            for number in range(len(worker.indices))
+        ]
         super().__init__([*near, *far], copy=False, autoreset_mode=autoreset_mode)
 
     def reset(self, *, seed: Any = None, options: dict[str, Any] | None = None) -> Any:
@@ -81,10 +87,22 @@ class ParallelVectorEnv(SyncVectorEnv):
 
     def step(self, actions: Any) -> Any:
         """Take a step in all environments, those of the workers at the same time as those here."""
-        each = list(iterate(self.action_space, actions))
+        each = actions
+        if not isinstance(actions, np.ndarray) or isinstance(self.action_space, spaces.Dict | spaces.Tuple):
+            each = list(iterate(self.action_space, actions))
         for worker in self._workers:
-            worker.begin([each[index] for index in worker.indices], self._autoreset_envs[worker.indices])
+            worker.begin(self._asked_of(worker.indices, each))
         return super().step(actions)
+
+    def _asked_of(self, indices: range, actions: Any) -> Steps | list[Call]:
+        own = slice(indices.start, indices.stop)
+        resets = self._autoreset_envs[own]
+        if self.autoreset_mode is not AutoresetMode.NEXT_STEP or not resets.any():
+            return Steps(actions[own])
+        return [
+            Call(number, "reset") if is_reset else Call(number, "step", (action,))
+            for number, (action, is_reset) in enumerate(zip(actions[own], resets, strict=True))
+        ]
 
     def close_extras(self, **kwargs: Any) -> None:
         """Close all environments, and end the workers."""
@@ -93,95 +111,10 @@ class ParallelVectorEnv(SyncVectorEnv):
             worker.end()
 
 
-class _Worker:
-    """A process with some environments, as this one sees it.
-
-    Args:
-        context: starts processes.
-        env_fns: make the environments.
-        indices: of the environments in the vector.
-        mode: what happens when an episode ends.
-    """
-
-    def __init__(self, context: Any, env_fns: Sequence[Callable[[], Any]], indices: range, mode: AutoresetMode) -> None:
-        self.indices = list(indices)
-        self._mode = mode
-        self._connection, theirs = context.Pipe()
-        functions = [CloudpickleWrapper(function) for function in env_fns]
-        self._process = context.Process(target=_work, args=(theirs, self._connection, functions), daemon=True)
-        self._process.start()
-        theirs.close()
-        self._is_awaited = False
-        self._results: list[deque[Any]] = [deque() for _ in indices]
-        self.environments = [_FarEnvironment(self, number) for number in range(len(self.indices))]
-
-    def begin(self, actions: Sequence[Any], resets: Any) -> None:
-        """Let each environment take a step, or reset, while this process does something else."""
-        self.forget()
-        calls: list[Call] = [
-            (number, "reset", (), {})
-            if reset and self._mode is AutoresetMode.NEXT_STEP
-            else (number, "step", (own,), {})
-            for number, (own, reset) in enumerate(zip(actions, resets, strict=True))
-        ]
-        self._send(calls)
-
-    def result(self, number: int, name: str, *arguments: Any, **options: Any) -> Any:
-        """What a method of an environment returns, begun before or now."""
-        if self._is_awaited:
-            self._receive()
-        if not self._results[number]:
-            self._send([(number, name, arguments, options)])
-            self._receive()
-        result = self._results[number].popleft()
-        if isinstance(result, Exception):
-            raise result
-        return result
-
-    def forget(self) -> None:
-        """Drop what was begun and not asked for, after an error elsewhere."""
-        if self._is_awaited:
-            self._receive()
-        for results in self._results:
-            results.clear()
-
-    def _send(self, calls: list[Call]) -> None:
-        try:
-            self._connection.send((self._mode is AutoresetMode.SAME_STEP, calls))
-        except OSError as error:
-            raise self._gone() from error
-        self._is_awaited = True
-
-    def _receive(self) -> None:
-        self._is_awaited = False
-        try:
-            told = self._connection.recv()
-        except (EOFError, OSError) as error:
-            raise self._gone() from error
-        for number, result in told:
-            self._results[number].append(result)
-
-    def _gone(self) -> RuntimeError:
-        self._process.join(1)
-        return RuntimeError(
-            f"the process of environments {self.indices[0]} to {self.indices[-1]} has ended (exit code "
-            f"{self._process.exitcode}): make the ParallelVectorEnv anew"
-        )
-
-    def end(self) -> None:
-        """End the process."""
-        with suppress(OSError):
-            self._connection.send(None)
-        self._connection.close()
-        self._process.join(5)
-        if self._process.is_alive():
-            self._process.kill()
-
-
 class _FarEnvironment(gymnasium.Env[Any, Any]):
     """An environment in another process."""
 
-    def __init__(self, worker: _Worker, number: int) -> None:
+    def __init__(self, worker: EnvironmentWorker, number: int) -> None:
         self._worker = worker
         self._number = number
         described = worker.result(number, DESCRIBE)
@@ -206,53 +139,3 @@ class _FarEnvironment(gymnasium.Env[Any, Any]):
     def set_wrapper_attr(self, name: str, value: Any, *, force: bool = True) -> bool:
         was_there: bool = self._worker.result(self._number, "set_wrapper_attr", name, value, force=force)
         return was_there
-
-
-DESCRIBE, GET, CALL = "describe", "get", "call"
-"""What a worker does with an environment, beside calling its methods."""
-DESCRIBED = ("observation_space", "action_space", "metadata", "render_mode")
-
-
-def _same(environment: _FarEnvironment) -> _FarEnvironment:
-    return environment
-
-
-def _work(connection: Connection, parents: Connection, env_fns: Sequence[Callable[[], Any]]) -> None:
-    """Do what environments are asked for, until told to end, or the other end is closed."""
-    parents.close()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # it is for the process that trains
-    environments: list[Any] = [None] * len(env_fns)
-    with suppress(EOFError, OSError):
-        while (asked := connection.recv()) is not None:
-            resets_at_once, calls = asked
-            results: list[tuple[int, Any]] = []
-            for number, name, arguments, options in calls:
-                try:
-                    if environments[number] is None:
-                        environments[number] = env_fns[number]()
-                    result = _called(environments[number], name, arguments, options)
-                    results.append((number, result))
-                    if name == "step" and resets_at_once and (result[2] or result[3]):
-                        results.append((number, environments[number].reset()))
-                except Exception as error:
-                    results.append((number, error))
-            try:
-                connection.send(results)
-            except (TypeError, AttributeError, pickle.PicklingError) as error:
-                failure = RuntimeError(f"what it gave cannot be sent to another process: {error}")
-                connection.send([(number, failure) for number, *_ in calls])
-    for environment in environments:
-        if environment is not None:
-            environment.close()
-
-
-def _called(environment: Any, name: str, arguments: tuple[Any, ...], options: dict[str, Any]) -> Any:
-    if name == DESCRIBE:
-        return tuple(getattr(environment, each) for each in DESCRIBED)
-    if name == GET:
-        value = environment.get_wrapper_attr(*arguments)
-        return (True, None) if callable(value) else (False, value)
-    if name == CALL:
-        method, *arguments_of_method = arguments
-        return environment.get_wrapper_attr(method)(*arguments_of_method, **options)
-    return getattr(environment, name)(*arguments, **options)
