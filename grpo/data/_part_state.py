@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from grpo.data._generators import check_generator_state, generator_of, generator_state, set_generator_state
+from grpo.data._generators import check_generator_state, generator_state, generators_of, set_generator_state
 from grpo.data._protocols import kind_of, type_name
 from grpo.data.state import copied, is_stateful, load_state, require_keys
 
@@ -16,8 +16,8 @@ from grpo.data.state import copied, is_stateful, load_state, require_keys
 def part_states(parts: Mapping[str, Any]) -> dict[str, Any]:
     """The state of each object by its role; that of one in two roles is there once.
 
-    It is what its own ``state_dict`` tells, else its parameters and the buffers of modules that it holds; and that of
-    its ``generator``.
+    It is what its own ``state_dict`` tells, else its parameters and the buffers of modules that it holds; and those of
+    its ``generator`` and ``generators``.
     """
     return {role: _part_state(part) for role, part in each_once(parts).items()}
 
@@ -36,8 +36,8 @@ def load_part_states(parts: Mapping[str, Any], states: Mapping[str, Any]) -> Non
             for name, tensor in _tensors_of(part).items():
                 with torch.inference_mode(tensor.is_inference()), torch.no_grad():
                     tensor.copy_(state["tensors"][name])
-        if "generator" in state:
-            set_generator_state(part.generator, state["generator"])
+        for generator, own in zip(generators_of(part), state.get("generators", ()), strict=True):
+            set_generator_state(generator, own)
 
 
 def load_whole_part_states(parts: Mapping[str, Any], states: Any, owner: object) -> None:
@@ -85,8 +85,8 @@ def each_once(named: Mapping[str, Any]) -> dict[str, Any]:
 
 def _part_state(part: Any) -> dict[str, Any]:
     state = {"state": copied(part.state_dict())} if is_stateful(part) else {"tensors": copied(_tensors_of(part))}
-    generator = generator_of(part)
-    return state if generator is None else state | {"generator": generator_state(generator)}
+    generators = [generator_state(generator) for generator in generators_of(part)]
+    return state | {"generators": generators} if generators else state
 
 
 def _tensors_of(part: Any) -> dict[str, Tensor]:
@@ -102,8 +102,8 @@ def named_buffers(part: object) -> dict[str, Tensor]:
 
 
 def _check_part(part: Any, state: Any, owner: str) -> None:
-    generator = generator_of(part)
-    expected = {"state" if is_stateful(part) else "tensors"} | (set() if generator is None else {"generator"})
+    generators = generators_of(part)
+    expected = {"state" if is_stateful(part) else "tensors"} | ({"generators"} if generators else set())
     if not isinstance(state, Mapping) or state.keys() != expected:
         came = sorted(state) if isinstance(state, Mapping) else type_name(state)
         raise ValueError(
@@ -116,8 +116,15 @@ def _check_part(part: Any, state: Any, owner: str) -> None:
         _require_same(ours, theirs, owner)
     elif isinstance(part, nn.Module):
         _check_dtypes(part.state_dict(), state["state"], owner)
-    if generator is not None:
-        check_generator_state(generator, state["generator"], owner)
+    if not generators:
+        return
+    if not isinstance(state["generators"], list) or len(state["generators"]) != len(generators):
+        raise ValueError(
+            f"state_dict holds {kind_of(state['generators'])} of the generators of {owner}, expected a list of "
+            f"{len(generators)}: construct it in the same way"
+        )
+    for generator, own in zip(generators, state["generators"], strict=True):
+        check_generator_state(generator, own, owner)
 
 
 def _check_dtypes(tensors: Mapping[str, Any], stored: Mapping[str, Any], owner: str) -> None:

@@ -301,7 +301,7 @@ def test_a_generator_of_another_device_is_refused() -> None:
 
 def test_a_state_of_other_reward_functions_is_refused() -> None:
     rewards = FunctionReward([length, Curriculum()])
-    check_refuses(rewards, FunctionReward(length).state_dict(), "FunctionReward", "curriculum", "generator")
+    check_refuses(rewards, FunctionReward(length).state_dict(), "FunctionReward", "curriculum")
     check_refuses(rewards, {}, "FunctionReward")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -56,6 +57,7 @@ def saved_and_loaded(state: Any) -> Any:
     return torch.load(file, weights_only=True)
 
 
+@pytest.mark.filterwarnings("ignore:no episode of 2 environments has ended")  # none of LunarLander does so soon
 @pytest.mark.parametrize("kind", ENVIRONMENTS)
 def test_a_run_that_was_interrupted_goes_on_as_one_that_was_not(kind: str) -> None:
     first, second = ENVIRONMENTS[kind](), ENVIRONMENTS[kind]()
@@ -108,6 +110,27 @@ def test_episodes_that_are_cut_do_not_count() -> None:
     assert sampler.statistics.state_dict() == statistics
     seed = begun_with(sampler, policy)
     assert sampler.statistics.state_dict()["lengths"][4] == len(EPISODES[seed % len(EPISODES)][0])
+
+
+def cuts(num_steps: int, count: int, length: int = 6) -> list[str]:
+    """What is warned of in rollouts of so many steps, with a cut behind each, where episodes have ``length`` steps."""
+    envs = gymnasium.make_vec("Pendulum-v1", 2, vectorization_mode="sync", max_episode_steps=length)
+    sampler = FragmentSampler(envs, num_steps, environments_in_state="restart")
+    policy = GymPolicy(sampler)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for step in range(count):
+            sampler.cut(step)
+            sampler.sample(policy, sampler.states, 1)
+        sampler.cut(count)
+    return [str(warning.message) for warning in caught]
+
+
+def test_episodes_that_cuts_never_let_end_are_told_once() -> None:
+    [told] = cuts(num_steps=5, count=4)
+    assert "no episode of 2 environments has ended between the last checkpoints, which are 5 steps apart" in told
+    assert "--checkpoint-every" in told
+    assert cuts(num_steps=5, count=1) == cuts(num_steps=7, count=4) == []
 
 
 def test_a_state_without_a_cut_begins_new_episodes_all_the_same() -> None:

@@ -20,6 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from grpo import NonFiniteError, PartialRewards, RewardModel, check_reward_model
+from grpo.data._part_state import load_part_states, part_states
 from grpo.models._random_states import RestoresRandomStates
 from grpo_adapters.huggingface import (
     Completion,
@@ -586,7 +587,7 @@ class Noisy:
 def test_generators_of_functions_are_saved_and_put_back(make: Callable[[], Any]) -> None:
     reward = FunctionReward([lengths, Noisy(make())])
     reward.compute_rewards(["a"], [ONE])
-    state = reward.state_dict()
+    state = part_states({"reward": reward})
 
     def draw(model: FunctionReward) -> list[float]:
         rewards = model.compute_rewards(["a", "b"], [ONE, TWO])
@@ -596,7 +597,7 @@ def test_generators_of_functions_are_saved_and_put_back(make: Callable[[], Any])
     expected = draw(reward)
     assert draw(reward) != expected
     other = FunctionReward([lengths, Noisy(make())])
-    other.load_state_dict(state)
+    load_part_states({"reward": other}, state)
     states = RestoresRandomStates([other])
     with states:
         assert draw(other) == expected

@@ -10,6 +10,7 @@ import torch
 from torch._C._distributed_c10d import HashStore
 
 from grpo import World
+from grpo.training._agreement import sample_apart
 from grpo_adapters.huggingface import AgentSampler, FunctionReward
 from grpo_adapters.huggingface.engines import EngineSampler
 
@@ -45,8 +46,9 @@ def on_both(function: Callable[[World], T]) -> list[T]:
 
 def seeds(world: World) -> tuple[int | None, int | None, list[float]]:
     engine, within, noise = EngineSampler("http://localhost:1", seed=5), EngineSampler("http://localhost:1"), Noise()
-    for part in (engine, AgentSampler(Nowhere, engine=within), FunctionReward(noise)):
+    for part in (engine, AgentSampler(Nowhere, engine=within)):
         part.join_world(world)
+    sample_apart([FunctionReward(noise)], world)
     return engine.seed, within.seed, noise([0] * 4)
 
 

@@ -84,6 +84,19 @@ class NumPyRewards(FunctionRewards):
         return super().compute_rewards(states, actions) + torch.from_numpy(self.generator.normal(size=len(actions)))
 
 
+class TwiceNoisyRewards(FunctionRewards):
+    """Rewards with noise of two generators, which they tell, and nothing else."""
+
+    def __init__(self, count: int = 2) -> None:
+        super().__init__(rewards)
+        self.generators: list[Any] = [torch.Generator().manual_seed(3), np.random.default_rng(3)][:count]
+
+    def compute_rewards(self, states: Sequence[Any], actions: Sequence[Any]) -> Tensor:
+        first, second = self.generators
+        noise = torch.randn(len(actions), generator=first) + torch.from_numpy(second.normal(size=len(actions)))
+        return super().compute_rewards(states, actions) + noise
+
+
 class ModulePolicy(nn.Module):
     """A policy of a module, with a generator of its own and with statistics that each evaluation in training moves."""
 
@@ -279,6 +292,7 @@ CASES: dict[str, Callable[[], TrainerSteps]] = {
     "module in an attribute": lambda: with_policy(HoldsModule()),
     "rewards with state and generator": lambda: with_policy(TablePolicy(), NoisyRewards()),
     "rewards with a generator of NumPy's": lambda: with_policy(TablePolicy(), NumPyRewards()),
+    "rewards with several generators": lambda: with_policy(TablePolicy(), TwiceNoisyRewards()),
     "sampler with a generator": lambda: with_policy(TablePolicy(), sampler=DrawingSampler()),
     "sampler with a state": lambda: with_policy(TablePolicy(), sampler=CountingSampler()),
     "optimizer of a wider precision": wide_optimizer,
@@ -319,6 +333,11 @@ def test_a_collector_goes_on() -> None:
     check_goes_on(make)
     other = ExperienceCollector(TablePolicy(), NoisyRewards(), sampler=DrawingSampler(), group_size=2)
     check_refuses(make(), other.state_dict(), "sampler", "CountingSampler")
+
+
+def test_a_state_of_fewer_generators_is_refused() -> None:
+    state = with_policy(TablePolicy(), TwiceNoisyRewards(count=1)).state_dict()
+    check_refuses(with_policy(TablePolicy(), TwiceNoisyRewards()), state, "reward_model", "generators", "list of 2")
 
 
 class Refuses(NoisyRewards):

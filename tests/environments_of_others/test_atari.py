@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from typing import Any
 
 import numpy as np
@@ -78,3 +79,45 @@ def test_the_settings_of_the_zoo_see_the_same_frames() -> None:
     (first,), _ = sampler.sample(GymActorCritic(sampler), sampler.states, 1)
     assert first.observations.gathered().shape == (10, 4, 84, 84)
     assert len(first.observations.frames) == 2 * (10 + 3)
+
+
+def wrapped(game: str = "boxing") -> FragmentSampler:
+    """A game whose episodes end after 30 steps, by the wrappers of the zoo."""
+    wrappers = ("gymnasium.wrappers:AtariPreprocessing {}", "gymnasium.wrappers:TimeLimit {max_episode_steps = 30}")
+    envs = make_several(f"ale_py:{game.title()}NoFrameskip-v4", wrappers, 2)
+    return FragmentSampler(envs, num_steps=20, seed=3)
+
+
+def training(sampler: FragmentSampler) -> PPOTrainer[Any, Any]:
+    return PPOTrainer(PPOConfig(batch_size=20), GymActorCritic(sampler, seed=1), EnvironmentReward())
+
+
+def test_games_go_on_from_a_state_as_if_nothing_had_happened() -> None:
+    sampler = wrapped()
+    trainer = training(sampler)
+    trainer.step(sampler.states)
+    file = io.BytesIO()
+    torch.save(trainer.state_dict(), file)
+    expected = [trainer.step(sampler.states) for _ in range(3)]
+    fresh = training(wrapped())
+    file.seek(0)
+    for other in (fresh, trainer):
+        other.load_state_dict(torch.load(file, weights_only=True))
+        file.seek(0)
+        assert [other.step(sampler.states) for _ in range(3)] == expected
+    assert expected[-1]["num_episodes"] == 4
+
+
+def test_a_state_of_another_game_or_of_none_is_refused() -> None:
+    sampler = wrapped()
+    training(sampler).step(sampler.states)
+    state = sampler.state_dict()
+    other = wrapped("tennis")
+    training(other).step(other.states)
+    with pytest.raises(ValueError, match="one of the game boxing, and loaded into tennis"):
+        other.load_state_dict(state)
+    nodes = state["environments"]["envs"]["nodes"]
+    [first, *_] = [node for node in nodes if node["kind"] == "emulator"]
+    first["state"] = first["state"][:100]
+    with pytest.raises(ValueError, match="the state of the game boxing cannot be read"):
+        sampler.load_state_dict(state)

@@ -82,6 +82,11 @@ def tells_its_state(value: Any) -> bool:
     return all(map(callable, methods)) and not isinstance(value, nn.Module)
 
 
+def is_emulator(value: Any) -> bool:
+    """Whether it is an emulator of ale-py's, which is written in C++ and tells its state as bytes."""
+    return class_name(type(value)) == "ale_py._ale_py:ALEInterface"
+
+
 def has_own_equality(kind: Any) -> bool:
     """Whether instances are told apart by what they hold, so that they are values, and not by which they are."""
     return kind.__eq__ is not object.__eq__

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from fractions import Fraction
-from pathlib import PosixPath, PurePosixPath, PureWindowsPath, WindowsPath
+from pathlib import PosixPath, PurePath, PurePosixPath, PureWindowsPath, WindowsPath
 from typing import Any
 
 import numpy as np
@@ -96,6 +96,30 @@ def _seed_sequence_data(generator: np.random.Generator) -> dict[str, Any] | None
         "pool_size": sequence.pool_size,
         "n_children_spawned": sequence.n_children_spawned,
     }
+
+
+def emulator_data(emulator: Any) -> dict[str, Any]:
+    """A game of ale-py where it is, with its random generator."""
+    return {"game": _game_of(emulator), "state": emulator.cloneState(include_rng=True).serialize()}
+
+
+def put_emulator(node: dict[str, Any], emulator: Any) -> Callable[[], Any]:
+    """What lets a game go on from what :func:`emulator_data` returned.
+
+    Raises:
+        ValueError: if it is a state of another game, or none.
+    """
+    if node["game"] != _game_of(emulator):
+        raise ValueError(f"the state is one of the game {node['game']}, and loaded into {_game_of(emulator)}")
+    try:
+        state = type(emulator.cloneState())(node["state"])
+    except (SystemError, RuntimeError) as error:
+        raise ValueError(f"the state of the game {node['game']} cannot be read") from error
+    return lambda: emulator.restoreState(state)
+
+
+def _game_of(emulator: Any) -> str:
+    return PurePath(emulator.getString("rom_file")).stem
 
 
 VALUES: dict[type, tuple[Callable[[Any], Any], Callable[[Any], Any]]] = {

@@ -33,7 +33,7 @@ from grpo_adapters.gym.plain_state.kinds import (
     spaces_within,
     tells_its_state,
 )
-from grpo_adapters.gym.plain_state.leaves import VALUES, array_from, is_atom, put_generator
+from grpo_adapters.gym.plain_state.leaves import VALUES, array_from, is_atom, put_emulator, put_generator
 from grpo_adapters.gym.plain_state.taking import NotPlainError, Taker
 
 BASES: dict[str, Any] = {base.__name__: base for base in SEQUENCES + MAPPINGS}
@@ -105,6 +105,7 @@ class _Putter:
                 "container": self._container,
                 "object": self._object,
                 "own": self._own,
+                "emulator": self._emulator,
                 "tensor": self._tensor,
                 "generator": self._generator,
                 "space": self._space,
@@ -209,6 +210,13 @@ class _Putter:
         self.values[index] = target
         state = self.put(node["state"], None)
         self.changes.insert(0, lambda: target.load_state_dict(state))
+        return target
+
+    def _emulator(self, index: int, node: dict[str, Any], target: Any) -> Any:
+        if target is None or class_name(type(target)) != node["class"]:
+            raise ValueError(f"there is no {node['class']} to go on with the game {node['game']}")
+        self._claimed.add(id(target))
+        self.changes.append(put_emulator(node, target))
         return target
 
     def _tensor(self, index: int, node: dict[str, Any], target: Any) -> Any:

@@ -23,12 +23,13 @@ from grpo_adapters.gym.plain_state.kinds import (
     class_name,
     describe,
     is_constant,
+    is_emulator,
     is_environment,
     is_plain_object,
     spaces_within,
     tells_its_state,
 )
-from grpo_adapters.gym.plain_state.leaves import VALUES, array_data, generator_data, is_atom
+from grpo_adapters.gym.plain_state.leaves import VALUES, array_data, emulator_data, generator_data, is_atom
 
 
 class NotPlainError(TypeError):
@@ -184,6 +185,8 @@ class Taker:
             return {"kind": "own", "state": self.take(value.state_dict(), f"{place}.state_dict()")}
         if isinstance(value, AsyncVectorEnv):
             raise self._refusal(place, "runs its environments in other processes")
+        if is_emulator(value):
+            return {"kind": "emulator", **emulator_data(value)}
         if not is_plain_object(kind):
             raise self._refusal(place, f"is a {kind.__name__}, which is more than attributes in Python")
         return {"kind": "object", "attributes": self._attributes(value, place)}

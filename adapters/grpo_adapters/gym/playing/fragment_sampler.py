@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -93,6 +94,7 @@ class FragmentSampler:
         self._memory: Any = None
         self._returns = np.zeros(len(self.states))
         self._lengths = np.zeros(len(self.states), dtype=np.int64)
+        self._num_ended_at_cut = self._num_cuts_without_end = 0
 
     def __deepcopy__(self, memo: dict[int, Any]) -> FragmentSampler:
         return self  # a copy of a policy plays the same environments
@@ -142,8 +144,23 @@ class FragmentSampler:
         fragments had been cut there already, and their value bootstrapped; episodes that are cut do not count.
         """
         if self.environments_in_state == "restart":
+            self._warn_of_episodes_without_end()
             self._next_seed = seed_from(self._seed, step)
             self._forget_episodes()
+
+    def _warn_of_episodes_without_end(self) -> None:
+        num_ended = int(self.statistics.metrics()["num_episodes"])
+        is_without_end = num_ended == self._num_ended_at_cut and bool(self._lengths.any())
+        self._num_ended_at_cut = num_ended
+        self._num_cuts_without_end = self._num_cuts_without_end + 1 if is_without_end else 0
+        if self._num_cuts_without_end == 2:
+            warnings.warn(
+                f"no episode of {len(self.states)} environments has ended between the last checkpoints, which are "
+                f"{self._lengths.max()} steps apart: with environments_in_state='restart' each of them cuts all "
+                f"episodes, so that longer ones never end. Save less often, as by Checkpoints(every=...) or "
+                f"--checkpoint-every, or take environments that can be copied",
+                stacklevel=3,
+            )
 
     def get_settings(self) -> dict[str, Any]:
         """The steps of a rollout."""

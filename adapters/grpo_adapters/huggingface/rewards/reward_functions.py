@@ -107,11 +107,8 @@ class FunctionReward:
         return PartialRewards(rewards, scored.to(self._device))
 
     def join_world(self, world: World) -> None:
-        """Let functions with a ``generator`` draw other numbers than on other processes, and join those that do."""
+        """Let functions that do join."""
         for function in self._functions.values():
-            generator = getattr(function, "generator", None)
-            if isinstance(generator, torch.Generator):
-                generator.manual_seed(world.own_seed(generator.initial_seed()))
             if isinstance(function, JoinsWorld):
                 function.join_world(world)
 
@@ -128,7 +125,8 @@ class FunctionReward:
     def state_dict(self) -> dict[str, Any]:
         """What changes from call to call, copied: the metrics, and what functions tell of themselves; and the weights.
 
-        A function that is an object tells by ``state_dict``, if it is :class:`grpo.Stateful`, and its ``generator``.
+        A function that is an object tells by ``state_dict``, if it is :class:`grpo.Stateful`. Where generators of
+        functions are is with a trainer, which finds them in :attr:`generators`.
         """
         return {
             "metrics": dict(self._metrics),
@@ -162,8 +160,6 @@ class FunctionReward:
         for name, state in state_dict["functions"].items():
             if "state" in state:
                 cast("Any", self._functions[name]).load_state_dict(copy.deepcopy(state["state"]))
-            if "generator" in state:
-                _set_state(cast("Any", self._functions[name]).generator, state["generator"])
         self._metrics = dict(state_dict["metrics"])
 
     def _function_states(self) -> dict[str, dict[str, Any]]:
@@ -172,8 +168,6 @@ class FunctionReward:
         for name, function in self._functions.items():
             if isinstance(function, Stateful):
                 states[name]["state"] = copy.deepcopy(function.state_dict())
-            if _draws(function):
-                states[name]["generator"] = _state_of(cast("Any", function).generator)
         return states
 
     @property
@@ -348,15 +342,3 @@ def _statistics(names: Iterable[str], scores: Tensor, scored: Tensor) -> dict[st
 def _draws(function: object) -> bool:
     generator = getattr(function, "generator", None)
     return isinstance(generator, torch.Generator) or hasattr(generator, "bit_generator")
-
-
-def _state_of(generator: Any) -> Any:
-    is_torchs = isinstance(generator, torch.Generator)
-    return generator.get_state() if is_torchs else copy.deepcopy(generator.bit_generator.state)
-
-
-def _set_state(generator: Any, state: Any) -> None:
-    if isinstance(generator, torch.Generator):
-        generator.set_state(state.cpu())
-    else:
-        generator.bit_generator.state = state
