@@ -71,16 +71,10 @@ class CompiledGradient:
 
     Args:
         evaluator: of the policy.
-        objective: what is minimised.
-
-    Raises:
-        ValueError: if this PyTorch cannot do it, or the objective is of a kind for which it makes no sense.
     """
 
-    def __init__(self, evaluator: Evaluator, objective: Any) -> None:
-        _check(evaluator, objective)
+    def __init__(self, evaluator: Evaluator) -> None:
         self._evaluator = evaluator
-        self._first_objective = objective
         compiled: Any = torch.compile
         self._function = compiled(
             _differentiated,
@@ -92,7 +86,7 @@ class CompiledGradient:
         )
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return CompiledGradient, (self._evaluator, self._first_objective)
+        return CompiledGradient, (self._evaluator,)
 
     @contextmanager
     def for_a_step(self, tensors: Sequence[Tensor]) -> Iterator[None]:
@@ -126,7 +120,7 @@ class CompiledGradient:
         """Evaluate some rows, and differentiate their loss by ``tensors``.
 
         Args:
-            objective: of the trainer, which may have been given another one.
+            objective: what is minimised; another one is compiled anew.
             batch: all rows.
             micro_batch: those asked for.
             tensors: leaves.
@@ -157,6 +151,16 @@ class CompiledGradient:
             f"policy {type_name(self._evaluator.model)} and objective {type_name(objective)} cannot be compiled "
             f"into one function, as config.compile_updates asks for: {_reason(failure)}; leave compile_updates out"
         ) from failure
+
+
+def compiled_gradient(evaluator: Evaluator, objective: Any) -> CompiledGradient:
+    """That of a policy and what is minimised.
+
+    Raises:
+        ValueError: if this PyTorch cannot do it, or it makes no sense for them.
+    """
+    _check(evaluator, objective)
+    return CompiledGradient(evaluator)
 
 
 def _differentiated(

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable
+from dataclasses import fields
 from typing import Any
 
 from grpo.advantages._checks import check_takes_experience
 from grpo.config.rollout import TrainerConfig
 from grpo.data._protocols import type_name
+from grpo.data.adapts import adapts
 from grpo.data.needs import Needs, needs_of
 from grpo.data.state import is_stateful
 from grpo.models._evaluator import Evaluator
 from grpo.training._optimization import level_of_caller
+
+FIXED = {"config", "policy", "reference_policy", "reward_model", "sampler", "world"}
+REPLACEABLE = {"advantage_estimator", "objective"}
 
 
 def check_requirements(
@@ -58,6 +63,31 @@ def check_requirements(
             stacklevel=level_of_caller(),
         )
     return needs
+
+
+def check_replacement(place: str, name: str, part: object, asked: Needs) -> None:
+    """Raise an error if an attribute of a trainer is not to be replaced.
+
+    Args:
+        place: what is told of it.
+        name: of the attribute.
+        part: the new one.
+        asked: what parts needed when the trainer was made, with the size of the groups that there are.
+
+    Raises:
+        AttributeError: if other parts of the trainer were made for it.
+        ValueError: if the new one needs what was not asked for, or adapts.
+    """
+    instead = "make the trainer anew, and give it the state_dict() of this one to go on"
+    if name in FIXED:
+        raise AttributeError(f"{place} cannot be replaced, since the trainer's other parts were made for it: {instead}")
+    if name not in REPLACEABLE:
+        return
+    needs = needs_of(part)
+    more = [each.name for each in fields(Needs) if (getattr(needs, each.name) or 0) > (getattr(asked, each.name) or 0)]
+    if adapts(part) or more:
+        reason = "adapts from step to step" if adapts(part) else f"needs {more[0]}={getattr(needs, more[0])}"
+        raise ValueError(f"{place} cannot be replaced by {part!r}, which {reason}: {instead}")
 
 
 def reference_from(policy: object) -> str:

@@ -16,6 +16,7 @@ from grpo.data._protocols import those_with, type_name
 from grpo.data.action_batches import ActionBatch
 from grpo.data.decisions import Terms
 from grpo.data.errors import NonFiniteError
+from grpo.data.needs import Needs
 from grpo.data.phases import Phases
 from grpo.data.state import require_keys
 from grpo.distributed.errors import RankError
@@ -41,10 +42,8 @@ from grpo.training._metrics import StepMetrics, weighted_sums
 from grpo.training._minibatches import WeightedRows
 from grpo.training._optimization import Optimization, check_reference, move_all
 from grpo.training._reference_sync import buffers_to_follow, check_has_own_parameters, mix_parameters
+from grpo.training._requirements import check_replacement
 from grpo.training._rollback import Copies, UndoesFailedStep, buffers_of, noted_buffers, put_back_buffers
-
-FIXED = {"config", "policy", "reference_policy", "reward_model", "sampler", "world"}
-
 
 PartT = TypeVar("PartT", bound=WeightedRows)
 TermsOf = Callable[[PartT], Terms | CompiledTerms]
@@ -126,12 +125,14 @@ class PolicyTrainer(Generic[StatesT, ActionsT]):
         self._join_world(list(self._models.values()))
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if name in FIXED and name in self.__dict__:
-            raise AttributeError(
-                f"{type(self).__name__}.{name} cannot be replaced, since other parts of the trainer were made for it: "
-                f"make the trainer anew, and give it the state_dict() of this one to go on"
-            )
+        if name in self.__dict__:
+            check_replacement(f"{type(self).__name__}.{name}", name, value, self._asked)
         super().__setattr__(name, value)
+
+    @property
+    def _asked(self) -> Needs:
+        """What parts needed when the trainer was made."""
+        return Needs()
 
     def _join_world(self, models: Sequence[Any]) -> None:
         """Let models be those of one process of several."""

@@ -39,7 +39,7 @@ from grpo.objectives.grpo_objective import Objective
 from grpo.rollout.sampler import Sampler, correction_for
 from grpo.training._agreement import check_is_not_averaged, check_parts, check_world
 from grpo.training._all_samples import terms_of_all
-from grpo.training._compiled_gradient import CompiledGradient, CompiledTerms
+from grpo.training._compiled_gradient import CompiledTerms, compiled_gradient
 from grpo.training._metrics import StepMetrics, value_metrics
 from grpo.training._minibatches import LossWeights, MicroBatch, iterate_minibatches
 from grpo.training._optimization import level_of_caller, move_all
@@ -134,7 +134,7 @@ class Trainer(PolicyTrainer[StatesT, ActionsT]):
         self.phases = self.collector.phases
         self.last_experience: Experience | None = None
         self._objective_looks_at_all = bool(needs_of(objective).all_samples)
-        self._compiled = CompiledGradient(self._evaluator, objective) if config.compile_updates else None
+        self._compiled = compiled_gradient(self._evaluator, objective) if config.compile_updates else None
         self._models["reward_model"] = reward_model
         check_parts({"reward_model": reward_model, **self._parts}, self.world)
         self._join_world([reward_model, self.sampler])
@@ -142,6 +142,10 @@ class Trainer(PolicyTrainer[StatesT, ActionsT]):
         self._statistics = PolicyStatistics(policy, self.world)
         self._adapting = list(filter(adapts, (advantage_estimator, objective)))
         warn_of_untold_states(self._adapting)
+
+    @property
+    def _asked(self) -> Needs:
+        return replace(self._needs, group_size=self.config.group_size)
 
     @property
     def _parts(self) -> dict[str, object]:

@@ -9,7 +9,18 @@ import torch
 from models import TablePolicy
 from torch import Tensor, nn
 
-from grpo import DPOConfig, DPOTrainer, GRPOConfig, GRPOTrainer, Terms
+from grpo import (
+    ClippedSurrogate,
+    DPOConfig,
+    DPOTrainer,
+    GeneralizedAdvantage,
+    GRPOConfig,
+    GRPOObjective,
+    GRPOTrainer,
+    Needs,
+    PPOObjective,
+    Terms,
+)
 from grpo_adapters.bandit import SoftmaxPolicy, StationaryBandit
 
 
@@ -24,6 +35,29 @@ def test_a_part_cannot_be_replaced_under_a_trainer(name: str) -> None:
     with pytest.raises(AttributeError, match=rf"GRPOTrainer.{name} cannot be replaced.*make the trainer anew"):
         setattr(trainer, name, before)
     trainer.step([0])
+
+
+@Needs(all_samples=True)
+def looks_at_all(evaluation: Any, decisions: Any) -> Terms:
+    return Terms(-evaluation.log_probs, {})
+
+
+def test_an_objective_is_replaced_by_one_that_needs_no_more_and_by_no_other() -> None:
+    trainer = make_trainer()
+    trainer.objective = GRPOObjective(surrogate=ClippedSurrogate(clip_low=0.1, clip_high=0.1))
+    for other, reason in (
+        (looks_at_all, "needs all_samples=True"),
+        (PPOObjective(), "needs critic=True"),
+        (Follows(), "adapts from step to step"),
+    ):
+        with pytest.raises(ValueError, match=rf"objective cannot be replaced by .*, which {reason}: make the trainer"):
+            trainer.objective = other
+    with pytest.raises(ValueError, match=r"advantage_estimator cannot .* needs critic=True"):
+        trainer.advantage_estimator = GeneralizedAdvantage()
+    trainer.step([0])
+    preferences = DPOTrainer(DPOConfig(), SoftmaxPolicy(3), SoftmaxPolicy(3))
+    with pytest.raises(ValueError, match="adapts from step to step"):
+        preferences.objective = Follows()  # type: ignore[assignment]
 
 
 class Half(TablePolicy):
