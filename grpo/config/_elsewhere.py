@@ -11,10 +11,10 @@ KNOWN_ELSEWHERE_AS = {
     "eps": "adam_epsilon",
     "gamma": "discount",
     "lam": "gae_lambda",
-    "clip_range": "clip_low",
-    "clip_coef": "clip_low",
-    "cliprange": "clip_low",
-    "epsilon": "clip_low",
+    "clip_range": "clip_low and clip_high",
+    "clip_coef": "clip_low and clip_high",
+    "cliprange": "clip_low and clip_high",
+    "epsilon": "clip_low and clip_high",
     "epsilon_high": "clip_high",
     "delta": "dual_clip",
     "clip_range_vf": "value_clip",
@@ -32,7 +32,7 @@ KNOWN_ELSEWHERE_AS = {
     "max_completion_length": "max_new_tokens",
     "stop": "stop_strings",
 }
-"""What other libraries call a setting, and what it is called here; where it is two, the first of them."""
+"""What other libraries call a setting, and what it is called here, one name or two."""
 
 STANDS_ELSEWHERE = {
     **{

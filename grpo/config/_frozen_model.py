@@ -61,7 +61,7 @@ class FrozenModel(BaseModel):
     @classmethod
     def _hint(cls, unknown: str) -> str | None:
         meant = KNOWN_ELSEWHERE_AS.get(unknown)
-        if meant in cls.model_fields:
+        if meant is not None and set(meant.split(" and ")) <= cls.model_fields.keys():
             return f"it is called {meant} here"
         near = difflib.get_close_matches(unknown, cls.model_fields, n=1)
         if near:

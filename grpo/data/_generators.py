@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import copy
+import random
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from grpo.data._protocols import kind_of
+from grpo.data._protocols import kind_of, type_name
 
 
 def generator_of(model: object) -> Any | None:
@@ -22,7 +23,14 @@ def generators_of(model: object) -> list[Any]:
     """The generator of a model, and those that it tells in its attribute ``generators``, of parts of it that draw."""
     own = generator_of(model)
     parts = getattr(model, "generators", None)
-    return ([] if own is None else [own]) + (list(parts) if isinstance(parts, list | tuple) else [])
+    told = [each for each in parts if _draws(each)] if isinstance(parts, list | tuple) else []
+    for each in told:
+        if not (isinstance(each, torch.Generator) or _is_numpys(each)):
+            raise TypeError(
+                f"{type_name(model)}.generators holds a {type_name(each)}, expected torch.Generator or "
+                f"numpy.random.Generator: make it numpy.random.default_rng(seed)"
+            )
+    return ([] if own is None else [own]) + told
 
 
 def generator_state(generator: Any) -> Any:
@@ -64,6 +72,11 @@ def check_generator_state(generator: Any, stored: Any, owner: str) -> None:
             f"the state of the generator of {owner} is {kind_of(stored)}, expected {size} bytes, as generators on "
             f"{generator.device.type} have: load it where the generator is on the same kind of device as it was"
         )
+
+
+def _draws(value: object) -> bool:
+    """Whether it is a random generator of any kind; other things may be called generators."""
+    return isinstance(value, torch.Generator | random.Random) or _is_numpys(value) or type_name(value) == "RandomState"
 
 
 def _is_numpys(generator: object) -> bool:

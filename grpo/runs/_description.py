@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import platform
 import sys
+import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
 
 from grpo.data._protocols import type_name
-from grpo.data._settings import settings_of_all
+from grpo.data._settings import settings_of, settings_of_all
 from grpo.data._version import VERSION
 
 
@@ -50,6 +51,24 @@ def differing_keys(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterato
             yield from (f"{name}.{part}" for part in differing_keys(old, new))
         elif old != new:
             yield f"{name} ({old!r} before, {new!r} now)"
+
+
+def warn_of_other_settings(policy: object, manifest: Mapping[str, Any]) -> None:
+    """Tell where the policy whose weights these are had other settings than the one that takes them.
+
+    Args:
+        policy: takes them.
+        manifest: of a checkpoint, with what its run was made of.
+    """
+    told = manifest.get("parts", {})
+    before = {name: told[name] for name in told if name == "policy" or name.startswith("policy.")}
+    differing = list(differing_keys(before, settings_of("policy", policy))) if before else []
+    if differing:
+        warnings.warn(
+            f"the weights are of a policy that was made otherwise, so that it may decide otherwise with them: "
+            f"{', '.join(differing[:3])}{', ...' if len(differing) > 3 else ''}",
+            stacklevel=3,
+        )
 
 
 def _name_of(value: Any) -> Any:

@@ -11,9 +11,10 @@ from typing import Any
 
 from grpo.data._checks import require_positive_integer
 from grpo.data._part_state import load_whole_part_states, part_states
+from grpo.data._settings import settings_of
 from grpo.data.state import require_keys
 from grpo.runs._comparison import BestIs, is_better, metrics_meant
-from grpo.runs._description import versions
+from grpo.runs._description import versions, warn_of_other_settings
 from grpo.runs._folder import CHECKPOINTS
 from grpo.runs._latest import latest_whole
 from grpo.runs._plain_data import to_plain
@@ -132,8 +133,9 @@ class BestWeights(_FollowsMetric):
             state = to_plain(whole(part_states({"policy": run.trainer.policy})))
             if run.world.rank > 0:
                 return
-            note = {"step": run.num_steps, "metric": self.metric, "value": value, "versions": versions()}
-            write_state(run.folder / FOLDER, state, note)
+            note = {"step": run.num_steps, "metric": self.metric, "value": value}
+            made = {"parts": settings_of("policy", run.trainer.policy), "versions": versions()}
+            write_state(run.folder / FOLDER, state, note | made)
 
 
 def load_best_weights(policy: object, folder: str | Path) -> dict[str, Any]:
@@ -149,6 +151,9 @@ def load_best_weights(policy: object, folder: str | Path) -> dict[str, Any]:
     Raises:
         CheckpointError: if they are not there, or not as they were written.
         ValueError: if they are of another policy; nothing has changed then.
+
+    Warns:
+        UserWarning: if the policy was made with other settings than the one that they are of.
 
     Example:
         >>> import tempfile
@@ -167,6 +172,7 @@ def load_best_weights(policy: object, folder: str | Path) -> dict[str, Any]:
         )
     note = read_manifest(path)
     load_whole_part_states({"policy": policy}, read_state(path), policy)
+    warn_of_other_settings(policy, note)
     return {name: note[name] for name in ("step", "metric", "value")}
 
 
@@ -183,6 +189,9 @@ def load_latest_weights(policy: object, folder: str | Path) -> int:
     Raises:
         CheckpointError: if there is no such checkpoint.
         ValueError: if the weights are of another policy; nothing has changed then.
+
+    Warns:
+        UserWarning: if the policy was made with other settings than the one that they are of.
 
     Example:
         >>> import tempfile
@@ -201,6 +210,7 @@ def load_latest_weights(policy: object, folder: str | Path) -> int:
         )
     _, manifest, state = found
     load_whole_part_states({"policy": policy}, {"policy": state["trainer"]["parts"]["policy"]}, policy)
+    warn_of_other_settings(policy, manifest)
     return int(manifest["step"])
 
 

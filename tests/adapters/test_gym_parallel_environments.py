@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from typing import Any
 
 import gymnasium
@@ -130,6 +131,117 @@ def test_whatever_environments_give_comes_out_as_of_a_synchronous_one(kind: str)
             expected, came = sync.step(actions), envs.step(actions)
             for own, other in zip(expected, came, strict=True):
                 assert_same(own, other)
+
+
+class Stumbles(gymnasium.Env[Any, Any]):
+    """Fails in the second step where it is told to, and writes over the one dictionary that it tells things in."""
+
+    observation_space = gymnasium.spaces.Box(-9.0, 9.0, (1,))
+    action_space = gymnasium.spaces.Discrete(2)
+    mark = 0
+
+    def __init__(self, error: Exception | None = None, length: int = 99, reward: Any = 1.0) -> None:
+        self.error, self.length, self.reward = error, length, reward
+        self.told: dict[str, Any] = {"steps": 0}
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
+        self.told["steps"] = 0
+        return np.zeros(1, np.float32), self.told
+
+    def step(self, action: Any) -> Any:
+        self.told["steps"] += 1
+        if self.error is not None and self.told["steps"] == 2:
+            raise self.error
+        info = {} if self.reward != 1.0 else self.told
+        return np.zeros(1, np.float32), self.reward, self.told["steps"] == self.length, False, info
+
+
+STILL = np.zeros(3, dtype=np.int64)
+
+
+def test_what_an_error_elsewhere_left_is_no_answer_to_another_question() -> None:
+    functions: list[Callable[[], Any]] = [lambda: Stumbles(ValueError("fuel empty")), Stumbles, Stumbles]
+    with parallel(functions) as envs:
+        envs.reset(seed=0)
+        envs.step(STILL)
+        for _ in range(2):
+            with pytest.raises(ValueError, match="fuel empty"):
+                envs.step(STILL)
+            envs.set_attr("mark", 7)
+            assert envs.get_attr("mark") == (7, 7, 7)
+            envs.reset(seed=0)
+            envs.step(STILL)
+
+
+def test_what_is_told_at_an_end_is_as_it_was_before_the_reset() -> None:
+    functions = [lambda: Stumbles(length=2)] * 3
+    with (
+        closing(SyncVectorEnv(functions, autoreset_mode=AutoresetMode.SAME_STEP)) as sync,
+        parallel(functions) as envs,
+    ):
+        for each in (sync, envs):
+            each.reset(seed=0)
+            each.step(STILL)
+        expected, came = (each.step(STILL)[4] for each in (sync, envs))
+        assert expected["final_info"]["steps"].tolist() == came["final_info"]["steps"].tolist() == [2, 2, 2]
+
+
+class UnusualError(Exception):
+    """Is made of two things, and cannot be made of what it says."""
+
+    def __init__(self, what: str, how: str) -> None:
+        super().__init__(f"{what} {how}")
+
+
+def test_an_error_that_cannot_be_sent_says_what_it_said() -> None:
+    with parallel([Stumbles, lambda: Stumbles(UnusualError("fuel", "empty"))]) as envs:
+        envs.reset(seed=0)
+        envs.step(STILL[:2])
+        with pytest.raises(RuntimeError, match="UnusualError: fuel empty"):
+            envs.step(STILL[:2])
+
+
+def test_a_reward_that_is_no_number_of_floating_point_is_refused_as_by_a_synchronous_one() -> None:
+    functions: list[Callable[[], Any]] = [Stumbles, lambda: Stumbles(reward=10**400)]
+    with closing(SyncVectorEnv(functions)) as sync, parallel(functions) as envs:
+        for each in (sync, envs):
+            each.reset(seed=0)
+            with pytest.raises(OverflowError):
+                each.step(STILL[:2])
+        envs.reset(seed=0)
+
+
+@pytest.mark.parametrize("line", range(80))
+def test_after_an_interrupt_anywhere_it_goes_on_or_says_that_it_is_broken(line: int) -> None:
+    """The interrupt comes at each line that sends or receives, one after another."""
+    lines = 0
+
+    def interrupts(frame: Any, event: str, _: Any) -> Any:
+        nonlocal lines
+        if frame.f_code.co_filename != environment_workers.__file__ or frame.f_code.co_name == "_wait":
+            return None
+        if event in ("line", "return"):
+            lines += 1
+            if lines == line + 1:
+                raise KeyboardInterrupt
+        return interrupts
+
+    with closing(SyncVectorEnv(cart_poles(2))) as sync, parallel(cart_poles(2)) as envs:
+        actions = np.ones(2, dtype=np.int64)
+        envs.reset(seed=3)
+        sys.settrace(interrupts)
+        try:
+            with suppress(KeyboardInterrupt):
+                envs.step(actions)
+        finally:
+            sys.settrace(None)
+        if envs._workers[0]._is_broken:
+            with pytest.raises(RuntimeError, match=r"has ended \(exit code -9\).*anew"):
+                envs.reset(seed=3)
+            return
+        observations, _ = envs.reset(seed=3)
+        np.testing.assert_array_equal(observations, sync.reset(seed=3)[0])
+        np.testing.assert_array_equal(envs.step(actions)[0], sync.step(actions)[0])
 
 
 def test_an_interrupt_leaves_no_answer_behind(monkeypatch: pytest.MonkeyPatch) -> None:

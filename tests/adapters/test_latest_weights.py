@@ -2,13 +2,29 @@
 
 from __future__ import annotations
 
+import warnings
+from functools import partial
 from pathlib import Path
 
+import gymnasium
 import pytest
 import torch
 
-from grpo import CheckpointError, Checkpoints, GRPOConfig, GRPOTrainer, Run, Until, load_latest_weights
+from grpo import (
+    BestWeights,
+    CheckpointError,
+    Checkpoints,
+    GRPOConfig,
+    GRPOTrainer,
+    PPOConfig,
+    PPOTrainer,
+    Run,
+    Until,
+    load_best_weights,
+    load_latest_weights,
+)
 from grpo_adapters.bandit import SoftmaxPolicy, StationaryBandit
+from grpo_adapters.gym import DiagonalGaussian, EnvironmentReward, FragmentSampler, GymActorCritic
 
 
 def trained(folder: Path) -> SoftmaxPolicy:
@@ -45,6 +61,29 @@ def test_weights_of_another_policy_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="policy"):
         load_latest_weights(other, tmp_path)
     assert parameters(other).equal(before)
+
+
+def test_a_policy_that_was_made_otherwise_is_told_of_and_takes_them(tmp_path: Path) -> None:
+    clipped = partial(DiagonalGaussian, squash=False)
+    sampler = FragmentSampler(gymnasium.make_vec("Pendulum-v1", num_envs=2), num_steps=8)
+    policy = GymActorCritic(sampler, distribution=clipped)
+    trainer = PPOTrainer(PPOConfig(), policy, EnvironmentReward())
+    callbacks = [BestWeights("reward")]
+    Run(trainer, sampler.states, folder=tmp_path, checkpoints=Checkpoints(every=1), callbacks=callbacks)(Until(steps=1))
+    environment = gymnasium.make("Pendulum-v1")
+    for load in (load_latest_weights, load_best_weights):
+        other = GymActorCritic(environment, distribution=clipped)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            load(other, tmp_path)
+        squashed = GymActorCritic(environment)
+        message = (
+            r"made otherwise, so that it may decide otherwise with them: policy.distribution.squash \('False' before"
+        )
+        with pytest.warns(UserWarning, match=message) as caught:
+            load(squashed, tmp_path)
+        assert [warning.filename for warning in caught] == [__file__]
+        assert all(map(torch.equal, squashed.parameters(), policy.parameters()))
 
 
 def test_a_folder_without_checkpoints_is_told(tmp_path: Path) -> None:

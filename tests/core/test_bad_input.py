@@ -400,7 +400,9 @@ def test_a_coefficient_without_a_reference_is_told_how_to_make_one(name: str, ma
 
 def test_what_others_call_a_setting_is_a_setting_here() -> None:
     known = {name for config in (GRPOConfig, PPOConfig, SamplingConfig) for name in config.model_fields}
-    assert set(KNOWN_ELSEWHERE_AS.values()) <= known
+    assert {name for meant in KNOWN_ELSEWHERE_AS.values() for name in meant.split(" and ")} <= known
+    with pytest.raises(ValueError, match="no setting 'clip_range': it is called clip_low and clip_high here"):
+        PPOConfig(clip_range=0.1)  # type: ignore[call-arg]
     assert not KNOWN_ELSEWHERE_AS.keys() & known
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import random
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -333,6 +334,14 @@ def test_a_collector_goes_on() -> None:
     check_goes_on(make)
     other = ExperienceCollector(TablePolicy(), NoisyRewards(), sampler=DrawingSampler(), group_size=2)
     check_refuses(make(), other.state_dict(), "sampler", "CountingSampler")
+
+
+@pytest.mark.parametrize("kind", [np.random.RandomState, random.Random])
+def test_generators_of_other_kinds_are_refused_by_name(kind: Any) -> None:
+    rewards = TwiceNoisyRewards()
+    rewards.generators[1] = kind(0)
+    with pytest.raises(TypeError, match=rf"TwiceNoisyRewards.generators holds a {kind.__name__}, expected torch.Gener"):
+        with_policy(TablePolicy(), rewards).state_dict()
 
 
 def test_a_state_of_fewer_generators_is_refused() -> None:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import io
+from functools import partial
 from typing import Any
 
+import gymnasium
 import numpy as np
 import pytest
 import torch
+from gymnasium.vector import SyncVectorEnv
 
 from grpo import PPOConfig, PPOTrainer
 from grpo_adapters.cli.gym_environments import make_several
@@ -121,3 +124,18 @@ def test_a_state_of_another_game_or_of_none_is_refused() -> None:
     first["state"] = first["state"][:100]
     with pytest.raises(ValueError, match="the state of the game boxing cannot be read"):
         sampler.load_state_dict(state)
+
+
+def sticky(probability: float) -> FragmentSampler:
+    make = partial(gymnasium.make, "ale_py:ALE/Boxing-v5", repeat_action_probability=probability)
+    return FragmentSampler(SyncVectorEnv([make]), num_steps=2)
+
+
+def test_sticky_actions_are_in_no_state() -> None:
+    sampler, other = sticky(0.25), sticky(0.0)
+    for each in (sampler, other):
+        each.sample(GymActorCritic(each), each.states, 1)
+    with pytest.raises(TypeError, match=r"ale repeats actions at random.*environments_in_state='restart'"):
+        sampler.state_dict()
+    with pytest.raises(ValueError, match="boxing without sticky actions, and loaded into one with them"):
+        sampler.load_state_dict(other.state_dict())

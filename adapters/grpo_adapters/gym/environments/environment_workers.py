@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import pickle
 import signal
 from collections import deque
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection
 from time import perf_counter
 from typing import Any, NamedTuple
@@ -18,7 +19,8 @@ from gymnasium.vector.utils import CloudpickleWrapper
 DESCRIBE, GET, CALL = "describe", "get", "call"
 """What a worker does with an environment, beside calling its methods."""
 DESCRIBED = ("observation_space", "action_space", "metadata", "render_mode")
-NUMBERS = (float, int, np.float64, np.float32)
+FLOATS = (float, np.float64, np.float32)
+LARGEST_INTEGER = 2**53
 PATIENCE = 1e-3
 """Seconds for which a process that has a core to itself looks out for a message before it goes to sleep."""
 
@@ -30,6 +32,14 @@ class Call(NamedTuple):
     name: str
     arguments: tuple[Any, ...] = ()
     options: dict[str, Any] = {}  # noqa: RUF012  # nobody writes to it
+
+
+class Result(NamedTuple):
+    """What a call came to."""
+
+    number: int
+    name: str
+    value: Any
 
 
 class Steps(NamedTuple):
@@ -47,9 +57,8 @@ class PackedSteps(NamedTuple):
     rewards: list[float]
 
     @classmethod
-    def of(cls, results: Sequence[tuple[int, Any]]) -> PackedSteps | None:
-        """Results of steps, one of each environment; None where something else was, or not all are alike."""
-        steps = [result for _, result in results]
+    def of(cls, steps: Sequence[Any]) -> PackedSteps | None:
+        """What environments gave, one step each; None where something else was, or not all are alike."""
         first = steps[0][0] if steps and isinstance(steps[0], tuple) else None
         if type(first) is not np.ndarray or first.dtype.kind not in "biuf":
             return None
@@ -62,7 +71,7 @@ class PackedSteps(NamedTuple):
                 type(observation) is np.ndarray
                 and observation.dtype == dtype
                 and observation.shape == shape
-                and type(reward) in NUMBERS
+                and (type(reward) in FLOATS or (type(reward) is int and abs(reward) <= LARGEST_INTEGER))
                 and (terminated is False or terminated is np.False_)
                 and (truncated is False or truncated is np.False_)
                 and type(info) is dict
@@ -73,12 +82,12 @@ class PackedSteps(NamedTuple):
         observations = b"".join([step[0].tobytes() for step in steps])
         return cls(dtype.str, shape, observations, [float(step[1]) for step in steps])
 
-    def unpacked(self) -> list[tuple[int, Any]]:
+    def unpacked(self) -> list[Result]:
         """The results."""
-        every = np.frombuffer(self.observations, self.dtype).reshape(len(self.rewards), *self.shape)
+        every = np.frombuffer(bytearray(self.observations), self.dtype).reshape(len(self.rewards), *self.shape)
         return [
-            (number, (observation, reward, False, False, {}))
-            for number, (observation, reward) in enumerate(zip(every, self.rewards, strict=True))
+            Result(number, "step", (every[number, ...], reward, False, False, {}))
+            for number, reward in enumerate(self.rewards)
         ]
 
 
@@ -111,8 +120,8 @@ class EnvironmentWorker:
         self._process.start()
         theirs.close()
         self._num_asked = 0
-        self._is_awaited = False
-        self._results: list[deque[Any]] = [deque() for _ in indices]
+        self._is_awaited = self._is_broken = False
+        self._results: list[deque[Result]] = [deque() for _ in indices]
 
     def begin(self, asked: Steps | list[Call]) -> None:
         """Let environments do something, while this process does something else."""
@@ -123,13 +132,15 @@ class EnvironmentWorker:
         """What a method of an environment returns, begun before or now."""
         if self._is_awaited:
             self._receive()
-        if not self._results[number]:
+        results = self._results[number]
+        if not results or results[0].name != name:
+            self.forget()
             self._send([Call(number, name, arguments, options)])
             self._receive()
-        result = self._results[number].popleft()
-        if isinstance(result, Exception):
-            raise result
-        return result
+        value = results.popleft().value
+        if isinstance(value, Exception):
+            raise value
+        return value
 
     def forget(self) -> None:
         """Drop what was begun and not asked for, after an error elsewhere."""
@@ -139,35 +150,45 @@ class EnvironmentWorker:
             results.clear()
 
     def _send(self, asked: Steps | list[Call]) -> None:
-        self._num_asked += 1
-        try:
+        with self._in_one_go():
+            self._num_asked += 1
             self._connection.send((self._num_asked, asked))
-        except OSError as error:
-            raise self._gone() from error
-        self._is_awaited = True
+            self._is_awaited = True
 
     def _receive(self) -> None:
-        told: Any = None
-        answered = 0
-        while answered != self._num_asked:  # an interrupt may have left the answer to an earlier message
-            answered, told = self._next_answer()
-        self._is_awaited = False
-        for number, result in told.unpacked() if isinstance(told, PackedSteps) else told:
-            self._results[number].append(result)
+        while self._is_awaited:
+            _wait(self._connection, self._patience)
+            with self._in_one_go():
+                answered, told = self._next_answer()
+                if answered < self._num_asked:  # an interrupt left it here
+                    continue
+                self._is_awaited = False
+                for result in told.unpacked() if isinstance(told, PackedSteps) else told:
+                    self._results[result.number].append(result)
 
     def _next_answer(self) -> tuple[int, Any]:
-        _wait(self._connection, self._patience)
         try:
             answer: tuple[int, Any] = self._connection.recv()
-        except (EOFError, OSError) as error:
-            raise self._gone() from error
-        except KeyboardInterrupt:
-            self._process.kill()  # half of the answer may have been read
+        except (EOFError, OSError):
             raise
         except Exception as error:
             self._is_awaited = False
             raise RuntimeError(f"{self} gave what cannot be unpickled in this process: {error}") from error
         return answer
+
+    @contextmanager
+    def _in_one_go(self) -> Iterator[None]:
+        """What is interrupted in here leaves half of a message behind, and the process is of no more use."""
+        if self._is_broken:
+            raise self._gone()
+        try:
+            yield
+        except (EOFError, OSError) as error:
+            raise self._gone() from error
+        except KeyboardInterrupt:
+            self._is_broken = True
+            self._process.kill()
+            raise
 
     def _gone(self) -> RuntimeError:
         self._process.join(1)
@@ -203,23 +224,28 @@ def _work(
             calls = asked
             if isinstance(asked, Steps):
                 calls = [Call(number, "step", (own,)) for number, own in enumerate(asked.actions)]
-            results: list[tuple[int, Any]] = []
+            results: list[Result] = []
             for number, name, arguments, options in calls:
                 try:
                     if environments[number] is None:
                         environments[number] = env_fns[number]()
-                    result = _called(environments[number], name, arguments, options)
-                    results.append((number, result))
-                    if name == "step" and resets_at_once and (result[2] or result[3]):
-                        results.append((number, environments[number].reset()))
+                    value = _called(environments[number], name, arguments, options)
+                    if name == "step" and resets_at_once and (value[2] or value[3]):
+                        *rest, info = value  # which the reset may write over
+                        results.append(Result(number, name, (*rest, copy.deepcopy(info))))
+                        results.append(Result(number, "reset", environments[number].reset()))
+                    else:
+                        results.append(Result(number, name, value))
                 except Exception as error:
-                    results.append((number, error))
-            packed = PackedSteps.of(results) if isinstance(asked, Steps) else None
+                    results.append(Result(number, name, _sendable(error)))
+            packed = PackedSteps.of([result.value for result in results]) if isinstance(asked, Steps) else None
             try:
                 connection.send((ordinal, packed or results))
-            except (TypeError, AttributeError, pickle.PicklingError) as error:
+            except OSError:
+                raise
+            except Exception as error:
                 failure = RuntimeError(f"what it gave cannot be sent to another process: {error}")
-                connection.send((ordinal, [(call.number, failure) for call in calls]))
+                connection.send((ordinal, [Result(call.number, call.name, failure) for call in calls]))
     for environment in environments:
         if environment is not None:
             environment.close()
@@ -235,6 +261,15 @@ def _called(environment: Any, name: str, arguments: tuple[Any, ...], options: di
         method, *arguments_of_method = arguments
         return environment.get_wrapper_attr(method)(*arguments_of_method, **options)
     return getattr(environment, name)(*arguments, **options)
+
+
+def _sendable(error: Exception) -> Exception:
+    """The error, or one that says what it said where another process could not make it."""
+    try:
+        pickle.loads(pickle.dumps(error))  # noqa: S301  # its own
+    except Exception:
+        return RuntimeError(f"{type(error).__name__}: {error}")
+    return error
 
 
 def _next_message(connection: Connection, patience: float) -> Any:

@@ -103,6 +103,11 @@ def emulator_data(emulator: Any) -> dict[str, Any]:
     return {"game": _game_of(emulator), "state": emulator.cloneState(include_rng=True).serialize()}
 
 
+def repeats_actions(emulator: Any) -> bool:
+    """Whether a game of ale-py goes on with its last action now and then, which is not in the state that it tells."""
+    return bool(emulator.getFloat("repeat_action_probability") > 0)
+
+
 def put_emulator(node: dict[str, Any], emulator: Any) -> Callable[[], Any]:
     """What lets a game go on from what :func:`emulator_data` returned.
 
@@ -111,6 +116,10 @@ def put_emulator(node: dict[str, Any], emulator: Any) -> Callable[[], Any]:
     """
     if node["game"] != _game_of(emulator):
         raise ValueError(f"the state is one of the game {node['game']}, and loaded into {_game_of(emulator)}")
+    if repeats_actions(emulator):
+        raise ValueError(
+            f"the state is one of the game {node['game']} without sticky actions, and loaded into one with them"
+        )
     try:
         state = type(emulator.cloneState())(node["state"])
     except (SystemError, RuntimeError) as error:

@@ -29,7 +29,14 @@ from grpo_adapters.gym.plain_state.kinds import (
     spaces_within,
     tells_its_state,
 )
-from grpo_adapters.gym.plain_state.leaves import VALUES, array_data, emulator_data, generator_data, is_atom
+from grpo_adapters.gym.plain_state.leaves import (
+    VALUES,
+    array_data,
+    emulator_data,
+    generator_data,
+    is_atom,
+    repeats_actions,
+)
 
 
 class NotPlainError(TypeError):
@@ -186,6 +193,8 @@ class Taker:
         if isinstance(value, AsyncVectorEnv):
             raise self._refusal(place, "runs its environments in other processes")
         if is_emulator(value):
+            if repeats_actions(value):
+                raise self._refusal(place, "repeats actions at random, and does not tell which was the last")
             return {"kind": "emulator", **emulator_data(value)}
         if not is_plain_object(kind):
             raise self._refusal(place, f"is a {kind.__name__}, which is more than attributes in Python")
