@@ -21,6 +21,7 @@ from torch import Tensor
 from grpo import (
     GroupedRewards,
     GRPOConfig,
+    GRPOObjective,
     GRPOTrainer,
     PolicyModel,
     PPOConfig,
@@ -40,10 +41,16 @@ pytestmark = pytest.mark.usefixtures("deterministic")
 STATES = [1, 2, 3, 4, 1]
 
 
-def trainer_of(device: torch.device, dtype: torch.dtype = torch.float32, **settings: Any) -> GRPOTrainer[Any, Any]:
+def trainer_of(
+    device: torch.device,
+    dtype: torch.dtype = torch.float32,
+    *,
+    objective: Any = None,
+    **settings: Any,
+) -> GRPOTrainer[Any, Any]:
     policy = SentencesOnDevice(device, dtype)
     config = GRPOConfig(**({"group_size": 6, "learning_rate": 0.05} | settings))
-    return GRPOTrainer(config, policy, MovableRewards(share_of_ones, device))
+    return GRPOTrainer(config, policy, MovableRewards(share_of_ones, device), objective=objective)
 
 
 def values_of(model: PolicyModel[Any, Any]) -> dict[str, Tensor]:
@@ -60,10 +67,10 @@ def test_micro_batches_change_nothing(
     device: torch.device, dtype: torch.dtype, micro_batch_size: int, per_sample_ratio: bool
 ) -> None:
     found: list[list[Any]] = []
+    objective = GRPOObjective(surrogate=SampleClippedSurrogate()) if per_sample_ratio else None
+    settings: dict[str, Any] = {"max_grad_norm": None, "num_epochs_per_update": 1}
     for size in (None, micro_batch_size):
-        trainer = trainer_of(device, dtype, micro_batch_size=size, max_grad_norm=None, num_epochs_per_update=1)
-        if per_sample_ratio:
-            trainer.objective = trainer.objective.model_copy(update={"surrogate": SampleClippedSurrogate()})  # type: ignore[attr-defined]
+        trainer = trainer_of(device, dtype, objective=objective, micro_batch_size=size, **settings)
         metrics = trainer.step(STATES)
         found.append([metrics["loss"], *gradients_of(trainer)])
     assert max(gradient.abs().max() for gradient in found[0][1:]) > 1e-2
