@@ -131,7 +131,7 @@ class Harness:
             )
             sampler = BrokenSampler(self.breaker) if case.has_sampler else None
             trainer = self._online(case.trainer, settings, reference, sampler)
-            trainer.advantage_estimator = BrokenEstimator(trainer.advantage_estimator, self.breaker)
+            vars(trainer)["advantage_estimator"] = BrokenEstimator(trainer.advantage_estimator, self.breaker)
         trainer.objective = BrokenObjective(trainer.objective, self.breaker)
         return trainer
 
