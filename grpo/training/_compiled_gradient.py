@@ -46,14 +46,10 @@ class CompiledTerms:
     gradients: Sequence[Tensor | None]
 
     def add_to(self, tensors: Sequence[Tensor]) -> None:
-        """Add the gradients to those that the tensors have.
-
-        What is kept is a copy, since it will be scaled in place: a gradient may be one of the numbers that it was
-        computed from, or that of two tensors.
-        """
-        pairs = [(tensor, own) for tensor, own in zip(tensors, self.gradients, strict=True) if own is not None]
-        copies = torch._foreach_mul([own for _, own in pairs], 1.0) if pairs else []
-        for (tensor, _), gradient in zip(pairs, copies, strict=True):
+        """Add the gradients to those that the tensors have."""
+        for tensor, gradient in zip(tensors, self.gradients, strict=True):
+            if gradient is None:
+                continue
             if tensor.grad is not None:
                 tensor.grad.add_(gradient)
             elif gradient.stride() == tensor.stride():
@@ -76,11 +72,12 @@ class CompiledGradient:
     def __init__(self, evaluator: Evaluator) -> None:
         self._evaluator = evaluator
         compiled: Any = torch.compile
+        on_cpu = all(tensor.device.type == "cpu" for tensor in evaluator.model.get_parameters().values())
         self._function = compiled(
             _differentiated,
             fullgraph=True,
             dynamic=True,
-            options=OPTIONS,
+            options=OPTIONS | {"cpp_wrapper": on_cpu},  # elsewhere it takes more than a C++ compiler
             recompile_limit=MOST_VERSIONS,
             isolate_recompiles=True,
         )
@@ -134,7 +131,7 @@ class CompiledGradient:
         trained = [tensor for tensor in tensors if tensor.requires_grad]
         arguments = part, rows, micro_batch.decisions, micro_batch.weight, trained
         try:
-            gradients, reported, total = self._function(self._evaluator, objective, *arguments)
+            vectors, reported, total = self._function(self._evaluator, objective, *arguments)
         except Exception as error:
             failure = error
         else:
@@ -144,7 +141,7 @@ class CompiledGradient:
                     f"{self._evaluator.source} or the objective computed what is not finite in a compiled update, and "
                     f"finite numbers when it was asked again without: leave compile_updates out to find out where"
                 )
-            of = dict(zip(map(id, trained), gradients, strict=True))
+            of = _cut(vectors, trained)
             return CompiledTerms(reported, [of.get(id(tensor)) for tensor in tensors])
         instead()
         raise ValueError(
@@ -171,7 +168,7 @@ def _differentiated(
     decisions: Decisions,
     weight: Tensor,
     tensors: list[Tensor],
-) -> tuple[Sequence[Tensor | None], ReportedSums, Tensor]:
+) -> tuple[FlatGradients, ReportedSums, Tensor]:
     """The gradients, what is reported, and a sum that is finite where all that was evaluated is."""
     evaluation = evaluator.evaluation_of(part, rows, str, requires_gradient=True)
     terms = check_terms(objective(evaluation, decisions), decisions.samples, str, requires_gradient=True)
@@ -179,7 +176,34 @@ def _differentiated(
     gradients = torch.autograd.grad(loss, tensors, weight.to(loss.dtype), allow_unused=True)
     evaluated = (evaluation.log_probs, evaluation.entropy, evaluation.values, loss)
     total = torch.stack([column.detach().double().sum() for column in evaluated if column is not None]).sum()
-    return gradients, weighted_sums(terms, weight), total
+    return _flat(gradients), weighted_sums(terms, weight), total
+
+
+FlatGradients = tuple[list[Tensor], list[bool]]
+"""A vector of all gradients of one kind, for each kind, and whether the loss depends on each of the tensors."""
+
+
+def _flat(gradients: Sequence[Tensor | None]) -> FlatGradients:
+    """Copies of the gradients: one may be among the numbers that it was computed from, or that of two tensors."""
+    told = [gradient for gradient in gradients if gradient is not None]
+    kinds = dict.fromkeys((gradient.dtype, gradient.device) for gradient in told)
+    vectors = [
+        torch.cat([gradient.reshape(-1) for gradient in told if (gradient.dtype, gradient.device) == kind])
+        for kind in kinds
+    ]
+    return vectors, [gradient is not None for gradient in gradients]
+
+
+def _cut(gradients: FlatGradients, tensors: Sequence[Tensor]) -> dict[int, Tensor]:
+    """The gradients of the tensors, by their ids, each a part of its vector."""
+    vectors, are_told = gradients
+    told = [tensor for tensor, is_told in zip(tensors, are_told, strict=True) if is_told]
+    found = {}
+    for vector in vectors:
+        own = [tensor for tensor in told if tensor.dtype is vector.dtype and tensor.device == vector.device]
+        parts = vector.split([tensor.numel() for tensor in own])
+        found.update({id(tensor): part.view(tensor.shape) for tensor, part in zip(own, parts, strict=True)})
+    return found
 
 
 def _check(evaluator: Evaluator, objective: Any) -> None:

@@ -213,7 +213,7 @@ class Optimization:
                 f"no gradient reached a parameter that the optimizer holds: {source} must compute "
                 f"log-probs from the very tensors in get_parameters"
             )
-        parts = by_sharding(gradients)
+        parts = by_sharding(_as_one(gradients))
         grad_norm = total_norm(parts)
         if not math.isfinite(grad_norm):
             raise NonFiniteError("the gradient is not finite")
@@ -249,6 +249,14 @@ def _keep_dtypes(optimizer: torch.optim.Optimizer, stored: Mapping[int, Mapping[
             own = current.get(name)
             if isinstance(value, Tensor) and isinstance(own, Tensor) and own.dtype == parameter.dtype != value.dtype:
                 current[name] = value.to(own.device, copy=True)
+
+
+def _as_one(gradients: list[Tensor]) -> list[Tensor]:
+    """The vector that the gradients are all the parts of, where there is one."""
+    vector = gradients[0]._base
+    if vector is None or any(gradient._base is not vector for gradient in gradients):
+        return gradients
+    return [vector] if sum(gradient.numel() for gradient in gradients) == vector.numel() else gradients
 
 
 def total_norm(parts: list[list[Tensor]]) -> float:

@@ -33,7 +33,6 @@ from grpo import (
     TensorBatch,
     Terms,
 )
-from grpo.training._compiled_gradient import CompiledTerms
 
 
 @pytest.fixture(autouse=True)
@@ -303,18 +302,37 @@ def test_a_trainer_is_copied() -> None:
     assert metrics[0] == metrics[1]
 
 
-def test_gradients_that_share_memory_are_scaled_once() -> None:
-    parameters = [torch.zeros(2, 3), torch.zeros(2, 3), torch.zeros(3), torch.ones(2)]
-    one = torch.full((2, 3), 4.0)
-    spread = torch.tensor(4.0).expand(3)
-    terms = CompiledTerms(((), torch.zeros(2)), [one, one, spread, None])
-    terms.add_to(parameters)
-    gradients: list[Tensor] = [parameter.grad for parameter in parameters[:3] if parameter.grad is not None]
-    torch._foreach_mul_(gradients, 0.5)
-    assert all(bool((gradient == 2).all()) for gradient in gradients)
-    assert parameters[3].grad is None
-    terms.add_to(parameters)
-    assert all(bool((gradient == 6).all()) for gradient in gradients[2:])
+class SummedTables(SequentialTablePolicy):
+    """Of tables that get the same gradient, one in single precision, and one that gets none."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tables = [torch.zeros(3, 4, dtype=dtype).requires_grad_() for dtype in (torch.float64, torch.float32)]
+        self.tables.append(torch.ones(2).requires_grad_())
+
+    def get_parameters(self) -> dict[str, Tensor]:
+        return super().get_parameters() | {f"table {index}": table for index, table in enumerate(self.tables)}
+
+    def evaluate_actions(self, batch: TensorBatch) -> Evaluation:
+        summed = self.logits + self.tables[0] + self.tables[1].double()
+        return Evaluation(summed.log_softmax(-1)[batch.observations, batch.actions])
+
+
+@pytest.mark.parametrize("micro_batch_size", [None, 3])
+def test_gradients_that_are_the_same_are_summed_and_scaled_once(micro_batch_size: int | None) -> None:
+    trained = []
+    for compiled in (False, True):
+        torch.manual_seed(0)
+        policy = SummedTables()
+        sgd = torch.optim.SGD(policy.get_parameters().values(), lr=1.0)
+        settings = {"max_grad_norm": 0.1, "micro_batch_size": micro_batch_size, "compile_updates": compiled}
+        config = GRPOConfig(group_size=6, batch_size=8, **settings)
+        training = GRPOTrainer(config, policy, FunctionRewards(reward), optimizer=sgd)
+        norms = [training.step([0, 1, 2])["grad_norm"] for _ in range(3)]
+        assert policy.tables[-1].grad is None
+        trained.append((norms, parameter_values(policy.get_parameters())))
+    assert min(trained[0][0]) > 0.1
+    torch.testing.assert_close(trained[1], trained[0], rtol=1e-6, atol=1e-8)
 
 
 def test_what_pytorch_must_have(monkeypatch: pytest.MonkeyPatch) -> None:
