@@ -334,7 +334,7 @@ def test_the_ratio_of_the_first_update_is_one(kind: str) -> None:
         assert experience.values is not None
         assert evaluation.values is not None
         torch.testing.assert_close(experience.values.values, evaluation.values.detach())
-        _, after = policy.outputs_and_values(policy.features(batch.next_observations))
+        _, after = policy._outputs_and_values(policy.features(batch.next_observations))
         after = after.masked_fill(batch.terminated, 0)
         torch.testing.assert_close(experience.values.next_values[batch.episodes.last], after.detach())
         assert trainer.update(experience)["approx_kl"] == 0

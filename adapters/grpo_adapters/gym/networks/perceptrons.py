@@ -97,9 +97,9 @@ class PairedLinear(nn.Module):
         """[2, n, num_inputs] -> [2, n, num_outputs]."""
         return torch.baddbmm(self.bias, units, self.weight)
 
-    def first(self, units: Tensor) -> Tensor:
-        """The first layer alone, [n, num_inputs] -> [n, num_outputs]."""
-        return torch.addmm(self.bias[0], units, self.weight[0])
+    def one(self, index: int, units: Tensor) -> Tensor:
+        """The layer of this index alone, [n, num_inputs] -> [n, num_outputs]."""
+        return torch.addmm(self.bias[index], units, self.weight[index])
 
 
 class ActorCriticMLP(nn.Module):
@@ -127,12 +127,21 @@ class ActorCriticMLP(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """The actor's outputs, [n, num_outputs], for features [n, ...]."""
+        outputs: Tensor = self.actor_head(self._units_of(0, features))
+        return outputs
+
+    def values(self, features: Tensor) -> Tensor:
+        """The critic's values, [n, 1], for features [n, ...]."""
+        values: Tensor = self.critic_head(self._units_of(1, features))
+        return values
+
+    def _units_of(self, index: int, features: Tensor) -> Tensor:
+        """What the hidden layers of the actor, 0, or of the critic, 1, make of features."""
         units = features.flatten(1)
         for layer in self.hidden:
             assert isinstance(layer, PairedLinear)
-            units = torch.tanh(layer.first(units))
-        outputs: Tensor = self.actor_head(units)
-        return outputs
+            units = torch.tanh(layer.one(index, units))
+        return units
 
     def both(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """The actor's outputs, [n, num_outputs], and the critic's values, [n, 1], for features [n, ...]."""

@@ -90,27 +90,18 @@ class GymActorCritic(GymPolicy):
         fix = "one value is expected for each, [n] or [n, 1]: end the network with one output"
         check_head(self, "critic", self.critic, {(2,), (2, 1)}, fix, is_own=critic is not None)
 
-    def outputs_and_values(self, units: Tensor) -> tuple[Tensor, Tensor]:
-        """What the actor and the critic make of n units: [n, num_outputs] and [n]."""
-        if self.critic is None:
-            assert isinstance(self.actor, ActorCriticMLP)
-            outputs, values = self.actor.both(units)
-        else:
-            outputs, values = self.actor(units), self.critic(units)
-        return outputs, values.view(-1)
-
     def evaluate_actions(self, batch: TrajectoryBatch) -> Evaluation:
         """Log-probs, entropy and values of the steps, [D] each."""
         sampled = self._sampled(batch)
         if sampled is not None and sampled.values is not None:
             outputs, values = sampled.outputs, sampled.values
         else:
-            outputs, values = self.outputs_and_values(self._units_of(batch))
+            outputs, values = self._outputs_and_values(self._units_of(batch))
         log_probs, entropy = self.distribution.log_probs_and_entropy(outputs, batch.decisions, batch.masks)
         return Evaluation(log_probs, entropy, values)
 
     def _decided_by(self, units: Tensor) -> tuple[Tensor, Tensor | None]:
-        return self.outputs_and_values(units) if self.trunk is not None else (self.actor(units), None)
+        return self._outputs_and_values(units) if self.trunk is not None else (self.actor(units), None)
 
     @torch.no_grad()
     def estimate_values(self, batch: TrajectoryBatch) -> ValueEstimates:
@@ -134,5 +125,18 @@ class GymActorCritic(GymPolicy):
         after, _ = self.memory(after, remembered.states_after(batch.episodes.last))
         return self._values(remembered.units), self._values(after)
 
+    def _outputs_and_values(self, units: Tensor) -> tuple[Tensor, Tensor]:
+        """What the actor and the critic make of n units: [n, num_outputs] and [n]."""
+        if self.critic is None:
+            assert isinstance(self.actor, ActorCriticMLP)
+            outputs, values = self.actor.both(units)
+        else:
+            outputs, values = self.actor(units), self.critic(units)
+        return outputs, values.view(-1)
+
     def _values(self, units: Tensor) -> Tensor:
-        return self.outputs_and_values(units)[1]
+        if self.critic is None:
+            assert isinstance(self.actor, ActorCriticMLP)
+            return self.actor.values(units).view(-1)
+        values: Tensor = self.critic(units)
+        return values.view(-1)
