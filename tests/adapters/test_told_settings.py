@@ -10,7 +10,7 @@ import gymnasium
 import pytest
 import torch
 from gymnasium.spaces import Box, Dict, Discrete
-from language_models import PROMPTS, build_policy
+from language_models import PROMPTS, build_model, build_policy
 from peft import LoraConfig
 
 from grpo import CheckpointError, Checkpoints, GRPOConfig, GRPOTrainer, PPOConfig, PPOTrainer, Run, Until
@@ -77,6 +77,15 @@ def test_a_language_model_does_not_go_on_unnoticed_with_other_settings(
         language_run(tmp_path, **changed).resume()
     with pytest.warns(UserWarning, match=f"goes on with other settings: {message}"):
         assert language_run(tmp_path, **changed).resume(override=True)
+
+
+def test_adapters_do_not_go_on_unnoticed_over_another_model(tmp_path: Path) -> None:
+    language_run(tmp_path)(Until(steps=1))
+    other = build_model("gpt2")
+    with torch.no_grad():
+        other.transformer.h[-1].mlp.c_fc.weight.mul_(1.5)
+    with pytest.raises(CheckpointError, match=r"set up otherwise: policy\.adapters\.base_weights .* before, .* now"):
+        language_run(tmp_path, model=other).resume()
 
 
 def test_weights_of_rewards_can_be_changed_on_purpose(tmp_path: Path) -> None:

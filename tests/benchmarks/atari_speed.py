@@ -1,12 +1,15 @@
 """Atari Pong from pixels: this library's PPO beside Stable-Baselines3's, with rl-zoo3's settings for Atari.
 
-Both take turns in one process on one thread, a rollout of 8 environments and its updates at a time. What memory
-the iterations of each take at most is measured in a process of its own. The last line holds the ratios, of
-the median speeds and of the memory, as JSON.
+Both take turns in one process, a rollout of 8 environments and its updates at a time, with PyTorch on one thread. This
+library's environments are played by as many threads as there are cores, which is what they do unless told otherwise,
+and once more by one; Stable-Baselines3's one after another, as its ``make_atari_env`` has them. What memory the
+iterations of each take at most is measured in a process of its own. The last line holds the ratios, of the median
+speeds and of the memory, as JSON.
 """
 
 from __future__ import annotations
 
+import functools
 import json
 import subprocess
 import sys
@@ -38,9 +41,11 @@ class Options:
     """Measure the memory of one of them in this process, and nothing else."""
 
 
-def our_ppo(num_steps: int) -> Callable[[], object]:
-    """One rollout and its updates by this library."""
-    envs = atari_environments("ALE/Pong-v5", NUM_ENVS, episodic_life=True, repeat_action_probability=0.0, num_threads=1)
+def our_ppo(num_steps: int, num_threads: int = 0) -> Callable[[], object]:
+    """One rollout and its updates by this library; 0 threads are as many as there are cores."""
+    envs = atari_environments(
+        "ALE/Pong-v5", NUM_ENVS, episodic_life=True, repeat_action_probability=0.0, num_threads=num_threads
+    )
     sampler = FragmentSampler(envs, num_steps, environments_in_state="restart")
     num_updates = TOTAL_STEPS // (NUM_ENVS * num_steps)
     clip = LinearSchedule(start=0.1, end=0.0, num_steps=num_updates)
@@ -83,7 +88,11 @@ def stable_baselines3_ppo(num_steps: int) -> Callable[[], object]:
     return their_iteration(model, TOTAL_STEPS)
 
 
-CONTENDERS = {"ours": our_ppo, "SB3": stable_baselines3_ppo}
+CONTENDERS: dict[str, Callable[[int], Callable[[], object]]] = {
+    "ours": our_ppo,
+    "ours on one thread": functools.partial(our_ppo, num_threads=1),
+    "SB3": stable_baselines3_ppo,
+}
 
 
 def peak_megabytes() -> float:
@@ -106,17 +115,21 @@ def added_megabytes(options: Options) -> float:
 def ratios(options: Options) -> dict[str, float]:
     """Measure and print; how many times as fast, and how much of the memory."""
     memory = {}
-    for name in CONTENDERS:
+    for name in ("ours", "SB3"):
         command = [sys.executable, __file__, "--memory-of", name, "--num-steps", str(options.num_steps)]
         memory[name] = float(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1])
-        print(f"{name:5s} {memory[name]:7,.0f} MB at most for two iterations", flush=True)
+        print(f"{name:18s} {memory[name]:7,.0f} MB at most for two iterations", flush=True)
     jobs = {name: build(options.num_steps) for name, build in CONTENDERS.items()}
     for job in jobs.values():
         job()
     seconds = median_seconds(jobs, rounds=options.rounds, calls=1)
     for name, own in seconds.items():
-        print(f"{name:5s} {NUM_ENVS * options.num_steps / own:7,.0f} steps/s")
-    found = {"speed": seconds["SB3"] / seconds["ours"], "memory": memory["ours"] / memory["SB3"]}
+        print(f"{name:18s} {NUM_ENVS * options.num_steps / own:7,.0f} steps/s")
+    found = {
+        "speed": seconds["SB3"] / seconds["ours"],
+        "speed on one thread": seconds["SB3"] / seconds["ours on one thread"],
+        "memory": memory["ours"] / memory["SB3"],
+    }
     return {name: round(value, 3) for name, value in found.items()}
 
 

@@ -10,21 +10,37 @@ from peft import PeftModel
 from torch import Tensor
 from torch.distributed.tensor import DTensor, distribute_tensor
 
+from grpo_adapters.checksums import checksum
+
 STATE_NAMES = {"weights", "generator", "completion_lengths"}
 WHEREABOUTS = {"auto_mapping", "base_model_name_or_path", "inference_mode", "peft_version", "revision"}
 """What the config of an adapter tells besides what it computes."""
+NUMBERS_LOOKED_AT = 64
+"""At most, of a tensor, to tell it from another one."""
 
 
 def adapter_settings(model: Any) -> dict[str, Any]:
-    """The configs of a model's adapters, each setting by its name; none of a model without."""
+    """The configs of a model's adapters, each setting by its name, and what they adapt; none of a model without."""
     if not isinstance(model, PeftModel):
         return {}
-    return {
+    configs = {
         f"adapters.{adapter}.{name}": value
         for adapter, config in model.peft_config.items()
         for name, value in vars(config).items()
         if name not in WHEREABOUTS and not name.startswith("_")
     }
+    return configs | {"adapters.base_weights": _checksum_of_base(model)}
+
+
+def _checksum_of_base(model: PeftModel) -> str | None:
+    """Of some numbers of each parameter under the adapters; None where some lie elsewhere, as sharded ones do."""
+    changing = changing_weights(model)
+    base = {name: value.detach() for name, value in model.named_parameters() if name not in changing}
+    if any(isinstance(value, DTensor) or value.is_meta for value in base.values()):
+        return None
+    return checksum(
+        {name: value.reshape(-1)[:: value.numel() // NUMBERS_LOOKED_AT + 1] for name, value in base.items()}
+    )
 
 
 def changing_weights(model: Any) -> dict[str, Tensor]:
