@@ -201,8 +201,8 @@ def _cut(gradients: FlatGradients, tensors: Sequence[Tensor]) -> dict[int, Tenso
     found = {}
     for vector in vectors:
         own = [tensor for tensor in told if tensor.dtype is vector.dtype and tensor.device == vector.device]
-        parts = vector.split([tensor.numel() for tensor in own])
-        found.update({id(tensor): part.view(tensor.shape) for tensor, part in zip(own, parts, strict=True)})
+        parts = vector.split_with_sizes([tensor.numel() for tensor in own])
+        found |= {id(tensor): part.view_as(tensor) for tensor, part in zip(own, parts, strict=True)}
     return found
 
 
