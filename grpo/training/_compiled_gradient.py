@@ -198,7 +198,7 @@ def _cut(gradients: FlatGradients, tensors: Sequence[Tensor]) -> dict[int, Tenso
     """The gradients of the tensors, by their ids, each a part of its vector."""
     vectors, are_told = gradients
     told = [tensor for tensor, is_told in zip(tensors, are_told, strict=True) if is_told]
-    found = {}
+    found: dict[int, Tensor] = {}
     for vector in vectors:
         own = [tensor for tensor in told if tensor.dtype is vector.dtype and tensor.device == vector.device]
         parts = vector.split_with_sizes([tensor.numel() for tensor in own])
