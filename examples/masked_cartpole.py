@@ -44,6 +44,8 @@ class Options:
     """Environment steps of each training."""
     seeds: tuple[int, ...] = (0, 1, 2)
     """Trainings, each with a seed of its own."""
+    normalize_advantages: bool = False
+    """To standard deviation 1, as PPO usually does. Where all goes well they are noise, and made as large as ever."""
     output: Path = Path("outputs/masked-cartpole")
     """Folder for the runs, to be drawn by anygrpo plot."""
 
@@ -65,7 +67,7 @@ def make_memory(name: Memory) -> nn.Module | None:
     return memories.get(name)
 
 
-def build(memory: Memory, seed: int, steps: int) -> tuple[PPOTrainer[Any, Any], GymActorCritic]:
+def build(memory: Memory, seed: int, options: Options) -> tuple[PPOTrainer[Any, Any], GymActorCritic]:
     """A trainer and its policy."""
     torch.manual_seed(seed)
     envs = SyncVectorEnv([masked_cartpole] * NUM_ENVS, autoreset_mode=AutoresetMode.SAME_STEP)
@@ -81,7 +83,7 @@ def build(memory: Memory, seed: int, steps: int) -> tuple[PPOTrainer[Any, Any], 
         normalize_observations=True,
         seed=seed,
     )
-    num_updates = max(steps // (NUM_ENVS * NUM_STEPS), 1)
+    num_updates = max(options.steps // (NUM_ENVS * NUM_STEPS), 1)
     clip = LinearSchedule(start=0.2, end=0.0, num_steps=num_updates)
     config = PPOConfig(
         batch_size=None,  # all that was sampled
@@ -91,6 +93,7 @@ def build(memory: Memory, seed: int, steps: int) -> tuple[PPOTrainer[Any, Any], 
         clip_high=clip,
         discount=0.98,
         gae_lambda=0.8,
+        advantage_normalization="per_minibatch" if options.normalize_advantages else None,
         value_coefficient=0.05,  # actor and critic share what remembers
         seed=seed,
     )
@@ -99,7 +102,7 @@ def build(memory: Memory, seed: int, steps: int) -> tuple[PPOTrainer[Any, Any], 
 
 def train(memory: Memory, seed: int, options: Options) -> EvaluationResult:
     """One training; how good its policy is then, on 100 fresh episodes."""
-    trainer, policy = build(memory, seed, options.steps)
+    trainer, policy = build(memory, seed, options)
     run = Run(trainer, list(range(NUM_ENVS)), folder=options.output / f"{memory}-{seed}")
     run(Until(decisions=options.steps))
     return evaluate(policy, masked_cartpole, 100, seed=2_000_000)

@@ -108,10 +108,11 @@ def test_help_explains_every_option(example: Any, capsys: pytest.CaptureFixture[
     with pytest.raises(SystemExit):
         tyro.cli(example.Options, description=example.__doc__, args=["--help"])
     told = " ".join(re.sub(r"[│╭╮╰╯─]", " ", capsys.readouterr().out).split())
-    explained = re.findall(r'^    (\w+): .+\n    """(.+)"""$', inspect.getsource(example), re.MULTILINE)
-    names = [f"--{name.replace('_', '-')}" for name, _ in explained]
-    assert {*names, "--help"} == set(re.findall(r"--[a-z][a-z-]*", told))
-    assert all(explanation in told for _, explanation in explained)
+    explained = re.findall(r'^    (\w+): (.+) = .+\n    """(.+)"""$', inspect.getsource(example), re.MULTILINE)
+    names = [(name.replace("_", "-"), kind) for name, kind, _ in explained]
+    opposites = {f"--no-{name}" for name, kind in names if kind == "bool"}
+    assert {f"--{name}" for name, _ in names} | opposites | {"--help"} == set(re.findall(r"--[a-z][a-z-]*", told))
+    assert all(explanation in told for *_, explanation in explained)
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
