@@ -109,7 +109,7 @@ def test_a_transformer_tells_zeros_from_steps_that_were_not() -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: StackedUnits(1), "length is 1, expected at least 2 steps"),
+        (lambda: StackedUnits(1), "length is 1, expected an integer of at least 2 steps"),
         (lambda: WindowTransformer(2, 6, length=3), "num_units is 6, expected a multiple of num_heads, which is 4"),
     ],
 )

@@ -162,6 +162,29 @@ class Accumulates(nn.Module):
         return state, state
 
 
+class Begins(nn.Module):
+    """Adds what episodes begin with, as a function tells it, if it is one."""
+
+    def __init__(self, beginning: Any) -> None:
+        super().__init__()
+        self.initial_state = beginning
+
+    def forward(self, units: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        return units + state, state
+
+
+class KeepsInside(nn.Module):
+    """Its state is its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls = 0
+
+    def forward(self, units: Tensor, state: Any) -> tuple[Tensor, Tensor]:
+        self.calls += 1
+        return units + self.calls, units
+
+
 CAMERA = SpacesEnv(
     spaces.Dict(camera=spaces.Box(0, 255, (8, 8), np.uint8), speed=spaces.Box(-1, 1, (3,))), spaces.Discrete(2)
 )
@@ -258,6 +281,32 @@ TABLES = SpacesEnv(spaces.Box(-1, 1, (4, 4)), spaces.Discrete(2))
             with_memory(BeginsElsewhere()),
             ValueError,
             "memory BeginsElsewhere begins otherwise from None than from zeros: give it a method initial_state(n)",
+        ),
+        (
+            with_memory(KeepsInside()),
+            ValueError,
+            "memory KeepsInside gives something else when it is asked the same again: keep nothing in the module from "
+            "call to call, but in the state",
+        ),
+        (
+            with_memory(Begins(lambda num_rows: torch.arange(num_rows).float().unsqueeze(1).expand(-1, 3))),
+            ValueError,
+            "memory Begins.initial_state gives another state in another row or at another time, expected the state of",
+        ),
+        (
+            with_memory(Begins(lambda num_rows: torch.rand(1, 3).expand(num_rows, -1))),
+            ValueError,
+            "memory Begins.initial_state gives another state in another row or at another time",
+        ),
+        (
+            with_memory(Begins(lambda num_rows: torch.zeros(1, 3))),
+            ValueError,
+            "memory Begins.initial_state(4) returned state of shape [1, 3], expected the state of n episodes that",
+        ),
+        (
+            with_memory(Begins(torch.zeros(3))),
+            TypeError,
+            "memory Begins.initial_state(4) raised TypeError: 'Tensor' object is not callable; expected the state of n",
         ),
         (with_memory(NeedsState()), ValueError, "give it initial_state(n) if it cannot begin from None"),
         (

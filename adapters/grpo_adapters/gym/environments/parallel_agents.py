@@ -59,6 +59,11 @@ class ParallelAgents:
         num_steps = check_count(num_steps, "num_steps", "steps in each environment in a rollout")
         num_envs = check_count(num_envs, "num_envs", "environments to play side by side")
         self.environments = [_made(make_environment) for _ in range(num_envs)]
+        if len(set(map(id, self.environments))) < num_envs:
+            raise ValueError(
+                f"make_environment returned the same environment more than once for num_envs={num_envs}, so that the "
+                f"episodes of the copies would be one: let it make a new one each time"
+            )
         self.num_steps = num_steps
         self._seed = check_seed(seed, "seed")
         self._next_seed: int | None = self._seed
@@ -66,6 +71,9 @@ class ParallelAgents:
         groups = {"agents": everyone} if groups is None else groups
         _check_groups(groups, everyone)
         self.samplers = {name: AgentGroup(self, name, agents) for name, agents in groups.items()}
+        self._spaces = self._spaces_in(0)
+        for copy in range(num_envs):
+            self._check_spaces(copy)
         self._group_of = {agent: group for group in self.samplers.values() for agent in group.agents}
         self._players: list[dict[str, AgentPlayer]] = []
         self._has_begun = False
@@ -79,6 +87,21 @@ class ParallelAgents:
         """What an agent may do."""
         space: gymnasium.Space[Any] = self.environments[0].action_space(agent)
         return space
+
+    def _spaces_in(self, copy: int) -> dict[str, tuple[Any, Any]]:
+        environment = self.environments[copy]
+        agents = environment.possible_agents
+        return {agent: (environment.observation_space(agent), environment.action_space(agent)) for agent in agents}
+
+    def _check_spaces(self, copy: int) -> None:
+        """Those of a copy must be what they were in the first one, when this was made."""
+        for agent, spaces_now in self._spaces_in(copy).items():
+            if agent in self._spaces and spaces_now != self._spaces[agent]:
+                raise ValueError(
+                    f"agent {agent} of environment {copy} has the spaces {spaces_now}, expected "
+                    f"{self._spaces[agent]}, as in environment 0 when ParallelAgents was made: let make_environment "
+                    f"make copies that are alike, and keep to their spaces"
+                )
 
     def join_world(self, world: World) -> None:
         """Play other episodes than other processes do, from a seed that follows from this one's."""
@@ -173,6 +196,7 @@ class ParallelAgents:
             observations, infos = environment.reset() if seed is None else environment.reset(seed=seed)
         except Exception as error:
             raise self._failed(error, copy, "reset") from error
+        self._check_spaces(copy)
         if not environment.agents:
             raise ValueError(f"environment {copy} has no agents after reset, expected some of {list(self._group_of)}")
         self._observe(copy, observations, infos, step)

@@ -12,7 +12,11 @@ from torch import Tensor
 from typing_extensions import Protocol
 
 from grpo_adapters.gym.environments.checks import check_seed
-from grpo_adapters.gym.environments.vector_environments import EnvironmentFailedError
+from grpo_adapters.gym.environments.vector_environments import (
+    EnvironmentFailedError,
+    is_played_by_another,
+    note_player,
+)
 from grpo_adapters.gym.observations.observation_parts import is_image
 
 FINAL = ("final_obs", "final_observation")
@@ -131,6 +135,7 @@ class CheckedSimulator:
         self.masks: Tensor | None = None
         self.device: torch.device | None = None
         self._given_dtype: torch.dtype | None = None
+        self._player = object()
 
     def reset(self, seed: int | None) -> Tensor:
         """Begin all episodes anew; what to decide on.
@@ -139,6 +144,7 @@ class CheckedSimulator:
             TypeError, ValueError: if what came is not as expected.
             EnvironmentFailedError: if the simulator raises.
         """
+        note_player(self.simulator, self._player)
         try:
             given = self.simulator.reset(seed=None if seed is None else check_seed(seed, "seed"))
         except Exception as error:
@@ -178,6 +184,7 @@ class CheckedSimulator:
         final = next((info[name] for name in FINAL if name in info), None)
         if final is not None:
             self._check_observations(final, f"step returned info['final_obs'] {where}")
+            self._check_is_other(final, observations, terminated | truncated, where)
         elif (truncated & ~terminated).any():
             slot = int((truncated & ~terminated).nonzero()[0])
             raise ValueError(
@@ -190,6 +197,7 @@ class CheckedSimulator:
     def go_on(self, observations: Tensor | None, masks: Tensor | None) -> None:
         """Go on from a simulator that has taken a state back: what is to be decided on, and what is allowed."""
         self.masks = masks
+        note_player(self.simulator, self._player)
         if observations is not None:
             self.device, self._given_dtype = observations.device, observations.dtype
 
@@ -213,6 +221,23 @@ class CheckedSimulator:
             raise ValueError(
                 f"{self._name}.{what} of {given.dtype} on {given.device}, but reset returned {self._given_dtype} on "
                 f"{self.device}: expected the same at all steps"
+            )
+
+    def _check_is_other(self, final: Tensor, observations: Tensor, done: Tensor, where: str) -> None:
+        if final.data_ptr() == observations.data_ptr() and done.any():
+            raise ValueError(
+                f"{self._name}.step returned the same memory as observations and as info['final_obs'] {where}, so that "
+                f"the first observations of new episodes stand for the last ones of the old: return a clone that was "
+                f"made before new episodes began"
+            )
+
+    def check_episodes_are_ours(self) -> None:
+        """Raise a RuntimeError if another sampler has begun episodes in the simulator since this did."""
+        if is_played_by_another(self.simulator, self._player):
+            raise RuntimeError(
+                f"the episodes under way in simulator {self._name} are not those of this sampler: another sampler was "
+                f"given the same simulator, and began new ones. Give it a simulator of its own; the next "
+                f"rollout begins new episodes"
             )
 
     def _check_row(self, given: Any, name: str, where: str, dtype: torch.dtype | None = None) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, MutableMapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -88,7 +89,7 @@ class VectorEnvironments:
 
     def check_episodes_are_ours(self) -> None:
         """Raise a RuntimeError if somebody else has begun episodes in them since this did."""
-        if any(PLAYED_BY.get(each, self._player) is not self._player for each in _all_in(self.envs)):
+        if is_played_by_another(self.envs, self._player):
             raise RuntimeError(
                 f"the episodes under way in the {self.num_envs} environments of a {type(self.envs).__name__} are not "
                 f"those of this sampler: evaluate(...) or another sampler was given the same environments, and began "
@@ -154,6 +155,8 @@ class VectorEnvironments:
 
         Raises:
             EnvironmentFailedError: if one raises.
+            ValueError: if what the vector returned is not of each environment, or it begins episodes otherwise than it
+                said.
         """
         if self.is_envpool:
             actions = actions.astype(self.envs.action_space.dtype, copy=False)
@@ -161,7 +164,9 @@ class VectorEnvironments:
             raw, rewards, terminated, truncated, infos = self.envs.step(actions)
         except Exception as error:
             raise EnvironmentFailedError(self._describe(error, self._done)) from error
-        done = np.logical_or(terminated, truncated)
+        rewards = self._row("rewards", rewards, "fiub")
+        terminated = self._row("terminated", terminated, "biu").astype(bool, copy=False)
+        done = terminated | self._row("truncated", truncated, "biu").astype(bool, copy=False)
         self._steps += 1
         real = self._everywhere
         observations = next_observations = self.encoder(raw)
@@ -174,11 +179,32 @@ class VectorEnvironments:
             next_observations = observations.copy()
             if self.mode is AutoresetMode.SAME_STEP:
                 for index in np.flatnonzero(done):
-                    next_observations[index] = self.encoder.single(infos["final_obs"][index])
+                    next_observations[index] = self.encoder.single(self._final_observation(infos, int(index)))
             else:
-                observations = self._reset_where(done)
+                observations = self._reset_where(done, next_observations)
             self._steps[done] = 0
-        return Transition(next_observations, observations, np.asarray(rewards), terminated, done, real)
+        return Transition(next_observations, observations, rewards, terminated, done, real)
+
+    def _row(self, name: str, given: Any, kinds: str) -> NDArray[Any]:
+        """Numbers, or booleans, one for each environment; ``kinds`` are the letters of NumPy's dtypes."""
+        row = np.asarray(given)
+        if row.shape != (self.num_envs,) or row.dtype.kind not in kinds:
+            raise ValueError(
+                f"{type(self.envs).__name__}.step returned {name} of shape {list(row.shape)} and dtype {row.dtype}, "
+                f"expected {'numbers' if 'f' in kinds else 'bool'} [{self.num_envs}], one for each environment"
+            )
+        return row
+
+    def _final_observation(self, infos: Mapping[str, Any], index: int) -> Any:
+        """The last observation of an episode where the next one has begun already."""
+        final, told = infos.get("final_obs"), infos.get("_final_obs")
+        if final is None or len(final) != self.num_envs or not (told is None or told[index]):
+            raise ValueError(
+                f"{type(self.envs).__name__} ended the episode of environment {index} in AutoresetMode.SAME_STEP, but "
+                f"its infos have no 'final_obs' of it, the last observation of the old episode: return it for each "
+                f"environment whose episode ends, or set metadata['autoreset_mode'] to what the vector does"
+            )
+        return final[index]
 
     @property
     def were_reset(self) -> bool:
@@ -235,14 +261,21 @@ class VectorEnvironments:
         self._done = new_array(state_dict["done"])
         self.seed = state_dict["seed"]
 
-    def _reset_where(self, done: NDArray[np.bool_]) -> Features:
-        """Start new episodes in some environments; what to decide on in all."""
+    def _reset_where(self, done: NDArray[np.bool_], seen: Features) -> Features:
+        """Start new episodes in some environments; what to decide on in all, in the others what was ``seen``."""
         try:
             raw, infos = self.envs.reset(options={"reset_mask": done.copy()})
         except Exception as error:
             raise EnvironmentFailedError(self._describe(error, done)) from error
         self._take_masks(infos, asked=done)
-        return self.encoder(raw)
+        observations = self.encoder(raw)
+        if observations[~done].tobytes() != seen[~done].tobytes():
+            raise ValueError(
+                f"{type(self.envs).__name__}.reset was asked by options['reset_mask'] for new episodes in environments "
+                f"{np.flatnonzero(done).tolist()}, and changed the observations of others, whose episodes go on: begin "
+                f"new ones where reset_mask is true only, or set metadata['autoreset_mode'] to what the vector does"
+            )
+        return observations
 
     def _take_masks(self, infos: dict[str, Any], asked: NDArray[np.bool_] | None = None) -> None:
         """Masks of the ``asked`` environments, of all for None; an environment that tells none allows everything."""
@@ -269,6 +302,9 @@ class VectorEnvironments:
             elif isinstance(vector, AsyncVectorEnv):
                 index = variables.get("index", index)
             traceback = traceback.tb_next
+        wrong, refusal = self._refused_observation()
+        if wrong is not None:
+            index, error = wrong, refusal
         if index is None:
             which = f"one of {self.num_envs} environments (seeds {self.seed} to {self.seed + self.num_envs - 1})"
             when = "reset" if resetting.all() else f"steps {', '.join(map(str, self._steps))} of their episodes"
@@ -277,13 +313,38 @@ class VectorEnvironments:
             when = "reset" if resetting[index] else f"step {self._steps[index]} of its episode"
         is_shut_down = isinstance(getattr(self.envs, "unwrapped", None), AsyncVectorEnv)
         hint = "make the AsyncVectorEnv anew, it has shut down" if is_shut_down else "the next rollout starts anew"
-        return f"{which} raised {type(error).__name__} at {when}: {error} ({hint})"
+        what = f"raised {type(error).__name__}" if wrong is None else "gave a wrong observation"
+        return f"{which} {what} at {when}: {error} ({hint})"
+
+    def _refused_observation(self) -> tuple[int | None, Any]:
+        """The first environment of a synchronous vector whose observation is not of its space, and why."""
+        innermost = getattr(self.envs, "unwrapped", None)
+        for index, seen in enumerate(innermost._env_obs if isinstance(innermost, SyncVectorEnv) else ()):
+            try:
+                if seen is not None:
+                    self.encoder.single(seen)
+            except (TypeError, ValueError) as error:
+                return index, error
+        return None, None
 
 
 def note_player(environments: Any, player: object) -> None:
     """Note who begins episodes in an environment, or in a vector and in those that it holds in this process."""
     for each in _all_in(environments):
-        PLAYED_BY[each] = player
+        with suppress(TypeError):  # of an object that cannot be referred to weakly nothing is noted
+            PLAYED_BY[each] = player
+
+
+def is_played_by_another(environments: Any, player: object) -> bool:
+    """Whether somebody else has begun episodes there since this player did."""
+    return any(_player_of(each, player) is not player for each in _all_in(environments))
+
+
+def _player_of(environment: Any, otherwise: object) -> object:
+    try:
+        return PLAYED_BY.get(environment, otherwise)
+    except TypeError:
+        return otherwise
 
 
 def _all_in(environments: Any) -> list[Any]:

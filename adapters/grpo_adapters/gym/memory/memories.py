@@ -119,8 +119,8 @@ class StackedUnits(nn.Module):
 
     def __init__(self, length: int) -> None:
         super().__init__()
-        if length < 2:
-            raise ValueError(f"length is {length}, expected at least 2 steps: a memory of one remembers nothing")
+        if type(length) is not int or length < 2:
+            raise ValueError(f"length is {length!r}, expected an integer of at least 2 steps: one remembers nothing")
         self.length = length
 
     def forward(self, units: Tensor, state: Any = None) -> tuple[Tensor, Any]:

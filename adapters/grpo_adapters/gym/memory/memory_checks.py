@@ -87,8 +87,15 @@ def check_memory(memory: nn.Module, units: Tensor) -> Any:
     was_training = memory.training
     memory.eval()
     try:
+        if hasattr(memory, "initial_state"):
+            _check_initial_state(name, memory)
         first = beginning_of(memory, NUM_ROWS, None)
         outputs, state = step_of(memory, units, first)
+        if not torch.allclose(step_of(memory, units, first)[0], outputs, rtol=1e-4, atol=1e-5):
+            raise ValueError(
+                f"{name} gives something else when it is asked the same again: keep nothing in the module from call to "
+                f"call, but in the state that it returns"
+            )
         like = map_state(lambda tensor: torch.zeros_like(tensor[:1]), state)
         beginning = beginning_of(memory, NUM_ROWS, like)
         again, state = step_of(memory, units, beginning)
@@ -109,6 +116,26 @@ def check_memory(memory: nn.Module, units: Tensor) -> Any:
 
     check_rows("memory", memory, two_steps, "Compute each row from its own units and state alone")
     return like
+
+
+def _check_initial_state(name: str, memory: Any) -> None:
+    """Episodes must begin alike, wherever and whenever they do."""
+    expected = "expected the state of n episodes that begin, a tensor, or a tuple or dictionary of tensors, of n rows"
+    try:
+        alone, together = (dict(tensors_of(memory.initial_state(num_rows))) for num_rows in (1, NUM_ROWS))
+    except Exception as error:
+        raise TypeError(
+            f"{name}.initial_state({NUM_ROWS}) raised {type(error).__name__}: {error}; {expected}"
+        ) from error
+    for place, tensor in together.items():
+        if not isinstance(tensor, Tensor) or tensor.dim() == 0 or len(tensor) != NUM_ROWS:
+            came = f"shape {list(tensor.shape)}" if isinstance(tensor, Tensor) else f"type {type(tensor).__name__}"
+            raise ValueError(f"{name}.initial_state({NUM_ROWS}) returned {place} of {came}, {expected}")
+        if alone.keys() != together.keys() or not torch.equal(alone[place].expand_as(tensor), tensor):
+            raise ValueError(
+                f"{name}.initial_state gives another {place} in another row or at another time, {expected}, and the "
+                f"same in each row, since any episode may begin in any row"
+            )
 
 
 def _check_same_kind(name: str, before: Any, after: Any) -> None:

@@ -107,10 +107,14 @@ class MemoryRecord:
             self._states.append(self.memory)
             self._stored_begins.append(self._begins)
 
-    def follow(self, memory: Any, begun: Tensor) -> None:
-        """Take what a step left, forgotten where an episode begins behind it, bool [n]."""
+    def remember(self, memory: Any) -> None:
+        """Take a copy of what a decision left: it may hold what was observed, which environments may write over."""
         check_remembered(self._policy, self.memory, memory)
-        self.memory, self._begins = begun_anew(self._policy, memory, begun), begun
+        self.memory = None if memory is None else map_state(torch.clone, memory)
+
+    def forget_where(self, begun: Tensor) -> None:
+        """Forget all where an episode begins behind the step, bool [n]."""
+        self.memory, self._begins = begun_anew(self._policy, self.memory, begun), begun
 
     def whole(self, num_steps: int) -> StoredMemory | None:
         """What was stored in all environments, one behind the other, in so many steps of each."""

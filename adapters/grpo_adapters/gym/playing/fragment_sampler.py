@@ -277,9 +277,11 @@ class FragmentSampler:
                 None if masks is None else rollout.store_masks(step, masks).to(device),
                 record.memory,
             )
-            transition = self.environments.step(policy.distribution.actions(decided.decisions))
+            record.remember(decided.memory)
+            played = policy.distribution.actions(decided.decisions.clone())  # environments may write over it
+            transition = self.environments.step(played)
             rollout.store(step, decided, transition)
-            record.follow(decided.memory, torch.from_numpy(transition.done | ~transition.real))
+            record.forget_where(torch.from_numpy(transition.done | ~transition.real))
             observations = transition.observations
         rollout.check(transition.next_observations, policy.distribution.sizes, self.environments.seed)
         fragments = rollout.trajectories(transition.next_observations, record, policy)

@@ -14,7 +14,7 @@ from grpo import NonFiniteError
 from grpo_adapters.gym.actions.action_batches import one_by_one
 from grpo_adapters.gym.environments.checks import allows_something, as_mask
 from grpo_adapters.gym.memory.memory_records import begun_anew
-from grpo_adapters.gym.memory.memory_states import tensors_of
+from grpo_adapters.gym.memory.memory_states import map_state, tensors_of
 from grpo_adapters.gym.observations.columns import finite_rows, placed, tensors
 from grpo_adapters.gym.observations.nested_spaces import batch_of_one
 
@@ -76,9 +76,8 @@ class Player:
         """
         if self._memory is not None:
             self._check_count(len(self.policy.encoder(observations)))
-        actions, self._memory = decide_once(
-            self.policy, observations, masks, self._memory, deterministic=self.deterministic
-        )
+        actions, memory = decide_once(self.policy, observations, masks, self._memory, deterministic=self.deterministic)
+        self._memory = None if memory is None else map_state(torch.clone, memory)  # it may hold what was observed
         return actions
 
     def act(self, observation: Any, info: dict[str, Any]) -> Any:

@@ -183,6 +183,7 @@ class SimulatorSampler:
         Raises:
             ValueError: if the states are not all slots in order, more than one action is asked for, the policy was
                 built for other spaces or is on another device, or tensors of the simulator are not as they must be.
+            RuntimeError: if another sampler has begun episodes in the simulator meanwhile.
             EnvironmentFailedError: if the simulator raises; the next rollout starts from new episodes.
             NonFiniteError: if an observation or a reward is not finite, likewise.
         """
@@ -198,6 +199,7 @@ class SimulatorSampler:
         self._observations = None  # whatever fails below, the next rollout then starts anew
         if observations is None:
             observations = self._start()
+        self._checked.check_episodes_are_ours()
         self._check_device(policy, observations)
         steps = SimulatedSteps(self.num_steps, observations, self._checked.dtype)
         record = MemoryRecord(policy, self._memory, begins=(self._progress[1] == 0).to(observations.device))
@@ -210,9 +212,11 @@ class SimulatorSampler:
             record.store(number)
             features = placed(observations.to(self._checked.dtype), policy.device, policy.dtype)
             decided = policy.decide(features, step_noise, masks, record.memory)
-            step = self._checked.step(policy.distribution.played(decided.decisions), number)
+            record.remember(decided.memory)
+            played = policy.distribution.played(decided.decisions.clone())  # the simulator may write over it
+            step = self._checked.step(played, number)
             steps.store(number, decided.decisions, step)
-            record.follow(decided.memory, step.done)
+            record.forget_where(step.done)
             observations = step.observations
         rollout = steps.rollout(policy.distribution.sizes, record.whole(self.num_steps))
         self._count(rollout, steps.done)
