@@ -97,6 +97,12 @@ def test_frames_that_are_not_understood(build: Any, kind: type[Exception], messa
         build()
 
 
+def test_channels_are_first_or_last() -> None:
+    middle: Any = "middle"
+    with pytest.raises(ValueError, match="channels is 'middle', expected 'first' or 'last', or None"):
+        NatureCNN(image(40, 36, 40), channels=middle)
+
+
 def test_what_the_errors_advise_works() -> None:
     assert NatureCNN(image(40, 40, 40), channels="last").layout.sizes == (40, 40, 40)
     assert ImpalaCNN(image(35, 84, 3))(torch.rand(1, 35, 84, 3)).shape == (1, 256)

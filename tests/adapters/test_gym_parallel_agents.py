@@ -240,6 +240,10 @@ def overpay(environment: Comers, observations: Any, rewards: Any, *others: Any) 
     rewards["bob"] = np.inf
 
 
+def pay_in_words(environment: Comers, observations: Any, rewards: Any, *others: Any) -> None:
+    rewards["bob"] = "2.5"
+
+
 def fail(environment: Comers, *result: Any) -> None:
     raise RuntimeError("the net is torn")
 
@@ -260,6 +264,11 @@ MISTAKES: dict[str, tuple[Any, type[Exception], str]] = {
     "hides": (hide, ValueError, "gave agent bob no observation at step 3"),
     "not finite": (blind, NonFiniteError, r"agent bob of environment 0 was given the observation \[nan.* at step 3"),
     "reward": (overpay, NonFiniteError, "agent bob of environment 0 was given the reward inf at step 2"),
+    "reward in words": (
+        pay_in_words,
+        ValueError,
+        "agent bob of environment 0 was given the reward '2.5' at step 2 of the rollout, expected a number",
+    ),
     "fails": (
         fail,
         EnvironmentFailedError,

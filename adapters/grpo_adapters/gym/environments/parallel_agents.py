@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import gymnasium
+import numpy as np
 import torch
 from gymnasium import spaces
 
@@ -259,7 +260,7 @@ class ParallelAgents:
                     f"reward or a termination: tell both at the step after which it leaves"
                 )
             player = self._players[copy][agent]
-            player.act(decision, float(rewards[agent]), step)
+            player.act(decision, _number(rewards[agent], f"agent {agent} of environment {copy}", step), step)
             terminated, truncated = bool(terminations.get(agent)), bool(truncations.get(agent))
             if (terminated or truncated) is (agent in environment.agents):
                 raise ValueError(
@@ -281,6 +282,13 @@ class ParallelAgents:
         return EnvironmentFailedError(
             f"environment {copy} raised {type(error).__name__} at {when}: {error} (the next rollout starts anew)"
         )
+
+
+def _number(reward: Any, whose: str, step: int) -> float:
+    given = np.asarray(reward)
+    if given.shape != () or given.dtype.kind not in "fiub":
+        raise ValueError(f"{whose} was given the reward {reward!r:.100} at step {step} of the rollout, expected a number")
+    return float(given)
 
 
 def _made(make_environment: Callable[[], Any]) -> Any:

@@ -43,6 +43,8 @@ class FrameLayout:
                 f"[height, width, channels], or stacks of these: give the part of the space that holds the "
                 f"frames, or take a network of your own"
             )
+        if channels not in (None, "first", "last"):
+            raise ValueError(f"channels is {channels!r}, expected 'first' or 'last', or None to find out")
         shape = tuple(space.shape)
         if len(shape) == 2:
             return cls(shape, (0, 1, 2))
