@@ -287,7 +287,9 @@ class ParallelAgents:
 def _number(reward: Any, whose: str, step: int) -> float:
     given = np.asarray(reward)
     if given.shape != () or given.dtype.kind not in "fiub":
-        raise ValueError(f"{whose} was given the reward {reward!r:.100} at step {step} of the rollout, expected a number")
+        raise ValueError(
+            f"{whose} was given the reward {reward!r:.100} at step {step} of the rollout, expected a number"
+        )
     return float(given)
 
 
