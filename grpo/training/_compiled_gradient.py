@@ -23,6 +23,7 @@ from grpo.data.needs import needs_of
 from grpo.data.segments import Segments
 from grpo.models._evaluator import Evaluator
 from grpo.objectives._checks import check_terms
+from grpo.training._gradient_sum import GradientSum
 from grpo.training._metrics import ReportedSums, weighted_sums
 from grpo.training._minibatches import MicroBatch
 
@@ -93,11 +94,16 @@ class CompiledGradient:
             tensors: leaves.
 
         Raises:
-            ValueError: if one has a hook, which would not be called.
+            ValueError: if one has a hook, which would not be called, or PyTorch looks for anomalies.
         """
         import torch._dynamo.config as dynamo
 
         _require_no_hooks(tensors)
+        if torch.is_anomaly_enabled():
+            raise ValueError(
+                "torch.autograd.set_detect_anomaly is on, which cannot look into compiled updates: switch it off, or "
+                "leave compile_updates out"
+            )
         with dynamo.patch(
             trace_autograd_ops=True,
             accumulated_recompile_limit=sys.maxsize,
@@ -239,7 +245,8 @@ def _require_no_hooks(tensors: Sequence[Tensor]) -> None:
             "compile_updates out"
         )
     for tensor in tensors:
-        if tensor._backward_hooks or getattr(tensor, "_post_accumulate_grad_hooks", None):
+        hooks = (getattr(tensor, "_post_accumulate_grad_hooks", None) or {}).values()
+        if tensor._backward_hooks or not all(map(GradientSum.is_own, hooks)):
             raise ValueError(
                 f"a parameter of shape {list(tensor.shape)} has a hook, which compiled updates would not call: remove "
                 f"it, or leave compile_updates out"

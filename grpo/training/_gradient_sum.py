@@ -37,6 +37,11 @@ class GradientSum:
             for tensor in self._tensors:
                 tensor.register_post_accumulate_grad_hook(self._note)
 
+    @staticmethod
+    def is_own(hook: object) -> bool:
+        """Whether a hook of a tensor is one of these sums', which need not be called: then buckets begin in the end."""
+        return isinstance(getattr(hook, "__self__", None), GradientSum)
+
     def is_for(self, tensors: Sequence[Tensor]) -> bool:
         """Whether it sums the gradients of these tensors."""
         return len(tensors) == len(self._given) and all(map(operator.is_, tensors, self._given))

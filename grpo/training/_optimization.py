@@ -52,6 +52,13 @@ class Optimization:
         return [tensor for group in self.optimizer.param_groups for tensor in group["params"]] if self.optimizer else []
 
     @property
+    def differentiated(self) -> list[Tensor]:
+        """The tensors that get gradients: those, and what else is trainable."""
+        held = self.held
+        known = set(map(id, held))
+        return [*held, *(tensor for tensor in self.parameters.values() if id(tensor) not in known)]
+
+    @property
     def learning_rate(self) -> float:
         """That of the optimizer's first group; 0 where there is nothing to train."""
         return float(self.optimizer.param_groups[0]["lr"]) if self.optimizer is not None else 0.0
@@ -196,7 +203,7 @@ class Optimization:
 
     def drop_gradients(self) -> None:
         """Forget the gradients of all parameters, held by the optimizer or not."""
-        for tensor in (*self.held, *self.parameters.values()):
+        for tensor in self.differentiated:
             tensor.grad = None
 
     def make_step(self, source: str) -> float:

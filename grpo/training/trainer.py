@@ -198,7 +198,9 @@ class Trainer(PolicyTrainer[StatesT, ActionsT]):
         """The whole step, from states to metrics; from the experience on where it is given."""
         metrics, config = StepMetrics(self.world), self.config
         self.last_experience = None
-        compiled = nullcontext() if self._compiled is None else self._compiled.for_a_step(self._optimization.held)
+        compiled = (
+            nullcontext() if self._compiled is None else self._compiled.for_a_step(self._optimization.differentiated)
+        )
         with self._whole_step(metrics, self.collector) as undo, compiled:
             starts = experience is None and self._statistics.are_wanted()
             if experience is None:
@@ -245,7 +247,7 @@ class Trainer(PolicyTrainer[StatesT, ActionsT]):
         if self._compiled is None or not self._trains:
             return self._terms_as_they_come(batch, micro_batch)
         instead = partial(self._terms_as_they_come, batch, micro_batch)
-        return self._compiled(self.objective, batch, micro_batch, self._optimization.held, instead)
+        return self._compiled(self.objective, batch, micro_batch, self._optimization.differentiated, instead)
 
     def _terms_as_they_come(self, batch: ActionBatch, micro_batch: MicroBatch) -> Terms:
         evaluation = self._evaluator.evaluate(batch, micro_batch.rows, requires_gradient=self._trains)

@@ -340,6 +340,20 @@ def test_the_ratio_of_the_first_update_is_one(kind: str) -> None:
         assert trainer.update(experience)["approx_kl"] == 0
 
 
+def test_hooks_of_the_paired_networks_are_called_by_all() -> None:
+    sampler = FragmentSampler(gymnasium.make_vec("CartPole-v1", num_envs=2), 4)
+    policy = GymActorCritic(sampler, hidden_sizes=(4,))
+    assert isinstance(policy.actor, ActorCriticMLP)
+    policy.actor.hidden[0].register_forward_hook(lambda module, given, units: 2 * units)
+    experience = PPOTrainer(PPOConfig(), policy, EnvironmentReward()).collector.collect(sampler.states)
+    batch: Any = experience.batch
+    assert experience.values is not None
+    evaluation = policy.evaluate_actions(batch)
+    torch.testing.assert_close(experience.values.values, evaluation.values, check_stride=False)
+    decided = policy.actor(policy.features(batch.observations))
+    torch.testing.assert_close(decided, policy.actor.both(policy.features(batch.observations))[0])
+
+
 def test_custom_networks() -> None:
     space = spaces.Box(0, 1, (3, 4, 4))
     sampler = EpisodeSampler(lambda: SpacesEnv(space, spaces.Discrete(3)), num_envs=2)

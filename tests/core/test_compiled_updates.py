@@ -32,7 +32,9 @@ from grpo import (
     NonFiniteError,
     TensorBatch,
     Terms,
+    World,
 )
+from grpo.training._gradient_sum import GradientSum
 
 
 @pytest.fixture(autouse=True)
@@ -333,6 +335,40 @@ def test_gradients_that_are_the_same_are_summed_and_scaled_once(micro_batch_size
         trained.append((norms, parameter_values(policy.get_parameters())))
     assert min(trained[0][0]) > 0.1
     torch.testing.assert_close(trained[1], trained[0], rtol=1e-6, atol=1e-8)
+
+
+def test_what_another_optimizer_trains_gets_its_gradient() -> None:
+    gradients = []
+    for compiled in (False, True):
+        torch.manual_seed(0)
+        policy = SummedTables()
+        sgd = torch.optim.SGD([policy.logits], lr=1.0)
+        config = GRPOConfig(group_size=6, compile_updates=compiled)
+        GRPOTrainer(config, policy, FunctionRewards(reward), optimizer=sgd).step([0, 1, 2])
+        gradients.append([policy.tables[0].grad, policy.tables[1].grad])
+    assert all(gradient is not None and gradient.any() for gradient in gradients[0])
+    torch.testing.assert_close(gradients[1], gradients[0], rtol=1e-6, atol=1e-8)
+
+
+def test_hooks_of_sums_over_processes_are_left_alone() -> None:
+    policy = SummedTables()
+    training = GRPOTrainer(GRPOConfig(group_size=6, compile_updates=True), policy, FunctionRewards(reward))
+    GradientSum([policy.logits, *policy.tables], World())  # of two kinds, and so in two buckets
+    assert training.step([0, 1, 2])["grad_norm"] > 0
+    policy.logits.register_post_accumulate_grad_hook(print)
+    with pytest.raises(ValueError, match=r"a parameter of shape \[3, 4\] has a hook"):
+        training.step([0, 1, 2])
+
+
+@pytest.mark.filterwarnings("ignore:Anomaly Detection")
+def test_anomalies_are_not_looked_for() -> None:
+    training = trainer(SequentialTablePolicy())
+    with (
+        torch.autograd.set_detect_anomaly(True),
+        pytest.raises(ValueError, match=r"set_detect_anomaly is on.*leave compile_updates out"),
+    ):
+        training.step([0, 1, 2])
+    assert training.step([0, 1, 2])["grad_norm"] > 0
 
 
 def test_what_pytorch_must_have(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -93,12 +93,10 @@ class PairedLinear(nn.Module):
         self.weight = nn.Parameter(torch.stack([weight.T for weight in weights]))
         self.bias = nn.Parameter(torch.zeros(2, 1, num_outputs))
 
-    def forward(self, units: Tensor) -> Tensor:
-        """[2, n, num_inputs] -> [2, n, num_outputs]."""
-        return torch.baddbmm(self.bias, units, self.weight)
-
-    def one(self, index: int, units: Tensor) -> Tensor:
-        """The layer of this index alone, [n, num_inputs] -> [n, num_outputs]."""
+    def forward(self, units: Tensor, index: int | None = None) -> Tensor:
+        """[2, n, num_inputs] -> [2, n, num_outputs]; of one of the two alone, [n, num_inputs] -> [n, num_outputs]."""
+        if index is None:
+            return torch.baddbmm(self.bias, units, self.weight)
         return torch.addmm(self.bias[index], units, self.weight[index])
 
 
@@ -139,8 +137,7 @@ class ActorCriticMLP(nn.Module):
         """What the hidden layers of the actor, 0, or of the critic, 1, make of features."""
         units = features.flatten(1)
         for layer in self.hidden:
-            assert isinstance(layer, PairedLinear)
-            units = torch.tanh(layer.one(index, units))
+            units = torch.tanh(layer(units, index))
         return units
 
     def both(self, features: Tensor) -> tuple[Tensor, Tensor]:
