@@ -40,17 +40,15 @@ class CompiledTerms:
 
     Attributes:
         reported: of the rows.
-        gradients: of each tensor, in the order given; None where the loss does not depend on it.
+        gradients: each tensor that the loss depends on, with its gradient.
     """
 
     reported: ReportedSums
-    gradients: Sequence[Tensor | None]
+    gradients: Sequence[tuple[Tensor, Tensor]]
 
-    def add_to(self, tensors: Sequence[Tensor]) -> None:
+    def add_gradients(self) -> None:
         """Add the gradients to those that the tensors have."""
-        for tensor, gradient in zip(tensors, self.gradients, strict=True):
-            if gradient is None:
-                continue
+        for tensor, gradient in self.gradients:
             if tensor.grad is not None:
                 tensor.grad.add_(gradient)
             elif gradient.stride() == tensor.stride():
@@ -147,8 +145,7 @@ class CompiledGradient:
                     f"{self._evaluator.source} or the objective computed what is not finite in a compiled update, and "
                     f"finite numbers when it was asked again without: leave compile_updates out to find out where"
                 )
-            of = _cut(vectors, trained)
-            return CompiledTerms(reported, [of.get(id(tensor)) for tensor in tensors])
+            return CompiledTerms(reported, _cut(vectors, trained))
         instead()
         raise ValueError(
             f"policy {type_name(self._evaluator.model)} and objective {type_name(objective)} cannot be compiled "
@@ -200,16 +197,16 @@ def _flat(gradients: Sequence[Tensor | None]) -> FlatGradients:
     return vectors, [gradient is not None for gradient in gradients]
 
 
-def _cut(gradients: FlatGradients, tensors: Sequence[Tensor]) -> dict[int, Tensor]:
-    """The gradients of the tensors, by their ids, each a part of its vector."""
+def _cut(gradients: FlatGradients, tensors: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
+    """The tensors that have a gradient, with it, a part of its vector."""
     vectors, are_told = gradients
     told = [tensor for tensor, is_told in zip(tensors, are_told, strict=True) if is_told]
-    found: dict[int, Tensor] = {}
+    pairs: list[tuple[Tensor, Tensor]] = []
     for vector in vectors:
         own = [tensor for tensor in told if tensor.dtype is vector.dtype and tensor.device == vector.device]
         parts = vector.split_with_sizes([tensor.numel() for tensor in own])
-        found |= {id(tensor): part.view_as(tensor) for tensor, part in zip(own, parts, strict=True)}
-    return found
+        pairs += [(tensor, part.view_as(tensor)) for tensor, part in zip(own, parts, strict=True)]
+    return pairs
 
 
 def _check(evaluator: Evaluator, objective: Any) -> None:

@@ -347,7 +347,7 @@ class PolicyTrainer(Generic[StatesT, ActionsT]):
     def _backward(self, terms: Terms | CompiledTerms, weight: Tensor, metrics: StepMetrics) -> None:
         """Add the gradient of a micro-batch, that of (weight * loss).sum(), to that of the optimiser step."""
         if isinstance(terms, CompiledTerms):
-            terms.add_to(self._optimization.differentiated)
+            terms.add_gradients()
             metrics.add(terms.reported)
             return
         metrics.add(weighted_sums(terms, weight))

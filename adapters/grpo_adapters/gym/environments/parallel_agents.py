@@ -73,7 +73,7 @@ class ParallelAgents:
         _check_groups(groups, everyone)
         self.samplers = {name: AgentGroup(self, name, agents) for name, agents in groups.items()}
         self._spaces = self._spaces_in(0)
-        for copy in range(num_envs):
+        for copy in range(1, num_envs):
             self._check_spaces(copy)
         self._group_of = {agent: group for group in self.samplers.values() for agent in group.agents}
         self._players: list[dict[str, AgentPlayer]] = []

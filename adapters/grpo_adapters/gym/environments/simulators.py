@@ -14,7 +14,7 @@ from typing_extensions import Protocol
 from grpo_adapters.gym.environments.checks import check_seed
 from grpo_adapters.gym.environments.vector_environments import (
     EnvironmentFailedError,
-    is_played_by_another,
+    check_is_played_by,
     note_player,
 )
 from grpo_adapters.gym.observations.observation_parts import is_image
@@ -233,12 +233,13 @@ class CheckedSimulator:
 
     def check_episodes_are_ours(self) -> None:
         """Raise a RuntimeError if another sampler has begun episodes in the simulator since this did."""
-        if is_played_by_another(self.simulator, self._player):
-            raise RuntimeError(
-                f"the episodes under way in simulator {self._name} are not those of this sampler: another sampler was "
-                f"given the same simulator, and began new ones. Give it a simulator of its own; the next "
-                f"rollout begins new episodes"
-            )
+        check_is_played_by(
+            self._player,
+            self.simulator,
+            f"simulator {self._name}",
+            "another sampler was given the same simulator",
+            "a simulator of its own",
+        )
 
     def _check_row(self, given: Any, name: str, where: str, dtype: torch.dtype | None = None) -> None:
         expected = f"expected [{self.num_envs}]{'' if dtype is None else f', {dtype}'}, on {self.device}"

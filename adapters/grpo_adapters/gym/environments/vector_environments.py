@@ -89,13 +89,13 @@ class VectorEnvironments:
 
     def check_episodes_are_ours(self) -> None:
         """Raise a RuntimeError if somebody else has begun episodes in them since this did."""
-        if is_played_by_another(self.envs, self._player):
-            raise RuntimeError(
-                f"the episodes under way in the {self.num_envs} environments of a {type(self.envs).__name__} are not "
-                f"those of this sampler: evaluate(...) or another sampler was given the same environments, and began "
-                f"new ones. Give it environments of its own, lambda: gymnasium.make('CartPole-v1') for instance; "
-                f"the next rollout begins new episodes"
-            )
+        check_is_played_by(
+            self._player,
+            self.envs,
+            f"the {self.num_envs} environments of a {type(self.envs).__name__}",
+            "evaluate(...) or another sampler was given the same environments",
+            "environments of its own, lambda: gymnasium.make('CartPole-v1') for instance",
+        )
 
     def reset(self, seed: int | None = None) -> Features:
         """Start all episodes anew; what to decide on.
@@ -335,9 +335,21 @@ def note_player(environments: Any, player: object) -> None:
             PLAYED_BY[each] = player
 
 
-def is_played_by_another(environments: Any, player: object) -> bool:
-    """Whether somebody else has begun episodes there since this player did."""
-    return any(_player_of(each, player) is not player for each in _all_in(environments))
+def check_is_played_by(player: object, environments: Any, described: str, cause: str, instead: str) -> None:
+    """Raise a RuntimeError if somebody else has begun episodes there since this player did.
+
+    Args:
+        player: whose episodes should be under way.
+        environments: an environment, a vector of them, or a simulator.
+        described: what it is called.
+        cause: how that may have come.
+        instead: what the other one should be given.
+    """
+    if any(_player_of(each, player) is not player for each in _all_in(environments)):
+        raise RuntimeError(
+            f"the episodes under way in {described} are not those of this sampler: {cause}, and began new ones. Give "
+            f"it {instead}; the next rollout begins new episodes"
+        )
 
 
 def _player_of(environment: Any, otherwise: object) -> object:
